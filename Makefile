@@ -1,0 +1,54 @@
+# SRForge: `make help` lists the targets. Needs Python 3.11 or newer, make and a C++ compiler.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo up down test test-slow bench lint format lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11." >&2; exit 2; }
+	@command -v g++ >/dev/null || { echo "error: DeepSpeed builds a small C++ extension: install g++." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## Install everything into .venv, pinned by constraints.txt
+
+demo: setup ## From embedded photos to a registered, promoted bundle on a local platform
+	@$(BIN)/python -m infra.local demo
+
+up: setup ## Start the local platform (Ray, MLflow)
+	@$(BIN)/python -m infra.local up
+
+down: ## Stop the local platform; results stay
+	@if test -x $(BIN)/python; then $(BIN)/python -m infra.local down; else echo "Nothing to stop: not installed."; fi
+
+test: setup lint ## Lint, then all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/benchmarks
+
+test-slow: setup ## The long proofs
+	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks
+
+bench: setup ## Measure speed and quality
+	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
+
+lint: setup ## ruff, mypy, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Let ruff format and mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Write constraints.txt from what .venv holds now
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//' > constraints.txt
+
+clean: down ## Stop the platform, remove .venv, caches and everything under work/
+	rm -rf $(VENV) work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

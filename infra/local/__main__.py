@@ -1,0 +1,26 @@
+"""`python -m infra.local up | down | demo`."""
+
+import sys
+
+from infra.local.demo import demo
+from infra.local.platform import PlatformError, down, up
+
+
+def main() -> int:
+    commands = {"up": lambda: print(up().describe()), "down": down, "demo": demo}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        print(f"usage: python -m infra.local {' | '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        commands[sys.argv[1]]()
+    except PlatformError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what runs keeps running; `make down` stops it.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

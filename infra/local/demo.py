@@ -1,0 +1,137 @@
+"""`make demo`: the whole path on the local platform, job by job, through Ray's job API."""
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from infra.local.platform import ROOT, Platform, PlatformError, up
+from pipelines.export import git_commit
+
+RECIPE = "edge_sd_sr_tiny"
+#: Job and its arguments, in order.
+JOBS: list[tuple[str, list[str]]] = [
+    ("shard", ["source=sample"]),
+    ("stage1", []),
+    ("stage2", []),
+    (
+        "evaluate",
+        [f"model=run:{RECIPE}-decoder", f"evaluate.compare=[run:{RECIPE}-joint]"],
+    ),
+    ("export", []),
+    ("register", []),
+]
+_WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
+_BAR = re.compile(r"^\S+ +\d+%\|")
+_NOISE = re.compile(r"core_worker\.cc|Running entrypoint for job|deepspeed_shm_comm_op")
+
+
+def demo(home: Path = ROOT) -> None:
+    """Runs every job that is not done yet and says where everything is.
+
+    Raises:
+        PlatformError: a job failed; its own message is above.
+    """
+    start = time.monotonic()
+    platform = up(home)
+    print(platform.describe(), flush=True)
+    for number, (job, arguments) in enumerate(JOBS, 1):
+        print(f"\n── {number}/{len(JOBS)} jobs/{job}.py {' '.join(arguments)}", flush=True)
+        run_job(platform, job, arguments)
+    _summary(platform, home, time.monotonic() - start)
+
+
+def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
+    """Submits one job and shows its log until it ends.
+
+    Raises:
+        PlatformError: it did not succeed.
+    """
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
+
+    client = JobSubmissionClient(platform.dashboard)
+    submitted = client.submit_job(
+        entrypoint=shlex.join([f"jobs/{job}.py", *arguments]),
+        runtime_env={
+            "working_dir": str(ROOT),
+            # The upload leaves .git behind, and a bundle says which commit made it.
+            "env_vars": {"SRFORGE_GIT_COMMIT": git_commit() or ""},
+        },
+    )
+    printer = _Printer()
+    asyncio.run(_follow(client, submitted, printer))
+    printer.end_line()
+    status = client.get_job_status(submitted)
+    while not status.is_terminal():
+        time.sleep(0.2)
+        status = client.get_job_status(submitted)
+    if status != JobStatus.SUCCEEDED:
+        raise PlatformError(
+            f"jobs/{job}.py ended as {status}: its log is above and at {platform.dashboard}. "
+            "`make demo` goes on from there once it is mended; `make down` stops the platform."
+        )
+
+
+async def _follow(client: object, submitted: str, printer: "_Printer") -> None:
+    rest = ""
+    async for chunk in client.tail_job_logs(submitted):  # type: ignore[attr-defined]
+        *lines, rest = (rest + chunk).split("\n")
+        for line in lines:
+            printer.show(line)
+    if rest:
+        printer.show(rest)
+
+
+class _Printer:
+    """Prints a job's lines; on a terminal, a progress bar is redrawn in place."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+        self.open = False
+
+    def show(self, line: str) -> None:
+        line = _WORKER_PREFIX.sub("", line.rstrip())
+        if not line or _NOISE.search(line):
+            return
+        if self.terminal and _BAR.match(line):
+            sys.stdout.write(f"\r\x1b[2K   {line}")
+            self.open = True
+        else:
+            self.end_line()
+            sys.stdout.write(f"   {line}\n")
+        sys.stdout.flush()
+
+    def end_line(self) -> None:
+        if self.open:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self.open = False
+
+
+def _summary(platform: Platform, home: Path, seconds: float) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = platform.mlflow
+    from mlflow import MlflowClient
+
+    client = MlflowClient(platform.mlflow)
+    found = client.get_model_version_by_alias(RECIPE, "champion")
+    experiment = client.get_experiment_by_name(RECIPE).experiment_id
+    runs = f"{platform.mlflow}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    report = home / "work" / "evaluate" / f"{RECIPE}-decoder" / "report.html"
+    print(
+        f"\nDone in {seconds / 60:.1f} minutes.\n\n"
+        f"Model       {RECIPE} version {found.version}, alias champion "
+        f"(models:/{RECIPE}@champion)\n"
+        f"Report      {report}\n"
+        f"Bundle      {home / 'work' / 'export' / RECIPE}\n"
+        f"MLflow      {runs}\n"
+        f"Dashboard   {platform.dashboard}\n"
+        f"Try it      .venv/bin/srforge upscale photo.jpg large.png\n"
+        "Stop        make down"
+    )

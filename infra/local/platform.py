@@ -1,0 +1,217 @@
+"""Starts and stops the local platform, and remembers it in work/platform.json.
+
+Everything listens on 127.0.0.1 only. Ray's token authentication is off: whoever has a shell on
+this machine can use it, nobody else.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT = 120
+STOP_TIMEOUT = 20
+
+
+class PlatformError(RuntimeError):
+    """The platform cannot start, or a job on it failed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A running platform: addresses and the processes to stop."""
+
+    home: str
+    ray_address: str
+    dashboard: str
+    mlflow: str
+    pids: list[int]
+
+    def describe(self) -> str:
+        return (
+            f"Ray         {self.dashboard} (dashboard and job server)\n"
+            f"MLflow      {self.mlflow}\n"
+            f"Results     {self.home}/work\n"
+            f"Submit      RAY_AUTH_MODE=disabled ray job submit --address {self.dashboard} "
+            "--working-dir . -- jobs/stage1.py --help\n"
+            "Stop        make down"
+        )
+
+    def alive(self) -> bool:
+        return _answers(f"{self.dashboard}/api/version") and _answers(f"{self.mlflow}/health")
+
+
+def state_file(home: Path) -> Path:
+    return home / "work" / "platform.json"
+
+
+def load(home: Path = ROOT) -> Platform | None:
+    """The platform that was started last, if it was not stopped since."""
+    path = state_file(home)
+    return Platform(**json.loads(path.read_text())) if path.exists() else None
+
+
+def up(home: Path = ROOT) -> Platform:
+    """Starts the platform, or returns the one that runs already.
+
+    Raises:
+        PlatformError: a server did not come up; the message names its log.
+    """
+    running = load(home)
+    if running is not None:
+        if running.alive():
+            return running
+        down(home)
+    logs = home / "work" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    (home / "work" / "mlflow").mkdir(exist_ok=True)
+    # A free neighbour is taken where one is occupied; 10002 to 19999 are for Ray's workers.
+    ports = free_ports({"Ray": 6379, "dashboard": 8265, "client": 20001, "MLflow": 5000})
+    others = free_ports({"agent": 52365, "agent grpc": 52366, "metrics": 52367, "runtime": 52368})
+    mlflow = f"http://127.0.0.1:{ports['MLflow']}"
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "RAY_AUTH_MODE": "disabled",
+        "SRFORGE_HOME": str(home),
+        "MLFLOW_TRACKING_URI": mlflow,
+        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
+    }
+    environment.pop("RAY_ADDRESS", None)
+    ray_command = [
+        "ray", "start", "--head", "--block", "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1", f"--port={ports['Ray']}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
+        f"--ray-client-server-port={ports['client']}",
+        f"--dashboard-agent-listen-port={others['agent']}",
+        f"--dashboard-agent-grpc-port={others['agent grpc']}",
+        f"--metrics-export-port={others['metrics']}",
+        f"--runtime-env-agent-port={others['runtime']}",
+    ]  # fmt: skip
+    mlflow_command = [
+        "mlflow", "server", "--host=127.0.0.1", f"--port={ports['MLflow']}", "--workers=1",
+        f"--backend-store-uri=sqlite:///{home}/work/mlflow/mlflow.db",
+        # Clients write artifacts straight to disk, so they stay readable without the server.
+        f"--default-artifact-root={(home / 'work' / 'mlflow' / 'artifacts').as_uri()}",
+        "--no-serve-artifacts",
+    ]  # fmt: skip
+    print("Starting Ray and MLflow …", flush=True)
+    servers = {
+        "Ray": _start(ray_command, environment, logs / "ray.log"),
+        "MLflow": _start(mlflow_command, environment, logs / "mlflow.log"),
+    }
+    platform = Platform(
+        home=str(home),
+        ray_address=f"127.0.0.1:{ports['Ray']}",
+        dashboard=f"http://127.0.0.1:{ports['dashboard']}",
+        mlflow=mlflow,
+        pids=[server.pid for server in servers.values()],
+    )
+    state_file(home).write_text(json.dumps(asdict(platform), indent=2) + "\n")
+    try:
+        _wait("Ray", f"{platform.dashboard}/api/version", servers["Ray"], logs / "ray.log")
+        _wait("MLflow", f"{platform.mlflow}/health", servers["MLflow"], logs / "mlflow.log")
+    except BaseException:
+        down(home, quiet=True)
+        raise
+    return platform
+
+
+def down(home: Path = ROOT, quiet: bool = False) -> None:
+    """Stops what `up` started and nothing else. Results stay."""
+    platform = load(home)
+    if platform is None:
+        if not quiet:
+            print("Nothing to stop: the local platform is not running.")
+        return
+    processes: dict[int, psutil.Process] = {}
+    for pid in platform.pids:
+        try:
+            server = psutil.Process(pid)
+            # A process id may have been taken over by somebody else's process since.
+            if not {"ray", "mlflow"} & {Path(part).name for part in server.cmdline()}:
+                continue
+            processes |= {p.pid: p for p in (server, *server.children(recursive=True))}
+            server.send_signal(signal.SIGTERM)
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(list(processes.values()), timeout=STOP_TIMEOUT)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
+    state_file(home).unlink(missing_ok=True)
+    if not quiet:
+        print(f"Stopped the local platform; results stay in {home}/work.")
+
+
+def free_ports(wanted: dict[str, int]) -> dict[str, int]:
+    """For every name its wanted port, or the next free one; says so where they differ.
+
+    Raises:
+        PlatformError: none of the hundred ports from the wanted one on is free.
+    """
+    chosen: dict[str, int] = {}
+    for name, first in wanted.items():
+        for port in range(first, first + 100):
+            if port not in chosen.values() and _is_free(port):
+                break
+        else:
+            raise PlatformError(
+                f"ports {first} to {first + 99} are all taken: free one for {name}."
+            )
+        if port != first and name in ("dashboard", "MLflow"):
+            print(f"Port {first} is taken, so {name} listens on {port}.")
+        chosen[name] = port
+    return chosen
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    executable = Path(sys.executable).parent / command[0]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [str(executable), *command[1:]],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(name: str, url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not _answers(url):
+        if server.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise PlatformError(f"{name} did not start; the end of {log}:\n{tail}")
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=3) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False

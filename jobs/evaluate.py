@@ -1,0 +1,19 @@
+#!/usr/bin/env python3
+"""Measures a model against bicubic on the validation split and writes a report to look at."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.evaluation import evaluate
+from pipelines.job import main
+
+if __name__ == "__main__":
+    main(
+        "evaluate",
+        __doc__,
+        ("model", "data", "output", "benchmark", "degradation", "evaluate"),
+        evaluate.plan,
+        evaluate.run,
+    )

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Registers a bundle as a model version in MLflow; it becomes champion if the gate lets it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.job import main
+from pipelines.registry import register
+
+if __name__ == "__main__":
+    main("register", __doc__, ("bundle", "register"), register.plan, register.run)

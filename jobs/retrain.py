@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""All jobs in order: shard, stage 1, stage 2, evaluate, export, register. Resumable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines import retrain
+from pipelines.job import main
+
+if __name__ == "__main__":
+    main(
+        "retrain",
+        __doc__,
+        (
+            "source",
+            "data",
+            "output",
+            "shard",
+            "degradation",
+            "train",
+            "evaluate",
+            "export",
+            "register",
+        ),
+        retrain.plan,
+        retrain.run,
+    )

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Cuts photos into webdataset shards with a manifest: the dataset that training reads."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.data import shard
+from pipelines.job import main
+
+if __name__ == "__main__":
+    main("shard", __doc__, ("source", "data", "output", "shard"), shard.plan, shard.run)

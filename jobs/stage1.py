@@ -1,0 +1,20 @@
+#!/usr/bin/env python3
+"""Trains the stages that the recipe lists under `stage1`, in order, or resumes them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.job import main
+from pipelines.training.launch import run_stages
+from pipelines.training.plan import plan_stages
+
+if __name__ == "__main__":
+    main(
+        "stage1",
+        __doc__,
+        ("data", "degradation", "train"),
+        lambda config: plan_stages(config, config.stage1),
+        lambda config: run_stages(config, config.stage1),
+    )

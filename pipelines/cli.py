@@ -1,0 +1,204 @@
+"""The `srforge` command: upscale photos, list models."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from pipelines import __version__
+from pipelines.config import load_config
+from pipelines.errors import UserError
+from pipelines.progress import progress
+from pipelines.registry.models import Model, champion, load_model, shipped_models
+from pipelines.schema import Config
+from pipelines.storage import write_bytes
+from srmodels.upscale import Tiling, num_tiles, upscale_image
+
+#: Suffixes that can be written, and how.
+FORMATS: dict[str, tuple[str, dict[str, object]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    source: Path
+    target: Path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; exits the process on errors."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code = parsed.run(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted: finished files are whole, others were not written.", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="srforge", description="Upscale photos with models trained by SRForge."
+    )
+    parser.add_argument("--version", action="version", version=f"srforge {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    upscale = commands.add_parser(
+        "upscale",
+        help="upscale a photo, or every photo of a folder",
+        description="Upscales a photo, or every photo of a folder, as many times as the model "
+        "does. Reads and writes PNG, JPEG and WebP of any size; transparency and orientation are "
+        "kept right. In a folder, photos that are there already are left alone.",
+    )
+    upscale.add_argument("input", type=Path, metavar="IN", help="a photo, or a folder of photos")
+    upscale.add_argument("output", type=Path, metavar="OUT", help="the file or the folder to write")
+    upscale.add_argument(
+        "--model",
+        metavar="REF",
+        help="a bundle directory, models:/NAME@ALIAS, or a shipped model's name "
+        "(default: the best model that ships, else the demo's champion)",
+    )
+    upscale.add_argument(
+        "--overlap", type=int, default=None, metavar="PX", help="LR pixels tiles share"
+    )
+    upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    upscale.set_defaults(run=_upscale)
+    models = commands.add_parser("models", help="list the models at hand")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def default_model(config: Config) -> str:
+    """The best model that ships; until one does, the champion of the default recipe."""
+    shipped = shipped_models()
+    return config.recipe if config.recipe in shipped else (shipped or [champion(config)])[0]
+
+
+def _models(_: argparse.Namespace) -> int:
+    config = load_config([])
+    shipped = shipped_models()
+    print("Shipped with this project:")
+    print("\n".join(f"  {name}" for name in shipped) or "  none yet")
+    print("In the registry:")
+    try:
+        facts = load_model(champion(config), config).facts
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in facts["metrics"]["model"].items())
+        print(f"  {champion(config)}: {facts['recipe']}, ×{facts['scale']}, {scores}")
+    except UserError as error:
+        print(f"  none: {error}")
+    print(f"Default: {default_model(config)}")
+    return 0
+
+
+def _upscale(parsed: argparse.Namespace) -> int:
+    tasks = find_tasks(parsed.input, parsed.output, parsed.overwrite)
+    if not tasks:
+        print(f"Nothing to do: every photo of {parsed.input} is in {parsed.output} already.")
+        return 0
+    config = load_config([])
+    model = load_model(parsed.model or default_model(config), config)
+    tile = model.config.export.tile
+    tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
+    if not 0 <= tiling.overlap < tile:
+        raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
+    failures = 0
+    for task in tasks:
+        try:
+            upscale_file(model, task, tiling)
+        except UserError as error:
+            if len(tasks) == 1:
+                raise
+            failures += 1
+            print(f"skipped: {error}", file=sys.stderr)
+    if failures:
+        print(f"{len(tasks) - failures} photos upscaled, {failures} skipped.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
+    """What is to be read and written.
+
+    Raises:
+        UserError: nothing to read, a format that cannot be written, or a file in the way.
+    """
+    if source.is_dir():
+        if target.exists() and not target.is_dir():
+            raise UserError(f"{target} is a file: give a folder to write the photos to.")
+        photos = sorted(p for p in source.iterdir() if p.is_file() and p.suffix.lower() in FORMATS)
+        if not photos:
+            raise UserError(
+                f"{source} holds no photo: expected files ending in {', '.join(FORMATS)}."
+            )
+        tasks = [Task(photo, target / photo.name) for photo in photos]
+        if target.exists() and target.samefile(source):
+            raise UserError("IN and OUT are the same folder: choose another one to write to.")
+        return [task for task in tasks if overwrite or not task.target.exists()]
+    if not source.exists():
+        raise UserError(f"{source} does not exist.")
+    if target.is_dir():
+        target = target / source.name
+    if target.suffix.lower() not in FORMATS:
+        raise UserError(f"cannot write '{target.name}': its name must end in {', '.join(FORMATS)}.")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: choose another name, or add --overwrite.")
+    if not target.parent.exists():
+        raise UserError(f"the folder {target.parent} does not exist.")
+    return [Task(source, target)]
+
+
+def upscale_file(model: Model, task: Task, tiling: Tiling) -> None:
+    """Upscales one photo with a progress bar over its tiles; the file appears whole.
+
+    Raises:
+        UserError: it cannot be read, or the format cannot hold its transparency.
+    """
+    image_format, options = FORMATS[task.target.suffix.lower()]
+    try:
+        with Image.open(task.source) as image:
+            image.load()
+            if image_format == "JPEG" and image.has_transparency_data:
+                raise UserError(
+                    f"{task.source} has transparency, which JPEG cannot hold: write .png or .webp."
+                )
+            label = task.source.name
+            with progress(label, total=num_tiles(image, tiling), unit="tile") as bar:
+                result = upscale_image(
+                    _runner(model),
+                    image,
+                    scale=model.network.scale,
+                    tiling=tiling,
+                    on_tile=bar.update,
+                )
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{task.source} cannot be read as a photo ({reason}).") from None
+    if image_format == "WEBP" and max(result.size) > 16383:
+        raise UserError(f"{task.target} would be too large for WebP (16383 px): write .png.")
+    buffer = BytesIO()
+    profile = result.info.get("icc_profile")
+    result.save(buffer, image_format, icc_profile=profile, **options)
+    write_bytes(task.target, buffer.getvalue())
+    print(f"{task.target}: {result.width}x{result.height} px")
+
+
+def _runner(model: Model) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return model.network
+
+
+if __name__ == "__main__":
+    main()

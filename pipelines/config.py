@@ -1,0 +1,304 @@
+"""From the command line and a recipe to one checked configuration. OmegaConf stays in here.
+
+`key=value` beats the recipe, the recipe beats the schema's defaults. For training, the order is
+schema < recipe's `train` < recipe's `stages.<name>.train` < `train.*` and then
+`stages.<name>.train.*` on the command line.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipelines.errors import UserError
+from pipelines.schema import Config, StageConfig, TrainConfig
+from pipelines.storage import digest
+from srmodels.degradation import PRESETS
+from srmodels.system import System, load_system, system_names
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The checked configuration for `key=value` arguments.
+
+    Raises:
+        UserError: an unknown key (with the nearest valid one), a wrong type, an unknown recipe, or
+            a combination that cannot work.
+    """
+    cli = _parse(overrides)
+    recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
+    recipe = _read_yaml(recipe_path)
+    schema, system = _schema(recipe, recipe_path)
+    _refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
+    _refuse_unknown_keys(cli, schema, "on the command line")
+    try:
+        merged = OmegaConf.merge(schema, recipe, cli)
+        for name in merged.stages:
+            merged.stages[name].train = OmegaConf.merge(
+                OmegaConf.structured(TrainConfig),
+                recipe.get("train", {}),
+                _sub(recipe, "stages", name, "train"),
+                cli.get("train", {}),
+                _sub(cli, "stages", name, "train"),
+            )
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    assert isinstance(config, Config)
+    config.recipe = str(recipe_path) if recipe_path.parent != RECIPES else recipe_path.stem
+    _fill_defaults(config, recipe_path.stem)
+    _check(config, system)
+    return config
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(recipe: str) -> Path:
+    """The YAML of a shipped recipe's name, or of a path.
+
+    Raises:
+        UserError: there is none; the message lists the shipped ones.
+    """
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"there is no recipe '{recipe}': use {_listing(recipe_names())}, "
+            "or the path of a .yaml file."
+        )
+    return path
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values, JSON-ready: what is printed, logged and sent to workers."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`."""
+    merged = OmegaConf.merge(_schema(values, Path(values["recipe"]))[0], values)
+    for name in merged.stages:
+        merged.stages[name].train = OmegaConf.merge(
+            OmegaConf.structured(TrainConfig), values["stages"][name]["train"]
+        )
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def config_digest(config: Config) -> str:
+    return digest(to_dict(config))
+
+
+def documented_keys(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(key, default, help) of every documented key, sections flattened."""
+    for item in dataclasses.fields(cls):
+        name = prefix + item.name
+        if dataclasses.is_dataclass(item.type):
+            assert isinstance(item.type, type)
+            yield from documented_keys(item.type, f"{name}.")
+        else:
+            default = item.default
+            if default is dataclasses.MISSING:
+                assert item.default_factory is not dataclasses.MISSING
+                default = item.default_factory()
+            yield name, default, item.metadata["help"]
+
+
+def _parse(overrides: Sequence[str]) -> DictConfig:
+    for argument in overrides:
+        name, separator, _ = argument.partition("=")
+        if not separator or not name or name.startswith("-"):
+            raise UserError(
+                f"cannot read '{argument}': arguments are key=value, --dry-run or --help."
+            )
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the arguments: {str(error).splitlines()[0]}") from None
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        recipe = OmegaConf.load(path)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"recipe {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(recipe, DictConfig):
+        raise UserError(f"recipe {path} is not a mapping of keys to values.")
+    return recipe
+
+
+def _schema(recipe: Any, path: Path) -> tuple[DictConfig, System]:
+    """The schema of this recipe: its system's networks and its stages' options filled in."""
+    name = recipe.get("system")
+    try:
+        if not name:
+            raise ValueError(f"it needs 'system:', one of {_listing(system_names())}.")
+        system = load_system(name)
+    except ValueError as error:
+        raise UserError(f"recipe {path.name}: {error}") from None
+    schema = OmegaConf.structured(Config)
+    schema.networks = OmegaConf.structured(system.config)
+    stages = {}
+    for stage_name, stage in (recipe.get("stages") or {}).items():
+        kind = (stage or {}).get("kind") or stage_name
+        if kind not in system.stages:
+            raise UserError(
+                f"recipe {path.name}: stage '{stage_name}' is of unknown kind '{kind}': "
+                f"{name} has {_listing(system.stages)}."
+            )
+        stages[stage_name] = OmegaConf.structured(
+            StageConfig(
+                kind=kind,
+                options=OmegaConf.structured(system.stages[kind].Options),
+                train=OmegaConf.structured(TrainConfig),
+            )
+        )
+    schema.stages = stages
+    OmegaConf.set_struct(schema, True)
+    return schema, system
+
+
+def _refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> None:
+    valid = list(_leaves(schema))
+    for name in _leaves(user):
+        node: Any = schema
+        for position, part in enumerate(name.split(".")):
+            if not isinstance(node, DictConfig):
+                raise UserError(
+                    f"unknown key '{name}' {where}: "
+                    f"'{'.'.join(name.split('.')[:position])}' has no keys of its own."
+                )
+            if part not in node:
+                raise UserError(f"unknown key '{name}' {where}{_nearest(name, valid)}")
+            node = node._get_node(part)
+            if isinstance(node, DictConfig) and node._is_none():
+                break
+        else:
+            given = OmegaConf.select(user, name)
+            if isinstance(node, DictConfig) and len(node) and not isinstance(given, DictConfig):
+                raise UserError(
+                    f"'{name}' {where} is a group of keys: set one of them, for example "
+                    f"'{name}.{next(iter(node))!s}'."
+                )
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    if not close:
+        last = [v for v in valid if v.rpartition(".")[2] == name.rpartition(".")[2]]
+        close = last[:1]
+    return f": did you mean '{close[0]}'?" if close else ": see --help for the valid ones."
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    for name in node:
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and len(child):
+            yield from _leaves(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _sub(config: Any, *names: str) -> Any:
+    for name in names:
+        config = (config or {}).get(name)
+    return config or {}
+
+
+def _fill_defaults(config: Config, recipe: str) -> None:
+    config.run.name = config.run.name or recipe
+    config.mlflow.experiment = config.mlflow.experiment or recipe
+    config.mlflow.model = config.mlflow.model or recipe
+    for name in (config.run.name, config.mlflow.model):
+        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise UserError(
+                f"'{name}' cannot be a run or model name: use letters, digits, '-', '_' and '.'."
+            )
+
+
+def _check(config: Config, system: System) -> None:
+    """Combinations that no type can rule out."""
+    for job in ("stage1", "stage2"):
+        for name in getattr(config, job):
+            if name not in config.stages:
+                raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
+    if config.stage is not None and config.stage not in config.stages:
+        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
+    if config.degradation.preset not in PRESETS:
+        _refuse("degradation.preset", config.degradation.preset, PRESETS)
+    if config.register.promote not in ("gate", "always", "never"):
+        _refuse("register.promote", config.register.promote, ("gate", "always", "never"))
+    if not 0 < config.shard.val_fraction < 1:
+        raise UserError("shard.val_fraction must lie between 0 and 1.")
+    multiple = config.networks.scale * _size_multiple(config, system)
+    for name in ("tile", "val_tile"):
+        if getattr(config.shard, name) % multiple or getattr(config.shard, name) <= 0:
+            raise UserError(f"shard.{name} must be a positive multiple of {multiple} HR pixels.")
+    if config.export.tile % (multiple // config.networks.scale) or config.export.tile <= 0:
+        raise UserError(
+            f"export.tile must be a positive multiple of {multiple // config.networks.scale}."
+        )
+    for name, stage in config.stages.items():
+        if stage.init_from is not None and stage.init_from not in config.stages:
+            raise UserError(f"stages.{name}.init_from names an unknown stage '{stage.init_from}'.")
+        _check_train(f"stages.{name}.train", stage.train, config, multiple)
+
+
+def _check_train(where: str, train: TrainConfig, config: Config, multiple: int) -> None:
+    if isinstance(train.workers, bool) or not isinstance(train.workers, int) or train.workers < 0:
+        raise UserError(
+            f"train.workers must be a whole number of at least 0, not {train.workers!r} "
+            "(a range of workers is not supported yet)."
+        )
+    if train.zero_stage not in (0, 1, 2):
+        _refuse("train.zero_stage", train.zero_stage, (0, 1, 2))
+    if train.precision not in ("fp32", "bf16"):
+        _refuse("train.precision", train.precision, ("fp32", "bf16"))
+    if train.schedule not in ("cosine", "constant"):
+        _refuse("train.schedule", train.schedule, ("cosine", "constant"))
+    if train.accelerator not in ("auto", "cpu", "cuda"):
+        _refuse("train.accelerator", train.accelerator, ("auto", "cpu", "cuda"))
+    for name in ("steps", "batch_size", "checkpoint_every", "log_every", "keep_checkpoints"):
+        if getattr(train, name) < 1:
+            raise UserError(f"{where}.{name} must be at least 1, not {getattr(train, name)}.")
+    if train.workers == 0 and train.accelerator == "cuda":
+        raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    if train.batch_size % train.world_size:
+        raise UserError(
+            f"train.batch_size={train.batch_size} must be a multiple of "
+            f"train.workers={train.workers}: each worker takes an equal share."
+        )
+    if train.crop % multiple or not 0 < train.crop <= config.shard.tile:
+        raise UserError(
+            f"{where}.crop={train.crop} must be a multiple of {multiple} HR pixels and fit into "
+            f"a tile (shard.tile={config.shard.tile})."
+        )
+
+
+def _size_multiple(config: Config, system: System) -> int:
+    import torch
+
+    with torch.device("meta"):
+        return system.build(config.networks).size_multiple
+
+
+def _refuse(key: str, value: Any, valid: Sequence[Any]) -> None:
+    raise UserError(f"{key} is {value!r}: use one of {_listing(valid)}.")
+
+
+def _listing(values: Any) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,8 @@
+"""The one exception a user is meant to read."""
+
+
+class UserError(ValueError):
+    """A user's mistake: one sentence that says what is wrong and what to do.
+
+    Jobs and the command line print it without a traceback and exit with code 2.
+    """

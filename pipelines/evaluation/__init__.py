@@ -1,0 +1,1 @@
+"""Measuring models on images, and the report about it."""

@@ -1,0 +1,261 @@
+"""Measures a model against bicubic and others on the validation split, in parallel over images."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines import tracking
+from pipelines.cluster import connect
+from pipelines.config import from_dict, to_dict
+from pipelines.data.manifest import Manifest, Sample
+from pipelines.data.stream import read_tile
+from pipelines.errors import UserError
+from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, most_detailed, to_png
+from pipelines.evaluation.report import loss_curves, render
+from pipelines.progress import progress
+from pipelines.registry.models import Model, absolute, champion, load_model
+from pipelines.schema import Config
+from pipelines.storage import digest, new_directory, read_json, resolve, write_json
+from srmodels.degradation import degrade
+from srmodels.metrics import psnr_y, ssim_y
+
+RESULTS = "results.json"
+REPORT = "report.html"
+BICUBIC = "bicubic"
+#: Images that one Ray task measures: enough to pay for loading the models.
+IMAGES_PER_TASK = 3
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One method on one image."""
+
+    key: str
+    method: str
+    psnr: float
+    ssim: float
+
+
+def model_reference(config: Config) -> str:
+    """`model`, else the recipe's champion."""
+    return absolute(config.model or champion(config))
+
+
+def slug(reference: str) -> str:
+    """A reference as a folder's name; a path gives its last part."""
+    if reference.startswith("models:/"):
+        return reference.removeprefix("models:/").replace("/", "_")
+    return Path(reference.removeprefix("run:")).name
+
+
+def title(method: str, model: str) -> str:
+    """What a method is called under a picture."""
+    return "model" if method == model else method.removeprefix("run:")
+
+
+def output_directory(config: Config) -> Path:
+    return resolve(config.output or "work/evaluate") / slug(model_reference(config))
+
+
+def plan(config: Config) -> str:
+    compared = ", ".join([BICUBIC, *config.evaluate.compare])
+    return (
+        f"measure {model_reference(config)} against {compared} on the validation split of "
+        f"{resolve(config.data)} and write the report to {output_directory(config) / REPORT}"
+    )
+
+
+def run(config: Config) -> Path:
+    """Measures, writes results and report, logs them to MLflow; returns the report's path.
+
+    Raises:
+        UserError: no such model or dataset, or the MLflow server does not answer.
+    """
+    if config.benchmark is not None:
+        raise UserError("benchmark sets are not supported yet: leave benchmark= unset.")
+    data = resolve(config.data)
+    manifest = Manifest.load(data)
+    client = tracking.connect(config)
+    references = [*map(absolute, config.evaluate.compare), model_reference(config)]
+    models = {reference: load_model(reference, config) for reference in references}
+    model = models[references[-1]]
+    for other in models.values():
+        if other.network.scale != config.networks.scale:
+            raise UserError(
+                f"'{other.reference}' enlarges by {other.network.scale}, the recipe by "
+                f"{config.networks.scale}: set recipe= to the model's own."
+            )
+
+    identity = digest(
+        {
+            "models": {r: m.weights_sha256 for r, m in models.items()},
+            "manifest": manifest.digest,
+            "settings": asdict(config.evaluate) | asdict(config.degradation),
+            "seed": config.seed,
+        }
+    )
+    output = output_directory(config)
+    if (output / RESULTS).exists() and read_json(output / RESULTS)["identity"] == identity:
+        print(f"Nothing to do: {model.reference} is measured already, see {output / REPORT}.")
+        return output / REPORT
+
+    measured = _measure(config, list(models), data, manifest)
+    results = _summary(config, model, manifest, measured) | {"identity": identity}
+    pictures = {
+        key: draw(config, models, data, manifest, key)
+        for key in hardest(measured, config.evaluate.num_pictures)
+    }
+    report = render(results, pictures, loss_curves(client, config))
+    with new_directory(output) as directory:
+        (directory / REPORT).write_text(report)
+        (directory / "pictures").mkdir()
+        for key, kinds in pictures.items():
+            titles = {title(kind, model.reference): image for kind, image in kinds.items()}
+            (directory / "pictures" / f"{key}.png").write_bytes(to_png(montage(titles)))
+        write_json(directory / RESULTS, results)
+    _log(client, config, results, output)
+    _print(results)
+    print(f"Report: {output / REPORT}")
+    return output / REPORT
+
+
+def measure_images(
+    references: Sequence[str], settings: dict[str, Any], samples: Sequence[Sample]
+) -> list[ImageResult]:
+    """A Ray task: every method on a few images. `settings` is a whole configuration."""
+    config = from_dict(settings)
+    data = resolve(config.data)
+    manifest = Manifest.load(data)
+    models = {reference: load_model(reference, config) for reference in references}
+    crop = crop_border(config)
+    results = []
+    for sample in samples:
+        _, hr, outputs = run_methods(config, models, read_tile(data, manifest, sample), sample.key)
+        for method, sr in outputs.items():
+            scores = psnr_y(sr, hr, crop), ssim_y(sr, hr, crop)
+            results.append(ImageResult(sample.key, method, *scores))
+    return results
+
+
+def run_methods(
+    config: Config, models: dict[str, Model], hr: Pixels, key: str
+) -> tuple[Pixels, Pixels, dict[str, Pixels]]:
+    """LR, HR and every method's output for one image; the degradation is seeded by its key."""
+    scale = config.networks.scale
+    generator = np.random.default_rng([config.seed, int(key[:8], 16)])
+    lr = degrade(hr, scale, config.degradation.preset, generator)
+    outputs = {BICUBIC: enlarge(lr, scale, Image.Resampling.BICUBIC)}
+    outputs |= {reference: upscale(model, lr) for reference, model in models.items()}
+    return lr, hr, outputs
+
+
+def hardest(measured: list[ImageResult], count: int) -> list[str]:
+    """Keys of the images on which bicubic does worst, where a model has something to show: the
+    worst of every photo first, then the next of every photo."""
+    ranked = sorted((r for r in measured if r.method == BICUBIC), key=lambda r: r.psnr)
+    turns: Counter[str] = Counter()
+    order = []
+    for place, result in enumerate(ranked):
+        photo = result.key.partition("-")[0]
+        order.append((turns[photo], place, result.key))
+        turns[photo] += 1
+    return [key for _, _, key in sorted(order)[:count]]
+
+
+def draw(
+    config: Config, models: dict[str, Model], data: Path, manifest: Manifest, key: str
+) -> Pictures:
+    """The same part of an image, where HR has most detail, as every method shows it."""
+    sample = next(s for s in manifest.samples if s.key == key)
+    tile = read_tile(data, manifest, sample)
+    lr, hr, outputs = run_methods(config, models, tile, key)
+    shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST), **outputs}
+    area = most_detailed(hr)
+    return {kind: image[area] for kind, image in (shown | {"HR": hr}).items()}
+
+
+def crop_border(config: Config) -> int:
+    border = config.evaluate.crop_border
+    return config.networks.scale if border is None else border
+
+
+def upscale(model: Model, lr: Pixels) -> Pixels:
+    """A model's output for one LR image `[h, w, 3]`, in tiles as it ships."""
+    from srmodels.upscale import Tiling, upscale_image
+
+    tiling = Tiling.for_tile(model.config.export.tile)
+    image = Image.fromarray(lr)
+    return np.asarray(upscale_image(model.network, image, scale=model.network.scale, tiling=tiling))
+
+
+def _measure(
+    config: Config, references: list[str], data: Path, manifest: Manifest
+) -> list[ImageResult]:
+    import ray
+
+    samples = manifest.split("val")
+    settings = to_dict(config) | {"data": str(data)}
+    settings["run"]["storage"] = str(resolve(config.run.storage))
+    settings["mlflow"]["uri"] = tracking.tracking_uri(config)
+    starts = range(0, len(samples), IMAGES_PER_TASK)
+    chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
+    results: list[ImageResult] = []
+    with connect(), progress("evaluate", total=len(samples), unit="image") as bar:
+        task = ray.remote(num_cpus=1)(measure_images)
+        pending = [task.remote(references, settings, chunk) for chunk in chunks]
+        for future, chunk in zip(pending, chunks, strict=True):
+            results += ray.get(future)
+            bar.update(len(chunk))
+    return results
+
+
+def _summary(
+    config: Config, model: Model, manifest: Manifest, measured: list[ImageResult]
+) -> dict[str, Any]:
+    crop = crop_border(config)
+    methods = list(dict.fromkeys(result.method for result in measured))
+    rows = {
+        method: {
+            f"psnr_y_crop{crop}": statistics.fmean(r.psnr for r in measured if r.method == method),
+            f"ssim_y_crop{crop}": statistics.fmean(r.ssim for r in measured if r.method == method),
+        }
+        for method in methods
+    }
+    return {
+        "model": model.reference,
+        "recipe": config.recipe,
+        "weights_sha256": model.weights_sha256,
+        "manifest": manifest.digest,
+        "degradation": config.degradation.preset,
+        "scale": model.network.scale,
+        "num_images": len({r.key for r in measured}),
+        "protocol": f"Y of BT.601 (16-235) from 8-bit RGB, border of {crop} px left out",
+        "summary": rows,
+        "images": [asdict(result) for result in measured],
+    }
+
+
+def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> None:
+    name = f"{config.run.name}-evaluate"
+    run_id = tracking.new_run(client, config, name, {"srforge.manifest": results["manifest"]})
+    for method, values in results["summary"].items():
+        for metric, value in values.items():
+            label = "model" if method == results["model"] else slug(method)
+            client.log_metric(run_id, f"val/{label}/{metric}", value)
+    tracking.log_params(
+        client, run_id, {k: results[k] for k in ("model", "degradation", "protocol", "num_images")}
+    )
+    client.log_artifacts(run_id, str(output))
+    client.set_terminated(run_id)
+
+
+def _print(results: dict[str, Any]) -> None:
+    for method, values in results["summary"].items():
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"  {method:<40} {scores}")

@@ -1,0 +1,227 @@
+"""From trained weights to a bundle: edge artifacts that were run and compared, and the evidence."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipelines import tracking
+from pipelines.cluster import ROOT
+from pipelines.config import config_digest, to_yaml
+from pipelines.data.manifest import Manifest
+from pipelines.data.stream import read_tile
+from pipelines.errors import UserError
+from pipelines.evaluation import evaluate
+from pipelines.registry import bundle
+from pipelines.registry.models import Model, load_model
+from pipelines.registry.register import champion_version
+from pipelines.schema import Config
+from pipelines.storage import new_directory, read_json, resolve
+from pipelines.training.plan import network_cost, run_name
+from srmodels.edge.onnx import OnnxRunner, check_parity, export_onnx, measure_latency
+from srmodels.upscale import to_tensor
+
+#: Real validation images that an artifact is compared on.
+PARITY_IMAGES = 4
+
+
+def model_reference(config: Config) -> str:
+    """`model`, else the run of the recipe's last stage."""
+    return config.model or f"run:{run_name(config, list(config.stages)[-1])}"
+
+
+def output_directory(config: Config) -> Path:
+    assert config.run.name is not None
+    return resolve(config.output or "work/export") / config.run.name
+
+
+def plan(config: Config) -> str:
+    tile = config.export.tile
+    return (
+        f"export {model_reference(config)} as ONNX (opset {config.export.opset}, LR tiles of "
+        f"{tile}x{tile} px) into the bundle {output_directory(config)}"
+    )
+
+
+def run(config: Config) -> Path:
+    """Writes the bundle, unless it is there already; returns its directory.
+
+    Raises:
+        UserError: the model was not evaluated, does not exist, or an artifact differs from
+            PyTorch by more than `export.max_error`.
+    """
+    model = load_model(model_reference(config), config)
+    evidence = _evidence(config, model)
+    directory = output_directory(config)
+    facts = _facts(config, model, evidence)
+    if (directory / bundle.FILE_NAME).exists():
+        known = bundle.load_bundle(directory).facts
+        same = (n for n in facts if n not in ("git_commit", "parent_version"))
+        if all(known.get(name) == facts[name] for name in same):
+            print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
+            return directory
+    with new_directory(directory) as new:
+        (new / "edge").mkdir()
+        facts["edge"] = {"onnx_fp32": _export_onnx(config, model, new)}
+        weights = {n: w.contiguous() for n, w in model.network.inference_state_dict().items()}
+        save_file(weights, new / bundle.WEIGHTS)
+        (new / bundle.CONFIG).write_text(to_yaml(model.config))
+        shutil.copyfile(_evidence_directory(config, model) / evaluate.REPORT, new / evaluate.REPORT)
+        (new / "MODEL_CARD.md").write_text(_model_card(config, facts))
+        bundle.seal(new, facts)
+    print(f"Bundle: {directory}")
+    return directory
+
+
+def _evidence(config: Config, model: Model) -> dict[str, Any]:
+    """The results of jobs/evaluate.py for exactly these weights."""
+    path = _evidence_directory(config, model) / evaluate.RESULTS
+    if not path.exists() or read_json(path)["weights_sha256"] != model.weights_sha256:
+        raise UserError(
+            f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
+            f"model={model.reference} first."
+        )
+    results: dict[str, Any] = read_json(path)
+    return results
+
+
+def _evidence_directory(config: Config, model: Model) -> Path:
+    return resolve(config.export.evidence) / evaluate.slug(model.reference)
+
+
+def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, Any]:
+    cost = network_cost(model.config)
+    shipped = model.network.inference_modules()
+    return {
+        "name": config.mlflow.model,
+        "system": model.config.system,
+        "recipe": model.config.recipe,
+        "scale": model.network.scale,
+        "tile": config.export.tile,
+        "opset": config.export.opset,
+        "parent_version": champion_version(tracking.connect(config), config),
+        "weights_sha256": model.weights_sha256,
+        "manifest": model.facts["manifest"],
+        "config_digest": config_digest(model.config),
+        "git_commit": git_commit(),
+        "parameters": sum(cost.parameters[name] for name in shipped),
+        "gmacs": round(cost.gmacs, 3),
+        "metrics": {
+            "protocol": results["protocol"],
+            "degradation": results["degradation"],
+            "manifest": results["manifest"],
+            "num_images": results["num_images"],
+            "model": results["summary"][results["model"]],
+            "bicubic": results["summary"][evaluate.BICUBIC],
+        },
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout (with `+dirty` if it was edited); None outside of one."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("SRFORGE_GIT_COMMIT") or None
+    return commit + "+dirty" * bool(status)
+
+
+def _export_onnx(config: Config, model: Model, directory: Path) -> dict[str, Any]:
+    tile = config.export.tile
+    path = directory / "edge" / "model_fp32.onnx"
+    print(f"Exporting ONNX for LR tiles of {tile}x{tile} px …", flush=True)
+    export_onnx(model.network, path, tile, config.export.opset)
+    images = _real_tiles(config, model, tile)
+    parity = check_parity(model.network, OnnxRunner(path), images)
+    if parity.max_error > config.export.max_error:
+        raise UserError(
+            f"the ONNX file differs from PyTorch by {parity.max_error:.2e}, more than "
+            f"export.max_error={config.export.max_error:.2e}: try another export.opset, or "
+            "raise export.max_error if that is good enough for you."
+        )
+    threads = len(os.sched_getaffinity(0))
+    latency = measure_latency(path, images[0], config.export.latency_runs, threads)
+    print(
+        f"  max error {parity.max_error:.1e} ({parity.sqnr_db} dB) on {parity.num_images} real "
+        f"images, {latency.median_ms} ms per tile on {threads} threads"
+    )
+    return {
+        "file": path.relative_to(directory).as_posix(),
+        "input": {"name": "x_l", "shape": [1, 3, tile, tile], "range": [0, 1], "order": "RGB"},
+        "output": {"name": "x_h", "shape": [1, 3] + [tile * model.network.scale] * 2},
+        "parity": asdict(parity),
+        "latency": asdict(latency) | {"machine": f"{platform.machine()}, {platform.system()}"},
+    }
+
+
+def _real_tiles(config: Config, model: Model, tile: int) -> list[Tensor]:
+    """LR tiles made from validation photos by antialiased reduction."""
+    data = resolve(config.data)
+    manifest = Manifest.load(data)
+    samples = manifest.split("val")
+    step = max(1, len(samples) // PARITY_IMAGES)
+    return [
+        to_tensor(
+            np.asarray(
+                Image.fromarray(read_tile(data, manifest, sample)).resize(
+                    (tile, tile), Image.Resampling.BICUBIC
+                )
+            )
+        )
+        for sample in samples[::step][:PARITY_IMAGES]
+    ]
+
+
+def _model_card(config: Config, facts: dict[str, Any]) -> str:
+    metrics = facts["metrics"]
+    rows = "\n".join(
+        f"| {name} | {metrics['bicubic'][name]:.4f} | {value:.4f} |"
+        for name, value in metrics["model"].items()
+    )
+    edge = facts["edge"]["onnx_fp32"]
+    return f"""# {facts["name"]}
+
+{config.description}. ×{facts["scale"]} super-resolution.
+
+- {facts["parameters"] / 1e6:.2f} M parameters
+- {facts["gmacs"]:.2f} GMACs = {2 * facts["gmacs"]:.2f} GFLOPs for an LR tile of {facts["tile"]} px
+
+## Use
+`{edge["file"]}`: input `x_l` {edge["input"]["shape"]}, RGB in [0, 1]; output `x_h`
+{edge["output"]["shape"]}. Larger images: cut tiles that overlap by a quarter and blend.
+
+## Measured
+On {metrics["num_images"]} validation images, {metrics["degradation"]} degradation.
+{metrics["protocol"]}.
+
+| metric | bicubic | this model |
+|---|---|---|
+{rows}
+
+ONNX against PyTorch on {edge["parity"]["num_images"]} real images: largest error
+{edge["parity"]["max_error"]:.1e}, {edge["parity"]["sqnr_db"]} dB. Latency
+{edge["latency"]["median_ms"]} ms per tile (median of {edge["latency"]["runs"]},
+{edge["latency"]["threads"]} threads, {edge["latency"]["machine"]}).
+
+## Trained on
+- dataset `{facts["manifest"]}`
+- recipe `{facts["recipe"]}`, configuration `{facts["config_digest"]}`
+- commit `{facts["git_commit"]}`
+
+## Limits
+Trained for {metrics["degradation"]} degradation. It cannot know what the LR image does not show:
+check results before they are used as evidence of anything.
+"""

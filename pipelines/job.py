@@ -1,0 +1,79 @@
+"""What every file in jobs/ shares: arguments, --help, --dry-run, and errors in one sentence."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines.config import documented_keys, load_config, recipe_names, to_yaml
+from pipelines.errors import UserError
+from pipelines.schema import Config
+
+#: Keys that every job understands.
+COMMON = ("recipe", "seed", "run.name", "run.storage", "mlflow")
+
+
+def main(
+    name: str,
+    description: str,
+    keys: Sequence[str],
+    plan: Callable[[Config], str],
+    work: Callable[[Config], Any],
+    *,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """The entry point of a job; exits the process.
+
+    Args:
+        name: the job's file name without `.py`.
+        description: for `--help`.
+        keys: keys or sections the job uses, besides `COMMON`; they are what `--help` lists.
+        plan: says in words what the job would do; raises UserError if it cannot.
+        work: does it.
+        arguments: instead of `sys.argv`.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if {"-h", "--help"} & set(arguments):
+            print(help_text(name, description, keys))
+            raise SystemExit(0)
+        config = load_config([a for a in arguments if a != "--dry-run"])
+        if "--dry-run" in arguments:
+            print(f"{to_yaml(config)}\nPlan: {plan(config)}")
+            raise SystemExit(0)
+        work(config)
+    except UserError as error:
+        _exit(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _exit("interrupted: start the same command again to go on.", 130)
+
+
+def help_text(name: str, description: str, keys: Sequence[str]) -> str:
+    """What `--help` prints: usage, and the job's keys with defaults and meaning."""
+    wanted = (*COMMON, *keys)
+    rows = [
+        f"  {key + '=' + _show(default):<38} {meaning}"
+        for key, default, meaning in documented_keys()
+        if any(key == w or key.startswith(f"{w}.") for w in wanted)
+    ]
+    usage = f"usage: jobs/{name}.py [key=value ...] [--dry-run] [--help]"
+    note = (
+        "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
+        f"for one stage. Recipes: {', '.join(recipe_names())}. Relative paths are resolved "
+        "against $SRFORGE_HOME, else the current directory. --dry-run prints the configuration "
+        "and the plan."
+    )
+    body = textwrap.dedent(description).strip()
+    return "\n".join([usage, "", body, "", *rows, "", textwrap.fill(note, 100)])
+
+
+def _show(default: Any) -> str:
+    return "" if default is None else str(default)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # Ray and MLflow leave threads behind that would hold up an ordinary exit after an error.
+    os._exit(code)

@@ -1,0 +1,49 @@
+"""One progress bar for everything long: in place on a terminal, a line now and then in a log."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+BAR = (
+    "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}"
+)
+
+
+class _Lines:
+    """A stream for tqdm that turns every redrawn bar into a line of its own, for logs."""
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+@contextmanager
+def progress(label: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Any]:
+    """A tqdm bar: `update(n)` and `set_postfix_str(text, refresh=False)`."""
+    terminal = sys.stdout.isatty()
+    bar = tqdm(
+        desc=label,
+        total=total,
+        initial=initial,
+        unit=unit,
+        bar_format=BAR,
+        file=sys.stdout if terminal else _Lines(),
+        mininterval=0.2 if terminal else 4.0,
+        # Without this, tqdm's own monitor thread redraws a bar that has not moved.
+        miniters=1,
+        dynamic_ncols=False,
+        ncols=None if terminal else 120,
+        ascii=False,
+    )
+    try:
+        yield bar
+    finally:
+        bar.close()

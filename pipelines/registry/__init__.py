@@ -1,0 +1,1 @@
+"""Bundles, the MLflow model registry, and the gate in front of `champion`."""

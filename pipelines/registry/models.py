@@ -1,0 +1,155 @@
+"""Model references: what `model=` and `--model` accept, and the network behind one."""
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from pipelines import tracking
+from pipelines.config import from_dict
+from pipelines.errors import UserError
+from pipelines.registry.bundle import FILE_NAME, build_network, load_bundle
+from pipelines.schema import Config
+from pipelines.storage import resolve
+from srmodels.system import SRNetwork, load_system
+
+#: Bundles that come with the project, by recipe name.
+SHIPPED = Path(__file__).parents[1] / "shipped"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a reference led to. `config` is the one it was trained with."""
+
+    reference: str
+    config: Config
+    network: SRNetwork
+    facts: dict[str, Any]
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The identity of the model: sha256 of the weights that ship, as safetensors."""
+        return weights_sha256(self.network.inference_state_dict())
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save({n: w.contiguous() for n, w in weights.items()})).hexdigest()
+
+
+def champion(config: Config) -> str:
+    """The reference of the recipe's champion."""
+    return f"models:/{config.mlflow.model}@champion"
+
+
+def absolute(reference: str) -> str:
+    """The reference as another process in another directory understands it."""
+    if reference.startswith(("models:/", "run:")) or reference in shipped_models():
+        return reference
+    path = resolve(reference)
+    return str(path) if path.is_dir() else reference
+
+
+def shipped_models() -> list[str]:
+    """Names of the models whose weights come with the project."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{FILE_NAME}"))
+
+
+def load_model(reference: str, config: Config) -> Model:
+    """The model that a reference names.
+
+    Args:
+        reference: a bundle directory, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, `run:NAME`
+            (the newest checkpoint of a training run), or a shipped model's name.
+        config: where runs are stored and which MLflow server to ask.
+
+    Raises:
+        UserError: there is no such model, or what was found is damaged.
+    """
+    if reference.startswith("models:/"):
+        return _from_bundle(reference, fetch(reference, config))
+    if reference.startswith("run:"):
+        return _from_run(reference, config)
+    if reference in shipped_models():
+        return _from_bundle(reference, SHIPPED / reference)
+    path = resolve(reference)
+    if path.is_dir():
+        return _from_bundle(reference, path)
+    shipped = ", ".join(shipped_models()) or "none yet"
+    raise UserError(
+        f"there is no model '{reference}': give a bundle directory, models:/NAME@ALIAS, "
+        f"run:NAME, or the name of a shipped model ({shipped})."
+    )
+
+
+def fetch(reference: str, config: Config) -> Path:
+    """Downloads a registered bundle into a folder that lives as long as this process.
+
+    Raises:
+        UserError: the registry has no such model, version or alias.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    name, alias, version = _parse_models_uri(reference)
+    client = tracking.connect(config, create=False)
+    try:
+        if alias is not None:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            assert version is not None
+            found = client.get_model_version(name, version)
+    except MlflowException:
+        raise UserError(
+            f"the registry at {tracking.tracking_uri(config)} has no model '{reference}': "
+            "register one with jobs/register.py, or see the names in the MLflow UI."
+        ) from None
+    uri = f"models:/{name}/{found.version}"
+    try:
+        target = tempfile.mkdtemp(prefix="srforge-bundle-")
+        atexit.register(shutil.rmtree, target, ignore_errors=True)
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"the bundle of {uri} cannot be fetched: {error}") from None
+
+
+def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
+    body = reference.removeprefix("models:/")
+    name, at, alias = body.partition("@")
+    if at and name and alias:
+        return name, alias, None
+    name, slash, version = body.rpartition("/")
+    if slash and name and version.isdigit():
+        return name, None, version
+    raise UserError(f"'{reference}' is not of the form models:/NAME@ALIAS or models:/NAME/VERSION.")
+
+
+def _from_bundle(reference: str, path: Path) -> Model:
+    bundle = load_bundle(path)
+    return Model(reference, bundle.config(), bundle.network(), bundle.facts)
+
+
+def _from_run(reference: str, config: Config) -> Model:
+    from pipelines.training import checkpoint as ckpt
+    from pipelines.training.plan import run_directory
+
+    directory = run_directory(config, reference.removeprefix("run:"))
+    newest = ckpt.newest_checkpoint(directory)
+    if newest is None:
+        raise UserError(
+            f"there is no run behind '{reference}' (no complete checkpoint in {directory}): "
+            "train it first, or set run.storage."
+        )
+    state = ckpt.load_state(newest)
+    trained = from_dict(state.config)
+    weights = ckpt.load_weights(newest)
+    modules = load_system(trained.system).build(trained.networks).inference_modules()
+    prefixes = tuple(f"{name}." for name in modules)
+    network = build_network(trained, {n: w for n, w in weights.items() if n.startswith(prefixes)})
+    return Model(reference, trained, network, {"manifest": state.manifest, "step": state.step})

@@ -1,0 +1,128 @@
+"""A bundle becomes a version of a registered model, and the champion if the gate lets it."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import tracking
+from pipelines.registry.bundle import Bundle, load_bundle
+from pipelines.registry.gate import Decision, decide
+from pipelines.registry.models import champion, fetch
+from pipelines.schema import Config
+from pipelines.storage import resolve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, PREVIOUS = "champion", "previous"
+BUNDLE_TAG, GATE_TAG = "srforge.bundle", "srforge.gate"
+
+
+def bundle_directory(config: Config) -> Path:
+    assert config.run.name is not None
+    return resolve(config.bundle) if config.bundle else resolve("work/export") / config.run.name
+
+
+def plan(config: Config) -> str:
+    return (
+        f"register {bundle_directory(config)} as a version of '{config.mlflow.model}' at "
+        f"{tracking.tracking_uri(config)}; promotion: {config.register.promote}"
+    )
+
+
+def run(config: Config) -> str:
+    """Registers the bundle, unless it is registered already; returns its version.
+
+    Raises:
+        UserError: no or a damaged bundle, or the MLflow server does not answer.
+    """
+    bundle = load_bundle(bundle_directory(config))
+    client = tracking.connect(config)
+    name = config.mlflow.model
+    assert name is not None
+    version = find_version(client, name, bundle)
+    if version is not None:
+        print(f"Nothing to do: {bundle.path} is {name} version {version} already.")
+    else:
+        version = _create_version(client, config, name, bundle)
+        print(f"Registered {name} version {version} at {tracking.tracking_uri(config)}.")
+    if GATE_TAG not in client.get_model_version(name, version).tags:
+        decision = _decide(config, bundle)
+        if decision.promote:
+            promote(client, name, version)
+            print(f"Promoted: {name}@{CHAMPION} is version {version} ({decision.reason}).")
+        else:
+            print(f"Not promoted: {decision.reason}.")
+        # Last: a register that was interrupted before it is asked again.
+        client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
+    print(f"Champion: models:/{name}@{CHAMPION} = version {champion_version(client, config)}")
+    return version
+
+
+def find_version(client: "MlflowClient", name: str, bundle: Bundle) -> str | None:
+    """The version that holds exactly this bundle, if any."""
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.`{BUNDLE_TAG}` = '{bundle.digest}'"
+    )
+    return str(found[0].version) if found else None
+
+
+def champion_version(client: "MlflowClient", config: Config) -> str | None:
+    """The version that is champion, if there is one."""
+    from mlflow.exceptions import MlflowException
+
+    assert config.mlflow.model is not None
+    try:
+        return str(client.get_model_version_by_alias(config.mlflow.model, CHAMPION).version)
+    except MlflowException:
+        return None
+
+
+def promote(client: "MlflowClient", name: str, version: str) -> None:
+    """Moves `champion` to `version`; the champion before stays reachable as `previous`."""
+    aliases = client.get_registered_model(name).aliases
+    old = aliases.get(CHAMPION)
+    if old is not None and str(old) != version:
+        client.set_registered_model_alias(name, PREVIOUS, old)
+    client.set_registered_model_alias(name, CHAMPION, version)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    client.set_model_version_tag(name, version, "srforge.promoted_at", moment)
+
+
+def _decide(config: Config, bundle: Bundle) -> Decision:
+    if config.register.promote != "gate":
+        always = config.register.promote == "always"
+        return Decision(always, f"register.promote={config.register.promote}")
+    client = tracking.connect(config)
+    if champion_version(client, config) is None:
+        return decide(bundle.facts["metrics"], None)
+    current = load_bundle(fetch(champion(config), config))
+    return decide(bundle.facts["metrics"], current.facts["metrics"])
+
+
+def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
+    from mlflow.exceptions import MlflowException
+
+    facts = bundle.facts
+    tags = {BUNDLE_TAG: bundle.digest, "srforge.manifest": facts["manifest"]}
+    run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
+    status = "FAILED"
+    try:
+        client.log_artifacts(run_id, str(bundle.path), "bundle")
+        for metric, value in facts["metrics"]["model"].items():
+            client.log_metric(run_id, f"val/{metric}", value)
+        try:
+            client.get_registered_model(name)
+        except MlflowException:
+            client.create_registered_model(name, description=config.description)
+        created = client.create_model_version(
+            name,
+            source=f"runs:/{run_id}/bundle",
+            run_id=run_id,
+            tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in facts["metrics"]["model"].items()},
+            description=f"{facts['recipe']}, commit {facts['git_commit']}",
+        )
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
+    return str(created.version)

@@ -1,0 +1,134 @@
+"""Every key that a job or a recipe can set, with its default and its meaning."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def key(default: Any, help: str) -> Any:
+    """A configuration key: its default and the line that `--help` prints."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def section(cls: type) -> Any:
+    return field(default_factory=cls)
+
+
+@dataclass
+class RunConfig:
+    name: str | None = key(None, "fixed name of the run; the same name resumes (default: recipe)")
+    storage: str = key("work/runs", "directory that holds the checkpoints of all runs")
+
+
+@dataclass
+class ShardConfig:
+    tile: int = key(256, "side of a training tile in HR pixels")
+    val_tile: int = key(512, "side of a validation tile in HR pixels")
+    val_fraction: float = key(0.15, "share of photos held out for validation, at least one photo")
+    shard_mib: int = key(32, "size at which a shard is closed, MiB")
+
+
+@dataclass
+class DegradationConfig:
+    preset: str = key("bicubic", "how LR is made from HR: bicubic or realesrgan")
+
+
+@dataclass
+class TrainConfig:
+    steps: int = key(1000, "optimizer steps of the stage")
+    batch_size: int = key(8, "samples per step over all workers")
+    workers: Any = key(1, "Ray Train workers; 0 trains in the job's own process, without a cluster")
+    threads_per_worker: int = key(1, "CPU cores of a worker")
+    loader_threads: int = key(1, "threads of a worker that read and degrade samples ahead")
+    accelerator: str = key(
+        "auto", "cpu, cuda, or auto: cuda where the cluster has a GPU per worker"
+    )
+    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1 or 2")
+    precision: str = key("fp32", "fp32, or bf16: autocast with fp32 weights")
+    crop: int = key(128, "side of an HR training crop in pixels")
+    learning_rate: float = key(1e-3, "peak learning rate (AdamW)")
+    weight_decay: float = key(0.0, "AdamW's weight decay")
+    warmup_steps: int = key(20, "steps of linear warm-up")
+    schedule: str = key("cosine", "learning rate after warm-up: cosine (to zero) or constant")
+    gradient_clip: float = key(1.0, "largest gradient norm")
+    ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps")
+    checkpoint_every: int = key(100, "steps between checkpoints")
+    keep_checkpoints: int = key(2, "newest checkpoints that are kept")
+    log_every: int = key(10, "steps between metrics in MLflow")
+    max_failures: int = key(1, "worker failures after which the run gives up")
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share a step."""
+        return max(int(self.workers), 1)
+
+
+@dataclass
+class StageConfig:
+    kind: str | None = key(None, "the system's stage to run (default: the stage's own name)")
+    init_from: str | None = key(None, "stage of the same run name whose weights it starts from")
+    options: Any = key(None, "the stage's own settings")
+    train: Any = key(None, "overrides of train.* for this stage")
+
+
+@dataclass
+class EvaluateConfig:
+    compare: list[str] = key([], "further models to measure beside it, as in model")
+    num_pictures: int = key(4, "comparison pictures in the report")
+    crop_border: int | None = key(None, "border left out of the metrics, px (default: the scale)")
+
+
+@dataclass
+class ExportConfig:
+    tile: int = key(128, "side of the LR input of the edge artifacts in pixels")
+    evidence: str = key("work/evaluate", "where jobs/evaluate.py wrote its results")
+    opset: int = key(20, "ONNX opset")
+    max_error: float = key(1e-4, "largest accepted difference from PyTorch (pixels in [0, 1])")
+    latency_runs: int = key(10, "timed runs per artifact")
+
+
+@dataclass
+class RegisterConfig:
+    promote: str = key("gate", "gate: champion only if not worse; always; never")
+
+
+@dataclass
+class MlflowConfig:
+    uri: str | None = key(
+        None, "tracking server (default: $MLFLOW_TRACKING_URI, else local sqlite)"
+    )
+    experiment: str | None = key(None, "experiment (default: recipe)")
+    model: str | None = key(None, "registered model's name (default: recipe)")
+
+
+@dataclass
+class Config:
+    recipe: str = key("edge_sd_sr_tiny", "a name in pipelines/recipes or a path to a YAML")
+    stage: str | None = key(None, "the stage's name in the recipe (jobs/train.py)")
+    source: str = key("sample", "what to shard: a folder of photos, or sample")
+    data: str = key("work/shards", "directory with manifest.json, as jobs/shard.py writes it")
+    seed: int = key(0, "of everything")
+    output: str | None = key(None, "directory for the job's result (default: work/<job>)")
+    model: str | None = key(
+        None,
+        "a bundle directory, models:/NAME@ALIAS, run:NAME (a training run's newest checkpoint), "
+        "or a shipped model's name",
+    )
+    bundle: str | None = key(None, "bundle to register (default: what jobs/export.py wrote)")
+    benchmark: str | None = key(None, "what to measure on (default: the validation split of data)")
+    run: RunConfig = section(RunConfig)
+    shard: ShardConfig = section(ShardConfig)
+    degradation: DegradationConfig = section(DegradationConfig)
+    train: TrainConfig = section(TrainConfig)
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+    export: ExportConfig = section(ExportConfig)
+    register: RegisterConfig = section(RegisterConfig)
+    mlflow: MlflowConfig = section(MlflowConfig)
+    # What follows describes the system; a recipe sets it, and `--help` leaves it to the recipe.
+    description: str = key("", "one line about the recipe")
+    system: str = key("", "package in srmodels")
+    networks: Any = key(None, "the system's networks")
+    stages: Any = key(None, "the recipe's stages by name")
+    stage1: list[str] = key([], "stages that jobs/stage1.py runs, in order")
+    stage2: list[str] = key([], "stages that jobs/stage2.py runs, in order")

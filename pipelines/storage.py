@@ -1,0 +1,104 @@
+"""Where things are read from and written to: paths against SRFORGE_HOME, written atomically."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UserError
+
+
+def home() -> Path:
+    """What relative paths are resolved against: SRFORGE_HOME, else the current directory.
+
+    Raises:
+        UserError: inside a submitted Ray job without SRFORGE_HOME, whose current directory is an
+            uploaded copy of the repository that the cluster deletes.
+    """
+    if value := os.environ.get("SRFORGE_HOME"):
+        return Path(value).resolve()
+    if in_submitted_job():
+        raise UserError(
+            "SRFORGE_HOME is not set, so results of this submitted job would land in an uploaded "
+            "copy that the cluster deletes: submit with --runtime-env-json "
+            '\'{"env_vars": {"SRFORGE_HOME": "/a/shared/folder"}}\' or set it on the cluster.'
+        )
+    return Path.cwd()
+
+
+def in_submitted_job() -> bool:
+    """True in the entry point of `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def resolve(location: str | Path) -> Path:
+    """An absolute path for a configured location.
+
+    Raises:
+        UserError: `s3://…`, which the next release's data plane brings.
+    """
+    if "://" in str(location):
+        raise UserError(f"'{location}' is not a path: object storage is not supported yet.")
+    path = Path(location).expanduser()
+    return path if path.is_absolute() else home() / path
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory that appears at `target`, instead of an older one, when the block succeeds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            target.rename(old / "replaced")
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, readable by people, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,137 @@
+"""MLflow: one client, runs that are found again by name, and a server that is checked up front."""
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import config_digest
+from pipelines.errors import UserError
+from pipelines.schema import Config
+from pipelines.storage import resolve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: Tag by which a run of ours is found again.
+RUN_TAG = "srforge.run"
+
+
+def tracking_uri(config: Config | None = None) -> str:
+    """`mlflow.uri`, else $MLFLOW_TRACKING_URI, else sqlite under work/."""
+    configured = config.mlflow.uri if config else None
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{resolve('work/mlflow/mlflow.db')}"
+
+
+def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClient":
+    """A client for the tracking server, which has been seen to answer.
+
+    Args:
+        config: for `mlflow.uri`.
+        create: whether a local database that is not there is made.
+
+    Raises:
+        UserError: the server cannot be reached, or the address is of no kind that we know.
+    """
+    uri = tracking_uri(config)
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    elif uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not create and not database.exists():
+            raise UserError(
+                f"there is no model registry at {database}: run `make demo` once, or set "
+                "SRFORGE_HOME or MLFLOW_TRACKING_URI to where one is."
+            )
+        database.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        raise UserError(f"mlflow.uri '{uri}' is not of the form http(s)://… or sqlite:///path.")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow
+
+    # After the import, which sets levels of its own: a new database announces every migration.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            # It answers; what it allows is found out with the user's credentials.
+            return
+        reason: object = error
+    except (OSError, ValueError) as error:
+        reason = error
+    raise UserError(
+        f"the MLflow server at {uri} does not answer ({reason}): start it (`make up` starts a "
+        "local one), or set mlflow.uri or MLFLOW_TRACKING_URI to one that runs."
+    )
+
+
+def find_run(client: "MlflowClient", config: Config, name: str) -> str | None:
+    """Id of the newest MLflow run called `name`, if there is one."""
+    experiment = client.get_experiment_by_name(_experiment(config))
+    if experiment is None:
+        return None
+    runs = client.search_runs(
+        [experiment.experiment_id], f"tags.`{RUN_TAG}` = '{name}'", max_results=1
+    )
+    return runs[0].info.run_id if runs else None
+
+
+def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
+    """Id of the MLflow run called `name`: the one that is there (running again), or a new one."""
+    if run_id := find_run(client, config, name):
+        client.update_run(run_id, status="RUNNING")
+        return run_id
+    return new_run(client, config, name, tags)
+
+
+def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
+    """Id of a new MLflow run in the recipe's experiment, which is made where it is missing."""
+    experiment = client.get_experiment_by_name(_experiment(config))
+    if experiment is not None:
+        experiment_id = experiment.experiment_id
+    else:
+        uri = tracking_uri(config)
+        artifacts = resolve("work/mlflow/artifacts").as_uri() if uri.startswith("sqlite") else None
+        experiment_id = client.create_experiment(_experiment(config), artifact_location=artifacts)
+    run = client.create_run(
+        experiment_id,
+        run_name=name,
+        tags={RUN_TAG: name, "srforge.config": config_digest(config)} | tags,
+    )
+    return str(run.info.run_id)
+
+
+def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:
+    """Logs nested settings as flat parameters; what a resumed run has logged already stays."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    flat = {name: str(value)[:500] for name, value in _flatten(values) if name not in known}
+    client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((prefix + name, value))
+    return flat
+
+
+def _experiment(config: Config) -> str:
+    assert config.mlflow.experiment is not None
+    return config.mlflow.experiment

@@ -1,0 +1,1 @@
+"""Training: Ray Train launches, DeepSpeed steps, the loop is ours and small."""

@@ -1,0 +1,1 @@
+"""Exporters and runners of edge artifacts."""

@@ -1,0 +1,119 @@
+"""The numbers of an Edge-SD-SR: the tiny and the full-size recipe differ in these alone."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class HREncoderConfig:
+    """HR encoder, levels from fine to coarse: used in training only, frozen after its stage."""
+
+    channels: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
+    num_blocks: list[int] = field(default_factory=lambda: [1, 3, 3, 3])
+
+
+@dataclass
+class LREncoderConfig:
+    """LR encoder: reads the LR image at half its resolution, gives mean and log-variance."""
+
+    channels: int = 128
+    num_blocks: int = 4
+
+
+@dataclass
+class UNetConfig:
+    """The denoiser. No text, no cross-attention; `attention_levels` counts from 0 = finest."""
+
+    channels: list[int] = field(default_factory=lambda: [192, 384, 768, 768])
+    num_layers: int = 1
+    attention_levels: list[int] = field(default_factory=lambda: [1, 2])
+    head_channels: int = 64
+    mid_block: bool = False
+    num_groups: int = 32
+
+
+@dataclass
+class DecoderConfig:
+    """Latent → image, channels and blocks per level from coarse to fine."""
+
+    channels: list[int] = field(default_factory=lambda: [192, 64, 64, 48])
+    num_blocks: list[int] = field(default_factory=lambda: [3, 3, 2, 1])
+
+
+@dataclass
+class ConditioningConfig:
+    """How the LR latent enters the diffusion, besides being concatenated to the UNet's input.
+
+    forward: `additive` lets the forward process end at the LR latent (n = z_l + v·ε), `none` at
+    pure noise. variance: where v comes from; `learned` is the LR encoder's, per latent element.
+    Both are reconstructions of "bidirectional" and "variance conditioning": the paper's equations
+    are not public text.
+    """
+
+    forward: str = "additive"
+    variance: str = "learned"
+    constant_variance: float = 0.25
+
+
+@dataclass
+class EdgeSDSRConfig:
+    """Networks of Edge-SD-SR. Latents live at 1/8 of HR, whatever the scale.
+
+    latent_of: what HR encoder and decoder code. `image` as in Stable Diffusion; `residual` is the
+    difference between the HR and the bilinearly enlarged LR image (SRDiff, Li et al., arXiv
+    2104.14951), `residual_gain` times: a small network need not learn again what the LR image
+    already shows. The paper does not say that it does this; it is the tiny recipe's way.
+    """
+
+    scale: int = 4
+    latent_channels: int = 4
+    latent_of: str = "image"
+    residual_gain: float = 10.0
+    num_timesteps: int = 1000
+    hr_encoder: HREncoderConfig = field(default_factory=HREncoderConfig)
+    lr_encoder: LREncoderConfig = field(default_factory=LREncoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("networks.scale", self.scale, (2, 4, 8))
+        _one_of("networks.latent_of", self.latent_of, ("image", "residual"))
+        _one_of("networks.conditioning.forward", self.conditioning.forward, ("none", "additive"))
+        _one_of(
+            "networks.conditioning.variance",
+            self.conditioning.variance,
+            ("zero", "constant", "learned"),
+        )
+        _levels("networks.hr_encoder", self.hr_encoder.channels, self.hr_encoder.num_blocks)
+        _levels("networks.decoder", self.decoder.channels, self.decoder.num_blocks)
+        unet = self.unet
+        for level, channels in enumerate(unet.channels):
+            if channels % unet.num_groups:
+                raise ValueError(
+                    f"networks.unet.channels[{level}] = {channels} must be a multiple of "
+                    f"networks.unet.num_groups = {unet.num_groups}."
+                )
+        for level in unet.attention_levels:
+            if not 0 <= level < len(unet.channels):
+                raise ValueError(
+                    f"networks.unet.attention_levels names level {level}, but there are "
+                    f"{len(unet.channels)} levels, counted from 0."
+                )
+            if unet.channels[level] % unet.head_channels:
+                raise ValueError(
+                    f"networks.unet.channels[{level}] = {unet.channels[level]} must be a multiple "
+                    f"of networks.unet.head_channels = {unet.head_channels} to have attention."
+                )
+
+
+def _one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{key} is {value!r}: use one of {', '.join(map(str, valid))}.")
+
+
+def _levels(key: str, channels: list[int], num_blocks: list[int]) -> None:
+    if not 1 <= len(channels) <= 4 or len(num_blocks) != len(channels):
+        raise ValueError(
+            f"{key}.channels and {key}.num_blocks need one number per level, for one to four "
+            "levels between the latent (1/8) and the image."
+        )

@@ -1,0 +1,124 @@
+"""The whole Edge-SD-SR: encoders, UNet and decoder, and the one-step inference through them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE, Decoder, HREncoder, LREncoder
+from srmodels.edge_sd_sr.config import EdgeSDSRConfig
+from srmodels.edge_sd_sr.diffusion import Schedule
+from srmodels.edge_sd_sr.unet import UNet
+from srmodels.system import SRNetwork
+
+#: Seed of the noise that inference starts from: one picture per input, on every device.
+INFERENCE_SEED = 0
+
+
+class EdgeSDSR(SRNetwork):
+    """One-step latent diffusion super-resolution, Noroozi et al., arXiv 2412.06978.
+
+    z_l, log v = E_LR(x_l); the forward process ends at n = z_l + v·ε, so inference starts from
+    z_T = sigma_T · n, one UNet call on concat[z_T, z_l] predicts ẑ_h, and the decoder turns it
+    into the image. The HR encoder is only there for training.
+    """
+
+    def __init__(self, config: EdgeSDSRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        latent = config.latent_channels
+        self.lr_factor = LATENT_STRIDE // config.scale
+        self.size_multiple = self.lr_factor * 2 ** (len(config.unet.channels) - 1)
+        self.hr_encoder = HREncoder(config.hr_encoder, latent)
+        self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale)
+        self.unet = UNet(config.unet, 2 * latent, latent)
+        self.decoder = Decoder(config.decoder, latent)
+        self.schedule = Schedule(config.num_timesteps)
+
+    def inference_modules(self) -> dict[str, nn.Module]:
+        """The networks that ship; the HR encoder stays behind."""
+        return {"lr_encoder": self.lr_encoder, "unet": self.unet, "decoder": self.decoder}
+
+    def to_coded(self, x_h: Tensor, x_l: Tensor) -> Tensor:
+        """What the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""
+        if self.config.latent_of == "image":
+            return x_h * 2 - 1
+        return (x_h - self._enlarge(x_l)) * self.config.residual_gain
+
+    def from_coded(self, coded: Tensor, x_l: Tensor) -> Tensor:
+        """The inverse of `to_coded`: an image `[B, 3, H, W]`, about [0, 1] (not clamped)."""
+        if self.config.latent_of == "image":
+            return (coded + 1) / 2
+        return self._enlarge(x_l) + coded / self.config.residual_gain
+
+    def _enlarge(self, x_l: Tensor) -> Tensor:
+        return F.interpolate(x_l, scale_factor=self.scale, mode="bilinear", align_corners=False)
+
+    def encode(self, x_h: Tensor, x_l: Tensor) -> Tensor:
+        """z_h `[B, C, H/8, W/8]`."""
+        z_h: Tensor = self.hr_encoder(self.to_coded(x_h, x_l))
+        return z_h
+
+    def decode(self, z: Tensor, x_l: Tensor) -> Tensor:
+        """The image `[B, 3, H, W]` of a latent, about [0, 1] (not clamped)."""
+        return self.from_coded(self.decoder(z), x_l)
+
+    def standard_deviation(self, log_variance: Tensor) -> Tensor:
+        """v of n = z_l + v·ε, `[B, C, h, w]`, by the recipe's `conditioning.variance`."""
+        variance = self.config.conditioning.variance
+        if variance == "learned":
+            return torch.exp(0.5 * log_variance)
+        constant = 0.0 if variance == "zero" else self.config.conditioning.constant_variance
+        return torch.full_like(log_variance, constant**0.5)
+
+    def end_of_forward_process(self, z_l: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+        """n: what the forward process ends at, and what inference starts from."""
+        if self.config.conditioning.forward == "none":
+            return noise
+        return z_l + self.standard_deviation(log_variance) * noise
+
+    def predict_latent(self, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
+        """ẑ_h from z_t and z_l, `[B, C, h, w]` each.
+
+        The UNet predicts z_h − z_l: z_l is a first guess of z_h already. A reconstruction, in the
+        spirit of ResShift (Yue et al., arXiv 2307.12348).
+        """
+        correction: Tensor = self.unet(torch.cat([z_t, z_l], dim=1), timesteps)
+        return z_l + correction
+
+    def one_step_latent(self, x_l: Tensor, noise: Tensor) -> Tensor:
+        """ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet call."""
+        z_l, log_variance = self.lr_encoder(x_l)
+        end = self.end_of_forward_process(z_l, log_variance, noise)
+        last = self.schedule.num_timesteps - 1
+        z_t = self.schedule.sigma[last].to(end) * end
+        timesteps = torch.full((x_l.shape[0],), last, device=x_l.device)
+        return self.predict_latent(z_t, z_l, timesteps)
+
+    def inference_noise(self, x_l: Tensor) -> Tensor:
+        """The fixed noise for `x_l`: the same for every image of a batch and for every call."""
+        height, width = x_l.shape[2] // self.lr_factor, x_l.shape[3] // self.lr_factor
+        generator = torch.Generator().manual_seed(INFERENCE_SEED)
+        shape = (1, self.config.latent_channels, height, width)
+        return torch.randn(shape, generator=generator).to(x_l)
+
+    def for_tile(self, tile: int) -> nn.Module:
+        return _FixedNoise(self, self.inference_noise(torch.empty(1, 3, tile, tile)))
+
+    def forward(self, x_l: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None:
+            noise = self.inference_noise(x_l)
+        return self.decode(self.one_step_latent(x_l, noise), x_l).clamp(0.0, 1.0)
+
+
+class _FixedNoise(nn.Module):
+    """The network with its inference noise as a constant."""
+
+    def __init__(self, network: EdgeSDSR, noise: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("noise", noise)
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        x: Tensor = self.network(x_l, self.noise)
+        return x

@@ -1,0 +1,13 @@
+"""Registers Edge-SD-SR under its name."""
+
+from srmodels.edge_sd_sr.config import EdgeSDSRConfig
+from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.edge_sd_sr.stages import AutoencoderStage, DecoderStage, JointStage
+from srmodels.system import System
+
+SYSTEM = System(
+    name="edge_sd_sr",
+    config=EdgeSDSRConfig,
+    network=EdgeSDSR,
+    stages={"autoencoder": AutoencoderStage, "joint": JointStage, "decoder": DecoderStage},
+)

@@ -1,0 +1,68 @@
+"""PSNR and SSIM on luma, by the protocol of the super-resolution literature.
+
+Y is BT.601 in studio range (16–235), computed from 8-bit RGB; a border of `crop` pixels, usually
+the scale, is left out. With crop 4 the metrics are reported as `psnr_y_crop4` and `ssim_y_crop4`.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+def to_y(rgb: Pixels) -> NDArray[np.float64]:
+    """Luma `[H, W]` in 16–235 of `[H, W, 3]` uint8 RGB (ITU-R BT.601, MATLAB's `rgb2ycbcr`)."""
+    weights = np.array([65.481, 128.553, 24.966])
+    y: NDArray[np.float64] = rgb.astype(np.float64) @ weights / 255.0 + 16.0
+    return y
+
+
+def psnr_y(a: Pixels, b: Pixels, crop: int) -> float:
+    """Peak signal-to-noise ratio on Y in dB, peak 255; infinite for equal images.
+
+    Args:
+        a, b: `[H, W, 3]` uint8 RGB of one size.
+        crop: pixels left out at each border.
+
+    Raises:
+        ValueError: the sizes differ, or nothing is left after cropping.
+    """
+    error = _cropped_y(a, b, crop)
+    mse = float(np.mean((error[0] - error[1]) ** 2))
+    return float("inf") if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
+
+
+def ssim_y(a: Pixels, b: Pixels, crop: int) -> float:
+    """Structural similarity on Y (Wang et al. 2004): Gaussian window 11, sigma 1.5, no padding.
+
+    Arguments and errors as for `psnr_y`.
+    """
+    pair = _cropped_y(a, b, crop)
+    x, y = (torch.from_numpy(v)[None, None] for v in pair)
+    axis = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-(axis**2) / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def blur(image: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.conv2d(image, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x = blur(x * x) - mean_x**2
+    variance_y = blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    ssim = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    )
+    return float(ssim.mean())
+
+
+def _cropped_y(a: Pixels, b: Pixels, crop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if a.shape != b.shape:
+        raise ValueError(f"cannot compare images of shapes {a.shape} and {b.shape}.")
+    if min(a.shape[:2]) - 2 * crop < 11:
+        raise ValueError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
+    inner = slice(crop, a.shape[0] - crop), slice(crop, a.shape[1] - crop)
+    return to_y(a[inner]), to_y(b[inner])

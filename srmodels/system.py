@@ -1,0 +1,170 @@
+"""What a trainable system is: its configuration, its networks and its stages, under one name.
+
+A package `srmodels.<name>` that defines `SYSTEM` can be named as `system:` in a recipe. That is the
+whole registration: a new system costs one folder here and one YAML.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class SRNetwork(nn.Module, ABC):
+    """A system's networks with its inference path.
+
+    `forward` maps an LR image `[B, 3, h, w]` in [0, 1] to `[B, 3, scale·h, scale·w]` in [0, 1];
+    `h` and `w` must be multiples of `size_multiple`.
+    """
+
+    scale: int
+    size_multiple: int
+
+    @abstractmethod
+    def forward(self, x_l: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def inference_modules(self) -> dict[str, nn.Module]:
+        """The child modules that `forward` uses, by name: what ships. Others only train."""
+
+    def for_tile(self, tile: int) -> nn.Module:
+        """The inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run time:
+        what exporters trace."""
+        return self
+
+    def inference_state_dict(self) -> dict[str, Tensor]:
+        """The weights that ship."""
+        prefixes = tuple(f"{name}." for name in self.inference_modules())
+        return {n: v for n, v in self.state_dict().items() if n.startswith(prefixes)}
+
+    def load_inference_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        """The inverse of `inference_state_dict`.
+
+        Raises:
+            ValueError: names or shapes are not this network's.
+        """
+        expected = self.inference_state_dict()
+        wrong = {
+            n for n in expected.keys() | weights.keys() if _shape(expected, n) != _shape(weights, n)
+        }
+        if wrong:
+            raise ValueError(
+                f"the weights do not fit the network: {len(wrong)} tensors differ, for example "
+                f"{min(wrong)}."
+            )
+        self.load_state_dict(weights, strict=False)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate: `learning_rate_scale` times the stage's."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    learning_rate_scale: float = 1.0
+
+
+class Stage(nn.Module, ABC):
+    """One training program of a system: which networks learn, and from which losses.
+
+    Args:
+        network: the system's networks; the stage freezes what it does not train.
+        options: an instance of the class's `Options`.
+    """
+
+    #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
+    Options: ClassVar[type]
+
+    def __init__(self, network: SRNetwork, options: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.options = options
+        trainable = {id(p) for group in self.parameter_groups() for p in group.parameters}
+        for parameter in network.parameters():
+            parameter.requires_grad_(id(parameter) in trainable)
+
+    @abstractmethod
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The parameters this stage trains; everything else of the network is frozen."""
+
+    @abstractmethod
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """Losses of one batch; the key `loss` is what is minimised.
+
+        Args:
+            x_l: LR crops `[B, 3, h, w]` in [0, 1].
+            x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
+            seeds: `[B]` int64, one per sample: all randomness of the stage is drawn from them, so
+                that a sample's loss does not depend on the batch or the rank it came with.
+        """
+
+
+@dataclass(frozen=True)
+class System:
+    """A named family of networks: what `srmodels.<name>.SYSTEM` holds."""
+
+    name: str
+    config: type
+    network: type[SRNetwork]
+    stages: Mapping[str, type[Stage]]
+
+    def build(self, config: Any) -> SRNetwork:
+        """The networks for an instance of `self.config`, on torch's default device."""
+        return self.network(config)  # type: ignore[arg-type]
+
+
+def system_names() -> list[str]:
+    """Names of every system package in `srmodels`."""
+    import srmodels
+
+    packages = (m.name for m in pkgutil.iter_modules(srmodels.__path__) if m.ispkg)
+    return sorted(
+        name for name in packages if importlib.util.find_spec(f"srmodels.{name}.system") is not None
+    )
+
+
+def load_system(name: str) -> System:
+    """The system called `name`.
+
+    Raises:
+        ValueError: there is no such system; the message lists those that exist.
+    """
+    if name not in system_names():
+        raise ValueError(f"there is no system '{name}': use one of {', '.join(system_names())}.")
+    system = importlib.import_module(f"srmodels.{name}.system").SYSTEM
+    assert isinstance(system, System)
+    return system
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return weights[name].shape if name in weights else None
+
+
+def per_sample_normal(seeds: Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
+    """Standard normal noise `[B, *shape]`, each sample's drawn from its own seed.
+
+    Args:
+        seeds: `[B]` int64.
+        shape: of one sample.
+        stream: separates independent draws of the same sample.
+    """
+    return torch.stack(
+        [torch.randn(tuple(shape), generator=_generator(int(s), stream)) for s in seeds.cpu()]
+    ).to(seeds.device)
+
+
+def per_sample_uniform(seeds: Tensor, stream: int = 0) -> Tensor:
+    """Uniform numbers `[B]` in [0, 1), each drawn from its sample's own seed."""
+    return torch.cat([torch.rand(1, generator=_generator(int(s), stream)) for s in seeds.cpu()]).to(
+        seeds.device
+    )
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + stream) & 0x7FFFFFFFFFFFFFFF)

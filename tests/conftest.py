@@ -1,0 +1,101 @@
+"""Fixtures that tests share: small real photos, a dataset of them, and one running platform."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from infra.local import platform as local_platform
+from pipelines.data import shard
+from pipelines.data.manifest import Manifest
+from pipelines.data.sources import SAMPLE, find_photos
+from pipelines.schema import ShardConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ROOT / "tests" / "recipes" / "small.yaml"
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the repository or talks to a server it did not start."""
+    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six real photos, 300x200 px each."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in sorted(SAMPLE.glob("*.jpg"))[:6]:
+        with Image.open(path) as image:
+            image.convert("RGB").resize((300, 200), Image.Resampling.LANCZOS).save(
+                folder / f"{path.stem}.png"
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded dataset of `photos` with tiles of 128 px, made without Ray."""
+    directory = tmp_path_factory.mktemp("dataset")
+    write_dataset(photos, directory)
+    return directory
+
+
+def write_dataset(photos: Path, directory: Path) -> Manifest:
+    found = find_photos(str(photos))
+    held_out = shard.validation_photos(found, 0.3)
+    tiles = (
+        tile
+        for photo in found
+        for tile in shard.encode_tiles(photo, 128, "val" if photo.sha256 in held_out else "train")
+    )
+    settings = vars(ShardConfig(tile=128, val_tile=128, val_fraction=0.3))
+    manifest = shard.write_shards(tiles, directory, settings, "test", limit=200_000)
+    manifest.save(directory)
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[local_platform.Platform]:
+    """The local platform, real Ray and MLflow servers, shared by the test session."""
+    home = tmp_path_factory.mktemp("platform")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    platform = local_platform.up(home)
+    yield platform
+    local_platform.down(home, quiet=True)
+
+
+@pytest.fixture
+def run_python() -> Runner:
+    """Runs the test session's Python on arguments in the repository, and returns what it said."""
+
+    def run(*arguments: str, timeout: int = 300, **environment: str) -> object:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run  # type: ignore[return-value]
+
+
+def data_directory() -> Path:
+    """Real photos and benchmark sets, for tests that need them."""
+    value = os.environ.get("SRFORGE_DATA")
+    if not value:
+        pytest.skip("SRFORGE_DATA is not set: no benchmark sets at hand")
+    return Path(value)

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines import tracking
+from pipelines.config import load_config
+from pipelines.errors import UserError
+from pipelines.registry import register
+from pipelines.registry.gate import decide
+from pipelines.registry.models import load_model
+from pipelines.schema import Config
+from tests.conftest import SMALL
+from tests.pipelines.registry.test_bundle import make_bundle
+
+
+def config_for(bundle: Path, *extra: str) -> Config:
+    return load_config([f"recipe={SMALL}", f"bundle={bundle}", *extra])
+
+
+def aliases() -> dict[str, str]:
+    client = tracking.connect()
+    return {k: str(v) for k, v in client.get_registered_model("small").aliases.items()}
+
+
+def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "first", psnr=30.0)
+    make_bundle(tmp_path / "worse", psnr=29.5)
+    make_bundle(tmp_path / "better", psnr=30.5)
+    assert register.run(config_for(tmp_path / "first")) == "1"
+    assert aliases() == {"champion": "1"}
+    assert register.run(config_for(tmp_path / "worse")) == "2"
+    assert aliases() == {"champion": "1"}
+    assert register.run(config_for(tmp_path / "better")) == "3"
+    assert aliases() == {"champion": "3", "previous": "1"}
+    # The same bundle again is the same version.
+    assert register.run(config_for(tmp_path / "first")) == "1"
+    assert aliases() == {"champion": "3", "previous": "1"}
+    tags = tracking.connect().get_model_version("small", "2").tags
+    assert tags["srforge.gate"] == "psnr_y_crop4 29.500 against the champion's 30.000 dB"
+
+    config = config_for(tmp_path / "first")
+    champion = load_model("models:/small@champion", config)
+    assert champion.facts["metrics"]["model"]["psnr_y_crop4"] == 30.5
+    assert load_model("models:/small/2", config).facts["metrics"]["model"]["psnr_y_crop4"] == 29.5
+    for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
+        with pytest.raises(UserError, match="has no model"):
+            load_model(reference, config)
+
+
+def test_promotion_can_be_forced_and_forbidden(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "first", psnr=30.0)
+    make_bundle(tmp_path / "worse", psnr=29.5)
+    register.run(config_for(tmp_path / "first", "register.promote=never"))
+    assert aliases() == {}
+    register.run(config_for(tmp_path / "worse", "register.promote=always"))
+    assert aliases() == {"champion": "2"}
+
+
+def test_only_like_is_compared_with_like() -> None:
+    metrics = {
+        "protocol": "p", "degradation": "bicubic", "manifest": "m", "model": {"psnr_y": 30.0},
+    }  # fmt: skip
+    assert decide(metrics, None).promote
+    assert decide(metrics, metrics).promote
+    assert not decide(metrics | {"model": {"psnr_y": 29.9}}, metrics).promote
+    for fact in ("protocol", "degradation", "manifest"):
+        decision = decide(metrics | {fact: "other"}, metrics)
+        assert not decision.promote
+        assert f"another {fact}" in decision.reason

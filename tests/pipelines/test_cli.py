@@ -1,0 +1,133 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import cli
+from pipelines.errors import UserError
+from tests.conftest import SMALL
+from tests.pipelines.registry.test_bundle import make_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bundle")
+    make_bundle(directory, SMALL)
+    return directory
+
+
+def srforge(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(argument) for argument in arguments])
+    return int(exit_.value.code or 0)
+
+
+def photo(path: Path, size: tuple[int, int] = (37, 21), mode: str = "RGB") -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_photo_becomes_four_times_as_large(tmp_path: Path, bundle: Path, suffix: str) -> None:
+    source, target = photo(tmp_path / "a.png"), tmp_path / f"b.{suffix}"
+    assert srforge("upscale", source, target, "--model", bundle) == 0
+    with Image.open(target) as image:
+        assert image.size == (148, 84)
+        assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[suffix]
+
+
+def test_a_folder_is_upscaled_and_done_photos_are_left_alone(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo(source / "a b.png", mode="RGBA")
+    photo(source / "ü.jpg")
+    assert srforge("upscale", source, target, "--model", bundle) == 0
+    assert sorted(path.name for path in target.iterdir()) == ["a b.png", "ü.jpg"]
+    with Image.open(target / "a b.png") as image:
+        assert image.mode == "RGBA"
+    before = (target / "ü.jpg").stat().st_mtime_ns
+    assert srforge("upscale", source, target, "--model", bundle) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert (target / "ü.jpg").stat().st_mtime_ns == before
+
+
+def test_one_bad_photo_of_a_folder_is_named_and_the_rest_is_done(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo(source / "good.png")
+    (source / "bad.png").write_text("not a picture")
+    whole = photo(tmp_path / "whole.png").read_bytes()
+    (source / "cut.png").write_bytes(whole[: len(whole) // 2])
+    assert srforge("upscale", source, target, "--model", bundle) == 1
+    assert [path.name for path in target.iterdir()] == ["good.png"]
+    error = capsys.readouterr().err
+    assert "bad.png cannot be read" in error
+    assert "cut.png cannot be read" in error
+    assert "1 photos upscaled, 2 skipped." in error
+
+
+def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    source = photo(tmp_path / "a.png")
+    existing = photo(tmp_path / "b.png")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, message in [
+        ((tmp_path / "no.png", tmp_path / "c.png"), "does not exist"),
+        ((source, tmp_path / "c.gif"), "must end in .png, .jpg"),
+        ((source, existing), "exists: choose another name, or add --overwrite"),
+        ((source, tmp_path / "no" / "c.png"), "the folder .* does not exist"),
+        ((empty, tmp_path / "out"), "holds no photo"),
+        ((tmp_path, tmp_path), "the same folder"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            cli.find_tasks(*arguments, overwrite=False)
+
+
+def test_transparency_is_never_dropped_silently(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photo(tmp_path / "a.png", mode="RGBA")
+    assert srforge("upscale", source, tmp_path / "b.jpg", "--model", bundle) == 2
+    assert "JPEG cannot hold" in capsys.readouterr().err
+    assert not (tmp_path / "b.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nosuch", "there is no model 'nosuch'"),
+        ("models:/nosuch@champion", "there is no model registry"),
+        ("models:/nosuch", "is not of the form models:/NAME@ALIAS"),
+    ],
+)
+def test_a_model_that_does_not_exist_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str, message: str
+) -> None:
+    source = photo(tmp_path / "a.png")
+    assert srforge("upscale", source, tmp_path / "b.png", "--model", reference) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_bundle_is_refused(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    (copy / "config.yaml").write_text("system: edge_sd_sr\n")
+    source = photo(tmp_path / "a.png")
+    assert srforge("upscale", source, tmp_path / "b.png", "--model", copy) == 2
+    assert "config.yaml is missing or damaged" in capsys.readouterr().err
+
+
+def test_models_lists_what_is_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert srforge("models") == 0
+    output = capsys.readouterr().out
+    assert "Shipped with this project:" in output
+    assert "Default: " in output

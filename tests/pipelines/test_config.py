@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import documented_keys, from_dict, load_config, recipe_names, to_dict
+from pipelines.errors import UserError
+from tests.conftest import SMALL
+
+
+def test_the_command_line_beats_the_stage_beats_the_recipe_beats_the_schema() -> None:
+    config = load_config([])
+    assert config.stages["joint"].train.steps == 1200  # the recipe's, for this stage
+    assert config.stages["joint"].train.batch_size == 8  # the recipe's, for all stages
+    assert config.stages["joint"].train.gradient_clip == 1.0  # the schema's
+    config = load_config(["train.steps=5", "stages.decoder.train.steps=7"])
+    assert config.stages["joint"].train.steps == 5
+    assert config.stages["decoder"].train.steps == 7
+
+
+def test_names_default_to_the_recipe() -> None:
+    config = load_config([f"recipe={SMALL}"])
+    assert (config.run.name, config.mlflow.model, config.mlflow.experiment) == ("small",) * 3
+    assert load_config(["run.name=mine"]).mlflow.model == "edge_sd_sr_tiny"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("trian.steps=5", r"unknown key 'trian.steps' .* did you mean 'train.steps'\?"),
+        ("train.stpes=5", r"did you mean 'train.steps'\?"),
+        ("sorce=x", r"did you mean 'source'\?"),
+        ("networks.unet.chanels=[1]", r"did you mean 'networks.unet.channels'\?"),
+        ("stages.joint.options.timestep_pwer=1", "did you mean 'stages.joint.options.timestep_p"),
+        ("zzz=1", r"unknown key 'zzz' on the command line: see --help"),
+        ("seed.x=1", "'seed' has no keys of its own"),
+        ("train=4", "'train' on the command line is a group of keys"),
+        ("train.steps=soon", "train.steps: Value 'soon' .* could not be converted to Integer"),
+        ("train.steps=0", "steps must be at least 1"),
+        ("train.workers=[1,4]", "a range of workers is not supported yet"),
+        ("train.workers=3", "train.batch_size=8 must be a multiple of train.workers=3"),
+        ("train.crop=100", "crop=100 must be a multiple of 32"),
+        ("train.crop=512", r"fit into a tile \(shard.tile=256\)"),
+        ("train.precision=fp8", "use one of fp32, bf16"),
+        ("degradation.preset=fog", "use one of bicubic, realesrgan"),
+        ("networks.scale=3", "networks.scale is 3: use one of 2, 4, 8"),
+        ("recipe=nosuch", "there is no recipe 'nosuch': use edge_sd_sr_tiny"),
+        ("stage=nosuch", "no stage 'nosuch': use autoencoder, joint, decoder"),
+        ("run.name=a/b", "cannot be a run or model name"),
+        ("steps", "cannot read 'steps': arguments are key=value"),
+        ("--steps=3", "cannot read '--steps=3'"),
+    ],
+)
+def test_mistakes_get_one_clear_sentence(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_config([argument])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("networks: {}\n", "it needs 'system:'"),
+        ("system: nosuch\n", "there is no system 'nosuch'"),
+        ("system: edge_sd_sr\nstages: {warp: {}}\n", "stage 'warp' is of unknown kind 'warp'"),
+        ("system: edge_sd_sr\nstage1: [joint]\n", "names stage 'joint', which the recipe"),
+        ("system: edge_sd_sr\nlearning: 3\n", "unknown key 'learning' in mine.yaml"),
+        ("- a\n- b\n", "is not a mapping"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config([f"recipe={path}"])
+
+
+@pytest.mark.parametrize("recipe", [*recipe_names(), str(SMALL)])
+def test_configurations_survive_the_way_to_a_worker(recipe: str) -> None:
+    config = load_config([f"recipe={recipe}", "train.steps=3"])
+    assert from_dict(to_dict(config)) == config
+
+
+def test_every_key_is_documented() -> None:
+    keys = list(documented_keys())
+    assert all(meaning for _, _, meaning in keys)
+    assert {"recipe", "train.steps", "run.storage", "mlflow.uri"} <= {key for key, _, _ in keys}

@@ -1,0 +1,120 @@
+"""Real DeepSpeed steps in one process: checkpoints, resuming, mistakes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines import tracking
+from pipelines.config import load_config
+from pipelines.data.manifest import Manifest
+from pipelines.errors import UserError
+from pipelines.registry.models import load_model
+from pipelines.schema import Config
+from pipelines.training import checkpoint as ckpt
+from pipelines.training.launch import run_stages
+from pipelines.training.plan import run_directory
+from tests.conftest import SMALL
+
+
+def configure(dataset: Path, *arguments: str) -> Config:
+    """The small recipe, trained in this process."""
+    return load_config([f"recipe={SMALL}", f"data={dataset}", "train.workers=0", *arguments])
+
+
+def train(config: Config, stage: str = "autoencoder") -> Path:
+    """The directory of the run."""
+    run_stages(config, [stage])
+    return run_directory(config, f"{config.run.name}-{stage}")
+
+
+def test_a_checkpoint_has_all_weights_and_the_state(dataset: Path) -> None:
+    config = configure(dataset)
+    run = train(config)
+    assert [path.name for path in ckpt.complete_checkpoints(run)] == ["step-000002", "step-000004"]
+    newest = ckpt.newest_checkpoint(run)
+    assert newest is not None
+    state = ckpt.load_state(newest)
+    assert (state.step, state.samples, state.world_size) == (4, 16, 1)
+    assert state.manifest == Manifest.load(dataset).digest
+    model, ema = load_file(newest / "model.safetensors"), load_file(newest / "ema.safetensors")
+    parts = {name.split(".")[0] for name in model}
+    assert parts == {"hr_encoder", "lr_encoder", "unet", "decoder"}
+    assert {name.split(".")[0] for name in ema} == {"hr_encoder", "decoder"}
+    assert all(weight.dtype == torch.float32 for weight in model.values())
+    history = tracking.connect(config).get_metric_history(
+        str(tracking.find_run(tracking.connect(config), config, "small-autoencoder")), "train/loss"
+    )
+    assert [metric.step for metric in history] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_resuming_is_bit_identical(dataset: Path, zero_stage: int) -> None:
+    extra = (f"train.zero_stage={zero_stage}", "train.keep_checkpoints=9")
+    whole = train(configure(dataset, "run.name=whole", *extra))
+    stopped = train(configure(dataset, "run.name=stopped", *extra))
+    # As a worker killed while it wrote the last checkpoint leaves it.
+    (stopped / "step-000004" / "COMPLETE").unlink()
+    (stopped / "step-000004" / "model.safetensors").write_bytes(b"half")
+    assert ckpt.newest_checkpoint(stopped) == stopped / "step-000002"
+    train(configure(dataset, "run.name=stopped", *extra))
+    for name in ("model.safetensors", "ema.safetensors"):
+        a = load_file(whole / "step-000004" / name)
+        b = load_file(stopped / "step-000004" / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    first = load_file(whole / "step-000002" / "model.safetensors")
+    last = load_file(whole / "step-000004" / "model.safetensors")
+    assert any(not torch.equal(first[key], last[key]) for key in first)
+
+
+def test_a_stage_starts_from_the_averaged_weights_of_the_one_before(dataset: Path) -> None:
+    config = configure(dataset)
+    before = ckpt.newest_checkpoint(train(config))
+    assert before is not None
+    after = ckpt.newest_checkpoint(train(config, "joint"))
+    assert after is not None
+    expected, joint = ckpt.load_weights(before), ckpt.load_weights(after)
+    frozen = [key for key in joint if key.startswith(("decoder", "hr_encoder"))]
+    assert frozen
+    assert all(torch.equal(expected[key], joint[key]) for key in frozen)
+    assert any(not torch.equal(expected[key], joint[key]) for key in joint)
+
+    model = load_model("run:small-joint", config)
+    assert model.network(torch.rand(1, 3, 16, 16)).shape == (1, 3, 64, 64)
+    assert model.weights_sha256 == load_model("run:small-joint", config).weights_sha256
+
+
+def test_old_checkpoints_are_removed(dataset: Path) -> None:
+    run = train(configure(dataset, "train.checkpoint_every=1", "train.keep_checkpoints=2"))
+    names = sorted(path.name for path in run.glob("step-*"))
+    assert names == ["step-000003", "step-000004"]
+
+
+def test_only_the_same_run_resumes(dataset: Path) -> None:
+    run = train(configure(dataset))
+    assert run_stages(configure(dataset), ["autoencoder"]) == [run / "step-000004"]
+    for argument, message in [
+        ("train.learning_rate=1", r"other settings \(train.learning_rate\)"),
+        ("seed=1", r"other settings \(seed\)"),
+        ("networks.latent_channels=8", r"other settings \(networks\)"),
+    ]:
+        config = configure(dataset, argument, "train.steps=6")
+        with pytest.raises(UserError, match=message):
+            run_stages(config, ["autoencoder"])
+
+
+def test_a_finished_run_with_other_settings_is_not_mistaken_for_done(dataset: Path) -> None:
+    train(configure(dataset))
+    with pytest.raises(UserError, match=r"other settings \(seed\)"):
+        run_stages(configure(dataset, "seed=1"), ["autoencoder"])
+
+
+def test_a_loss_that_is_not_finite_names_its_samples_and_keeps_the_weights(
+    dataset: Path,
+) -> None:
+    config = configure(dataset, "networks.residual_gain=1e30", "train.precision=fp32")
+    with pytest.raises(Exception, match=r"the loss is \w+ on samples [0-9a-f]{16}-\d{4}"):
+        train(config)
+    assert not list(run_directory(config, "small-autoencoder").glob("step-*"))

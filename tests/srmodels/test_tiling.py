@@ -1,0 +1,74 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srmodels.tiling import blend_window, count_tiles, run_tiled, tile_starts
+
+
+def nearest(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=4, mode="nearest")
+
+
+def test_the_paper_s_512_to_2048_takes_25_evaluations() -> None:
+    assert count_tiles(512, 512, 128, 32) == 25
+    assert tile_starts(512, 128, 32) == [0, 96, 192, 288, 384]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    tile=st.sampled_from([8, 16, 24]),
+    overlap=st.integers(0, 7),
+)
+def test_a_local_network_gives_the_same_with_and_without_tiles(
+    height: int, width: int, tile: int, overlap: int
+) -> None:
+    x = torch.rand(
+        1, 3, height, width, generator=torch.Generator().manual_seed(height * 71 + width)
+    )
+    calls = []
+    y = run_tiled(nearest, x, scale=4, tile=tile, overlap=overlap, on_tile=calls.append)
+    assert y.shape == (1, 3, 4 * height, 4 * width)
+    assert torch.allclose(y, nearest(x), atol=1e-5)
+    assert len(calls) == count_tiles(height, width, tile, overlap)
+
+
+@given(length=st.integers(1, 500), tile=st.integers(2, 64), data=st.data())
+def test_tiles_cover_everything_and_share_at_least_the_overlap(
+    length: int, tile: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, tile - 1))
+    length = max(length, tile)
+    starts = tile_starts(length, tile, overlap)
+    assert starts[0] == 0
+    assert starts[-1] + tile == length
+    assert all(b - a <= tile - overlap for a, b in itertools.pairwise(starts))
+
+
+def test_steps_between_tiles_are_blended_away() -> None:
+    """Two tiles of different brightness meet in a ramp, not in an edge."""
+    levels = iter([0.0, 1.0])
+    y = run_tiled(
+        lambda t: torch.full((1, 3, 64, 64), next(levels)),
+        torch.zeros(1, 3, 16, 28),
+        scale=4,
+        tile=16,
+        overlap=4,
+    )
+    assert y[0, 0, 0].diff().abs().max() < 0.1
+    assert y[0, 0, 0, 0] == 0
+    assert y[0, 0, 0, -1] == 1
+
+
+def test_windows_are_positive() -> None:
+    assert blend_window(16, 15).min() > 0
+
+
+def test_an_overlap_as_large_as_the_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than 16"):
+        run_tiled(nearest, torch.zeros(1, 3, 8, 8), scale=4, tile=16, overlap=16)

@@ -1,0 +1,137 @@
+"""The jobs on a real local cluster: three ways to start one, then the whole chain."""
+
+import json
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from infra.local.platform import Platform
+from pipelines.registry.bundle import load_bundle
+from tests.conftest import ROOT, SMALL, Runner
+
+pytestmark = pytest.mark.cluster
+
+
+def submit(platform: Platform, entrypoint: str) -> tuple[str, str]:
+    """Runs a job through the job API; returns its status and log."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(platform.dashboard)
+    job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(ROOT)})
+    deadline = time.monotonic() + 300
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return str(client.get_job_status(job).value), client.get_job_logs(job)
+
+
+@pytest.fixture(scope="module")
+def arguments(cluster: Platform, photos: Path) -> list[str]:
+    """Two workers; everything lands under the platform's home."""
+    return [f"recipe={SMALL}", f"source={photos}", "train.workers=2"]
+
+
+@pytest.fixture(scope="module")
+def stage1(cluster: Platform, arguments: list[str]) -> str:
+    """shard and stage 1, submitted; the log of the latter."""
+    for job in ("shard", "stage1"):
+        entrypoint = shlex.join([f"jobs/{job}.py", *arguments])
+        status, log = submit(cluster, entrypoint)
+        assert status == "SUCCEEDED", log
+    return log
+
+
+def weights(home: str, run: str) -> dict:
+    return load_file(Path(home) / "work/runs" / run / "step-000004" / "model.safetensors")
+
+
+def test_a_submitted_stage_trains_with_progress_and_lands_at_home(
+    cluster: Platform, stage1: str
+) -> None:
+    assert "autoencoder 100%" in stage1
+    assert "Trained small-joint: loss" in stage1
+    assert set(weights(cluster.home, "small-joint"))
+
+
+def test_three_ways_to_start_a_job_give_the_same_weights(
+    cluster: Platform, stage1: str, arguments: list[str], run_python: Runner
+) -> None:
+    environment = {"SRFORGE_HOME": cluster.home, "MLFLOW_TRACKING_URI": cluster.mlflow}
+    # On the running cluster, and alone: `local` makes Ray start one of its own.
+    for name, address in (("joined", cluster.ray_address), ("alone", "local")):
+        done = run_python(
+            "jobs/stage1.py", *arguments, f"run.name={name}", RAY_ADDRESS=address, **environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    for stage in ("autoencoder", "joint"):
+        submitted = weights(cluster.home, f"small-{stage}")
+        for name in ("joined", "alone"):
+            other = weights(cluster.home, f"{name}-{stage}")
+            assert submitted.keys() == other.keys()
+            assert all((submitted[key] == other[key]).all() for key in submitted)
+
+
+def test_a_mistake_in_a_submitted_job_fails_it_with_the_sentence(cluster: Platform) -> None:
+    status, log = submit(cluster, f"jobs/stage1.py recipe={SMALL} train.stpes=3")
+    assert status == "FAILED"
+    assert "did you mean 'train.steps'?" in log
+    assert "Traceback" not in log
+
+
+def test_retrain_finishes_what_is_there_and_registers_a_champion(
+    cluster: Platform, stage1: str, arguments: list[str], run_python: Runner, tmp_path: Path
+) -> None:
+    environment = {
+        "SRFORGE_HOME": cluster.home,
+        "MLFLOW_TRACKING_URI": cluster.mlflow,
+        "RAY_ADDRESS": cluster.ray_address,
+    }
+    done = run_python("jobs/retrain.py", *arguments, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing to do: small-joint is trained already" in done.stdout
+    assert "Promoted: small@champion is version 1" in done.stdout
+
+    home = Path(cluster.home) / "work"
+    results = json.loads((home / "evaluate" / "small-decoder" / "results.json").read_text())
+    assert set(results["summary"]) == {"bicubic", "run:small-decoder", "run:small-joint"}
+    report = (home / "evaluate" / "small-decoder" / "report.html").read_text()
+    for stage in ("autoencoder", "joint", "decoder"):
+        assert f"<figcaption>{stage}: " in report
+
+    bundle = load_bundle(home / "export" / "small")
+    assert bundle.facts["edge"]["onnx_fp32"]["parity"]["max_error"] <= 1e-4
+    assert bundle.facts["metrics"]["model"] == results["summary"]["run:small-decoder"]
+    assert (bundle.path / "report.html").exists()
+    assert not [p for p in bundle.path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
+
+    # Again: nothing is done twice.
+    again = run_python("jobs/retrain.py", *arguments, **environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("Nothing to do") == 7
+    assert "Champion: models:/small@champion = version 1" in again.stdout
+
+    # What a mobile engineer does with it.
+    Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")
+    done = run_python(
+        "-m", "pipelines.cli", "upscale", str(tmp_path / "a.png"), str(tmp_path / "b.png"),
+        "--model", "models:/small@champion", **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == (200, 160)
+
+
+def test_a_dataset_of_other_photos_is_not_overwritten(
+    cluster: Platform, stage1: str, arguments: list[str], run_python: Runner
+) -> None:
+    manifest = Path(cluster.home) / "work/shards/manifest.json"
+    before = manifest.read_bytes()
+    done = run_python(
+        "jobs/shard.py", f"recipe={SMALL}", "source=sample", SRFORGE_HOME=cluster.home
+    )
+    assert done.returncode == 2
+    assert "holds another dataset" in done.stderr
+    assert manifest.read_bytes() == before
