@@ -20,12 +20,23 @@ from pipelines.schema import Config
 from pipelines.storage import write_bytes
 from srmodels.upscale import Tiling, num_tiles, upscale_image
 
-#: Suffixes that can be written, and how.
-FORMATS: dict[str, tuple[str, dict[str, object]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95}),
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: Pillow's name, how it is written, and its largest side in pixels."""
+
+    name: str
+    options: dict[str, object]
+    max_side: int
+
+
+_JPEG = Format("JPEG", {"quality": 95, "subsampling": 0}, 65500)
+#: Formats that can be written, by suffix.
+FORMATS = {
+    ".png": Format("PNG", {}, 2**31 - 1),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": Format("WEBP", {"quality": 95}, 16383),
 }
 
 
@@ -164,11 +175,17 @@ def upscale_file(model: Model, task: Task, tiling: Tiling) -> None:
     Raises:
         UserError: it cannot be read, or the format cannot hold its transparency.
     """
-    image_format, options = FORMATS[task.target.suffix.lower()]
+    target_format = FORMATS[task.target.suffix.lower()]
+    scale = model.network.scale
     try:
         with Image.open(task.source) as image:
             image.load()
-            if image_format == "JPEG" and image.has_transparency_data:
+            if max(image.size) * scale > target_format.max_side:
+                raise UserError(
+                    f"{task.source} would become {image.width * scale}x{image.height * scale} px, "
+                    f"but {target_format.name} ends at {target_format.max_side} px: write .png."
+                )
+            if target_format.name == "JPEG" and image.has_transparency_data:
                 raise UserError(
                     f"{task.source} has transparency, which JPEG cannot hold: write .png or .webp."
                 )
@@ -177,19 +194,20 @@ def upscale_file(model: Model, task: Task, tiling: Tiling) -> None:
                 result = upscale_image(
                     _runner(model),
                     image,
-                    scale=model.network.scale,
+                    scale=scale,
                     tiling=tiling,
                     on_tile=bar.update,
                 )
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{task.source} cannot be read as a photo ({reason}).") from None
-    if image_format == "WEBP" and max(result.size) > 16383:
-        raise UserError(f"{task.target} would be too large for WebP (16383 px): write .png.")
     buffer = BytesIO()
     profile = result.info.get("icc_profile")
-    result.save(buffer, image_format, icc_profile=profile, **options)
-    write_bytes(task.target, buffer.getvalue())
+    result.save(buffer, target_format.name, icc_profile=profile, **target_format.options)
+    try:
+        write_bytes(task.target, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"{task.target} cannot be written ({error.strerror}).") from None
     print(f"{task.target}: {result.width}x{result.height} px")
 
 

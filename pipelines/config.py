@@ -15,10 +15,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.checks import check
 from pipelines.errors import UserError
 from pipelines.schema import Config, StageConfig, TrainConfig
 from pipelines.storage import digest
-from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,9 +35,12 @@ def load_config(overrides: Sequence[str]) -> Config:
     recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
     recipe = _read_yaml(recipe_path)
     schema, system = _schema(recipe, recipe_path)
-    _refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
-    _refuse_unknown_keys(cli, schema, "on the command line")
+    for stage in cli.get("stages") or {}:
+        if "kind" in (cli.stages[stage] or {}):
+            raise UserError(f"stages.{stage}.kind can only be set in a recipe: write one.")
     try:
+        _refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
+        _refuse_unknown_keys(cli, schema, "on the command line")
         merged = OmegaConf.merge(schema, recipe, cli)
         for name in merged.stages:
             merged.stages[name].train = OmegaConf.merge(
@@ -48,6 +51,8 @@ def load_config(overrides: Sequence[str]) -> Config:
                 _sub(cli, "stages", name, "train"),
             )
         config = OmegaConf.to_object(merged)
+    except UserError:
+        raise
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     except ValueError as error:
@@ -55,7 +60,7 @@ def load_config(overrides: Sequence[str]) -> Config:
     assert isinstance(config, Config)
     config.recipe = str(recipe_path) if recipe_path.parent != RECIPES else recipe_path.stem
     _fill_defaults(config, recipe_path.stem)
-    _check(config, system)
+    check(config, system)
     return config
 
 
@@ -228,76 +233,6 @@ def _fill_defaults(config: Config, recipe: str) -> None:
             raise UserError(
                 f"'{name}' cannot be a run or model name: use letters, digits, '-', '_' and '.'."
             )
-
-
-def _check(config: Config, system: System) -> None:
-    """Combinations that no type can rule out."""
-    for job in ("stage1", "stage2"):
-        for name in getattr(config, job):
-            if name not in config.stages:
-                raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
-    if config.stage is not None and config.stage not in config.stages:
-        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
-    if config.degradation.preset not in PRESETS:
-        _refuse("degradation.preset", config.degradation.preset, PRESETS)
-    if config.register.promote not in ("gate", "always", "never"):
-        _refuse("register.promote", config.register.promote, ("gate", "always", "never"))
-    if not 0 < config.shard.val_fraction < 1:
-        raise UserError("shard.val_fraction must lie between 0 and 1.")
-    multiple = config.networks.scale * _size_multiple(config, system)
-    for name in ("tile", "val_tile"):
-        if getattr(config.shard, name) % multiple or getattr(config.shard, name) <= 0:
-            raise UserError(f"shard.{name} must be a positive multiple of {multiple} HR pixels.")
-    if config.export.tile % (multiple // config.networks.scale) or config.export.tile <= 0:
-        raise UserError(
-            f"export.tile must be a positive multiple of {multiple // config.networks.scale}."
-        )
-    for name, stage in config.stages.items():
-        if stage.init_from is not None and stage.init_from not in config.stages:
-            raise UserError(f"stages.{name}.init_from names an unknown stage '{stage.init_from}'.")
-        _check_train(f"stages.{name}.train", stage.train, config, multiple)
-
-
-def _check_train(where: str, train: TrainConfig, config: Config, multiple: int) -> None:
-    if isinstance(train.workers, bool) or not isinstance(train.workers, int) or train.workers < 0:
-        raise UserError(
-            f"train.workers must be a whole number of at least 0, not {train.workers!r} "
-            "(a range of workers is not supported yet)."
-        )
-    if train.zero_stage not in (0, 1, 2):
-        _refuse("train.zero_stage", train.zero_stage, (0, 1, 2))
-    if train.precision not in ("fp32", "bf16"):
-        _refuse("train.precision", train.precision, ("fp32", "bf16"))
-    if train.schedule not in ("cosine", "constant"):
-        _refuse("train.schedule", train.schedule, ("cosine", "constant"))
-    if train.accelerator not in ("auto", "cpu", "cuda"):
-        _refuse("train.accelerator", train.accelerator, ("auto", "cpu", "cuda"))
-    for name in ("steps", "batch_size", "checkpoint_every", "log_every", "keep_checkpoints"):
-        if getattr(train, name) < 1:
-            raise UserError(f"{where}.{name} must be at least 1, not {getattr(train, name)}.")
-    if train.workers == 0 and train.accelerator == "cuda":
-        raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
-    if train.batch_size % train.world_size:
-        raise UserError(
-            f"train.batch_size={train.batch_size} must be a multiple of "
-            f"train.workers={train.workers}: each worker takes an equal share."
-        )
-    if train.crop % multiple or not 0 < train.crop <= config.shard.tile:
-        raise UserError(
-            f"{where}.crop={train.crop} must be a multiple of {multiple} HR pixels and fit into "
-            f"a tile (shard.tile={config.shard.tile})."
-        )
-
-
-def _size_multiple(config: Config, system: System) -> int:
-    import torch
-
-    with torch.device("meta"):
-        return system.build(config.networks).size_multiple
-
-
-def _refuse(key: str, value: Any, valid: Sequence[Any]) -> None:
-    raise UserError(f"{key} is {value!r}: use one of {_listing(valid)}.")
 
 
 def _listing(values: Any) -> str:

@@ -63,7 +63,11 @@ def run(config: Config) -> Path:
     directory = output_directory(config)
     facts = _facts(config, model, evidence)
     if (directory / bundle.FILE_NAME).exists():
-        known = bundle.load_bundle(directory).facts
+        try:
+            known = bundle.load_bundle(directory).facts
+        except UserError as error:
+            print(f"Exporting anew, since {error}")
+            known = {}
         same = (n for n in facts if n not in ("git_commit", "parent_version"))
         if all(known.get(name) == facts[name] for name in same):
             print(f"Nothing to do: {model.reference} is exported already, see {directory}.")

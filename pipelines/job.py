@@ -44,7 +44,8 @@ def main(
             raise SystemExit(0)
         work(config)
     except UserError as error:
-        _exit(f"error: {error}", 2)
+        # One that was raised in a Ray task carries the remote traceback; its cause does not.
+        _exit(f"error: {getattr(error, 'cause', error)}", 2)
     except KeyboardInterrupt:
         _exit("interrupted: start the same command again to go on.", 130)
 
@@ -61,7 +62,8 @@ def help_text(name: str, description: str, keys: Sequence[str]) -> str:
     note = (
         "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
         f"for one stage. Recipes: {', '.join(recipe_names())}. Relative paths are resolved "
-        "against $SRFORGE_HOME, else the current directory. --dry-run prints the configuration "
+        "against $SRFORGE_HOME, else the current directory; a recipe's always against the "
+        "latter. --dry-run prints the configuration "
         "and the plan."
     )
     body = textwrap.dedent(description).strip()

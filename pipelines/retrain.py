@@ -7,6 +7,7 @@ from typing import Any
 from pipelines import export, tracking
 from pipelines.cluster import connect
 from pipelines.data import shard
+from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.registry import register
 from pipelines.schema import Config
@@ -19,20 +20,20 @@ Step = tuple[str, Callable[[], Any]]
 
 
 def plan(config: Config) -> str:
-    """The plans of all steps. Raises UserError for an unusable source."""
-    stages = [*config.stage1, *config.stage2]
-    final = for_final_model(config)
-    lines = ["1. " + shard.plan(for_shards(config))]
-    lines += [f"{n}. {stage_plan(config, stage)}" for n, stage in enumerate(stages, 2)]
-    rest = [evaluate.plan(final), export.plan(final), register.plan(config)]
-    lines += [f"{n}. {line}" for n, line in enumerate(rest, 2 + len(stages))]
-    return "\n".join(lines)
+    """The plans of all steps. Raises UserError for what cannot work."""
+    steps = _configurations(config)
+    lines = [shard.plan(steps["shard"])]
+    lines += [stage_plan(config, stage) for stage in (*config.stage1, *config.stage2)]
+    lines += [evaluate.plan(steps["evaluate"]), export.plan(steps["export"])]
+    lines += [register.plan(steps["register"])]
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
 
 
 def run(config: Config) -> str:
     """Runs every step that is not done yet; returns the registered version."""
+    # Everything that can be known is checked before the first step.
+    plan(config)
     tracking.connect(config)
-    shard.plan(for_shards(config))
     with connect():
         steps = chain(config)
         for number, (name, work) in enumerate(steps, 1):
@@ -42,34 +43,30 @@ def run(config: Config) -> str:
 
 
 def chain(config: Config) -> list[Step]:
-    final = for_final_model(config)
-    evaluated, exported = copy.deepcopy(final), copy.deepcopy(final)
-    registered = copy.deepcopy(config)
-    if config.output is not None:
-        evaluated.output = str(resolve(config.output) / "evaluate")
-        exported.output = str(resolve(config.output) / "export")
-        exported.export.evidence = evaluated.output
-        registered.bundle = str(resolve(exported.output) / str(config.run.name))
+    steps = _configurations(config)
     return [
-        ("shard", lambda: shard.run(for_shards(config))),
+        ("shard", lambda: shard.run(steps["shard"])),
         ("stage 1", lambda: run_stages(config, config.stage1)),
         ("stage 2", lambda: run_stages(config, config.stage2)),
-        ("evaluate", lambda: evaluate.run(evaluated)),
-        ("export", lambda: export.run(exported)),
-        ("register", lambda: register.run(registered)),
+        ("evaluate", lambda: evaluate.run(steps["evaluate"])),
+        ("export", lambda: export.run(steps["export"])),
+        ("register", lambda: register.run(steps["register"])),
     ]
 
 
-def for_shards(config: Config) -> Config:
-    """Shards go to `data`, whatever `output` says."""
-    result = copy.deepcopy(config)
-    result.output = None
-    return result
-
-
-def for_final_model(config: Config) -> Config:
-    """The last stage's run as the model, compared with the stage before the last job's."""
-    result = copy.deepcopy(config)
-    result.model = f"run:{run_name(config, config.stage2[-1])}"
-    result.evaluate.compare = [f"run:{run_name(config, config.stage1[-1])}"]
-    return result
+def _configurations(config: Config) -> dict[str, Config]:
+    """The configuration of each step: the last stage's run is the model, compared with the last
+    one of stage 1; shards go to `data`, results under `output` if that is set."""
+    if not config.stage1 or not config.stage2:
+        raise UserError(f"recipe {config.recipe} needs stages under both stage1 and stage2.")
+    steps = {name: copy.deepcopy(config) for name in ("shard", "evaluate", "export", "register")}
+    steps["shard"].output = None
+    final = f"run:{run_name(config, config.stage2[-1])}"
+    steps["evaluate"].model = steps["export"].model = final
+    steps["evaluate"].evaluate.compare.append(f"run:{run_name(config, config.stage1[-1])}")
+    if config.output is not None:
+        output = resolve(config.output)
+        steps["evaluate"].output = steps["export"].export.evidence = str(output / "evaluate")
+        steps["export"].output = str(output / "export")
+        steps["register"].bundle = str(export.output_directory(steps["export"]))
+    return steps

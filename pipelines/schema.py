@@ -3,12 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from srmodels.degradation import PRESETS
 
-def key(default: Any, help: str) -> Any:
-    """A configuration key: its default and the line that `--help` prints."""
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A configuration key: its default, the line that `--help` prints, and which values make
+    sense (`above` excludes the bound itself)."""
+    metadata = {"help": help, "minimum": minimum, "above": above, "choices": choices}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def section(cls: type) -> Any:
@@ -23,40 +34,50 @@ class RunConfig:
 
 @dataclass
 class ShardConfig:
-    tile: int = key(256, "side of a training tile in HR pixels")
-    val_tile: int = key(512, "side of a validation tile in HR pixels")
+    tile: int = key(256, "side of a training tile in HR pixels", minimum=1)
+    val_tile: int = key(512, "side of a validation tile in HR pixels", minimum=1)
     val_fraction: float = key(0.15, "share of photos held out for validation, at least one photo")
-    shard_mib: int = key(32, "size at which a shard is closed, MiB")
+    shard_mib: int = key(32, "size at which a shard is closed, MiB", minimum=1)
 
 
 @dataclass
 class DegradationConfig:
-    preset: str = key("bicubic", "how LR is made from HR: bicubic or realesrgan")
+    preset: str = key("bicubic", "how LR is made from HR: bicubic or realesrgan", choices=PRESETS)
 
 
 @dataclass
 class TrainConfig:
-    steps: int = key(1000, "optimizer steps of the stage")
-    batch_size: int = key(8, "samples per step over all workers")
+    steps: int = key(1000, "optimizer steps of the stage", minimum=1)
+    batch_size: int = key(8, "samples per step over all workers", minimum=1)
     workers: Any = key(1, "Ray Train workers; 0 trains in the job's own process, without a cluster")
-    threads_per_worker: int = key(1, "CPU cores of a worker")
-    loader_threads: int = key(1, "threads of a worker that read and degrade samples ahead")
-    accelerator: str = key(
-        "auto", "cpu, cuda, or auto: cuda where the cluster has a GPU per worker"
+    threads_per_worker: int = key(1, "CPU cores of a worker", minimum=1)
+    loader_threads: int = key(
+        1, "threads of a worker that read and degrade samples ahead", minimum=1
     )
-    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1 or 2")
-    precision: str = key("fp32", "fp32, or bf16: autocast with fp32 weights")
-    crop: int = key(128, "side of an HR training crop in pixels")
-    learning_rate: float = key(1e-3, "peak learning rate (AdamW)")
-    weight_decay: float = key(0.0, "AdamW's weight decay")
-    warmup_steps: int = key(20, "steps of linear warm-up")
-    schedule: str = key("cosine", "learning rate after warm-up: cosine (to zero) or constant")
-    gradient_clip: float = key(1.0, "largest gradient norm")
-    ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps")
-    checkpoint_every: int = key(100, "steps between checkpoints")
-    keep_checkpoints: int = key(2, "newest checkpoints that are kept")
-    log_every: int = key(10, "steps between metrics in MLflow")
-    max_failures: int = key(1, "worker failures after which the run gives up")
+    accelerator: str = key(
+        "auto",
+        "cpu, cuda, or auto: cuda where the cluster has a GPU per worker",
+        choices=("auto", "cpu", "cuda"),
+    )
+    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1 or 2", choices=(0, 1, 2))
+    precision: str = key(
+        "fp32", "fp32, or bf16: autocast with fp32 weights", choices=("fp32", "bf16")
+    )
+    crop: int = key(128, "side of an HR training crop in pixels", minimum=1)
+    learning_rate: float = key(1e-3, "peak learning rate (AdamW)", above=0)
+    weight_decay: float = key(0.0, "AdamW's weight decay", minimum=0)
+    warmup_steps: int = key(20, "steps of linear warm-up", minimum=0)
+    schedule: str = key(
+        "cosine",
+        "learning rate after warm-up: cosine (to zero) or constant",
+        choices=("cosine", "constant"),
+    )
+    gradient_clip: float = key(1.0, "largest gradient norm", above=0)
+    ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps", above=0)
+    checkpoint_every: int = key(100, "steps between checkpoints", minimum=1)
+    keep_checkpoints: int = key(2, "newest checkpoints that are kept", minimum=1)
+    log_every: int = key(10, "steps between metrics in MLflow", minimum=1)
+    max_failures: int = key(1, "worker failures after which the run gives up", minimum=0)
 
     @property
     def world_size(self) -> int:
@@ -75,22 +96,30 @@ class StageConfig:
 @dataclass
 class EvaluateConfig:
     compare: list[str] = key([], "further models to measure beside it, as in model")
-    num_pictures: int = key(4, "comparison pictures in the report")
-    crop_border: int | None = key(None, "border left out of the metrics, px (default: the scale)")
+    num_pictures: int = key(4, "comparison pictures in the report", minimum=0)
+    crop_border: int | None = key(
+        None, "border left out of the metrics, px (default: the scale)", minimum=0
+    )
 
 
 @dataclass
 class ExportConfig:
-    tile: int = key(128, "side of the LR input of the edge artifacts in pixels")
+    tile: int = key(128, "side of the LR input of the edge artifacts in pixels", minimum=1)
     evidence: str = key("work/evaluate", "where jobs/evaluate.py wrote its results")
-    opset: int = key(20, "ONNX opset")
-    max_error: float = key(1e-4, "largest accepted difference from PyTorch (pixels in [0, 1])")
-    latency_runs: int = key(10, "timed runs per artifact")
+    opset: int = key(20, "ONNX opset", minimum=18)
+    max_error: float = key(
+        1e-4, "largest accepted difference from PyTorch (pixels in [0, 1])", above=0
+    )
+    latency_runs: int = key(10, "timed runs per artifact", minimum=1)
 
 
 @dataclass
 class RegisterConfig:
-    promote: str = key("gate", "gate: champion only if not worse; always; never")
+    promote: str = key(
+        "gate",
+        "gate: champion only if not worse; always; never",
+        choices=("gate", "always", "never"),
+    )
 
 
 @dataclass
@@ -108,7 +137,7 @@ class Config:
     stage: str | None = key(None, "the stage's name in the recipe (jobs/train.py)")
     source: str = key("sample", "what to shard: a folder of photos, or sample")
     data: str = key("work/shards", "directory with manifest.json, as jobs/shard.py writes it")
-    seed: int = key(0, "of everything")
+    seed: int = key(0, "of everything", minimum=0)
     output: str | None = key(None, "directory for the job's result (default: work/<job>)")
     model: str | None = key(
         None,

@@ -4,6 +4,9 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +20,18 @@ if TYPE_CHECKING:
 
 #: Tag by which a run of ours is found again.
 RUN_TAG = "srforge.run"
+_SQLITE = "sqlite:///"
 
 
 def tracking_uri(config: Config | None = None) -> str:
     """`mlflow.uri`, else $MLFLOW_TRACKING_URI, else sqlite under work/."""
     configured = config.mlflow.uri if config else None
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or f"sqlite:///{resolve('work/mlflow/mlflow.db')}"
+    uri = uri or "sqlite:///work/mlflow/mlflow.db"
+    if uri.startswith(_SQLITE):
+        # Relative to SRFORGE_HOME as everything else, not to each process's own directory.
+        return f"{_SQLITE}{resolve(uri.removeprefix(_SQLITE))}"
+    return uri
 
 
 def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClient":
@@ -39,8 +47,8 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
     uri = tracking_uri(config)
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
-    elif uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
+    elif uri.startswith(_SQLITE):
+        database = Path(uri.removeprefix(_SQLITE))
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "
@@ -58,6 +66,32 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
+
+
+@dataclass
+class Found:
+    """What was looked up; None if it does not exist."""
+
+    value: Any = None
+
+
+@contextmanager
+def absent_is_none() -> Iterator[Found]:
+    """Look something up in the block and put it into `value`: it stays None if MLflow says that
+    there is no such thing.
+
+    Raises:
+        UserError: MLflow fails for any other reason.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = Found()
+    try:
+        yield found
+    except MlflowException as error:
+        # A missing alias is reported as an invalid parameter.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UserError(f"the MLflow registry failed: {str(error).splitlines()[0]}") from None
 
 
 def _check_server(uri: str) -> None:

@@ -101,7 +101,8 @@ class Stage(nn.Module, ABC):
             x_l: LR crops `[B, 3, h, w]` in [0, 1].
             x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
             seeds: `[B]` int64, one per sample: all randomness of the stage is drawn from them, so
-                that a sample's loss does not depend on the batch or the rank it came with.
+                that a sample's loss does not depend on the batch or the rank it came with (a stage
+                that cannot keep that says so).
         """
 
 

@@ -49,7 +49,7 @@ def run_tiled(
         on_tile: called with 1 after each tile.
 
     Returns:
-        `[1, 3, scale·h, scale·w]`.
+        `[1, 3, scale·h, scale·w]`. Takes about 16 bytes of memory per output pixel.
 
     Raises:
         ValueError: `overlap` is not smaller than `tile`.
@@ -73,7 +73,7 @@ def run_tiled(
             total[place] += output * window
             weight[place] += window
             on_tile(1)
-    return (total / weight)[:, :, : height * scale, : width * scale]
+    return total.div_(weight)[:, :, : height * scale, : width * scale]
 
 
 def count_tiles(height: int, width: int, tile: int, overlap: int) -> int:

@@ -33,9 +33,8 @@ def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
 
 def to_pixels(x: Tensor) -> NDArray[np.uint8]:
     """`[H, W, 3]` uint8 from `[1, 3, H, W]` in [0, 1]; values outside are clipped."""
-    pixels: NDArray[np.uint8] = (
-        (x[0].clamp(0, 1) * 255.0).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-    )
+    scaled = x[0].clamp(0, 1).mul_(255.0).round_()
+    pixels: NDArray[np.uint8] = scaled.byte().permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
 
 
@@ -58,7 +57,9 @@ def upscale_image(
         network: maps LR tiles `[1, 3, tile, tile]` in [0, 1] to HR tiles.
         image: any Pillow image; 16-bit and float images are reduced to 8 bits.
     """
-    profile = image.info.get("icc_profile")
+    # A profile only fits the colours it was made for; CMYK, for one, is converted.
+    kept = image.mode in ("RGB", "RGBA", "P", "L", "LA")
+    profile = image.info.get("icc_profile") if kept else None
     image = _eight_bit(ImageOps.exif_transpose(image))
     gray = image.mode in ("1", "L", "LA", "La")
     transparent = image.has_transparency_data
@@ -78,7 +79,7 @@ def upscale_image(
         result = result.convert("L")
     if alpha is not None:
         result.putalpha(alpha.resize(size, Image.Resampling.BICUBIC))
-    if profile and not gray:
+    if profile:
         result.info["icc_profile"] = profile
     return result
 

@@ -113,6 +113,14 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     assert again.stdout.count("Nothing to do") == 7
     assert "Champion: models:/small@champion = version 1" in again.stdout
 
+    # A candidate beside the champion.
+    done = run_python(
+        "jobs/evaluate.py", *arguments, "model=run:small-joint",
+        "evaluate.compare=[models:/small@champion]", **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "models:/small@champion" in done.stdout
+
     # What a mobile engineer does with it.
     Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")
     done = run_python(

@@ -27,7 +27,9 @@ JOBS: list[tuple[str, list[str]]] = [
 ]
 _WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
 _BAR = re.compile(r"^\S+ +\d+%\|")
-_NOISE = re.compile(r"core_worker\.cc|Running entrypoint for job|deepspeed_shm_comm_op")
+_NOISE = re.compile(
+    r"core_worker\.cc|INFO job_manager\.py|Running entrypoint for job|deepspeed_shm_comm_op"
+)
 
 
 def demo(home: Path = ROOT) -> None:
@@ -54,11 +56,21 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
 
     client = JobSubmissionClient(platform.dashboard)
-    submitted = client.submit_job(
-        entrypoint=shlex.join([f"jobs/{job}.py", *arguments]),
+    entrypoint = shlex.join([f"jobs/{job}.py", *arguments])
+    running = [
+        details.submission_id
+        for details in client.list_jobs()
+        if details.entrypoint == entrypoint and not details.status.is_terminal()
+    ]
+    if running:
+        print("   It runs already, from an interrupted demo: following it.", flush=True)
+    submitted = (running or [None])[0] or client.submit_job(
+        entrypoint=entrypoint,
         runtime_env={
             "working_dir": str(ROOT),
             # The upload leaves .git behind, and a bundle says which commit made it.

@@ -22,6 +22,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120
 STOP_TIMEOUT = 20
+ANSWER_TIMEOUT = 60
 
 
 class PlatformError(RuntimeError):
@@ -49,7 +50,15 @@ class Platform:
         )
 
     def alive(self) -> bool:
-        return _answers(f"{self.dashboard}/api/version") and _answers(f"{self.mlflow}/health")
+        """Both servers answer. A busy machine may need a while for that, so as long as both
+        processes are there they are given time."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while True:
+            if _answers(f"{self.dashboard}/api/version") and _answers(f"{self.mlflow}/health"):
+                return True
+            if time.monotonic() > deadline or not all(_server(pid) for pid in self.pids):
+                return False
+            time.sleep(1)
 
 
 def state_file(home: Path) -> Path:
@@ -72,6 +81,7 @@ def up(home: Path = ROOT) -> Platform:
     if running is not None:
         if running.alive():
             return running
+        print("The platform does not answer any more: starting it anew.", flush=True)
         down(home)
     logs = home / "work" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -136,15 +146,12 @@ def down(home: Path = ROOT, quiet: bool = False) -> None:
         return
     processes: dict[int, psutil.Process] = {}
     for pid in platform.pids:
-        try:
-            server = psutil.Process(pid)
-            # A process id may have been taken over by somebody else's process since.
-            if not {"ray", "mlflow"} & {Path(part).name for part in server.cmdline()}:
-                continue
+        server = _server(pid)
+        if server is None:
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
             processes |= {p.pid: p for p in (server, *server.children(recursive=True))}
             server.send_signal(signal.SIGTERM)
-        except psutil.NoSuchProcess:
-            continue
     _, left = psutil.wait_procs(list(processes.values()), timeout=STOP_TIMEOUT)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -184,6 +191,17 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _server(pid: int) -> psutil.Process | None:
+    """The server that was started under this id, unless it is gone. (The id may have been taken
+    over by somebody else's process since.)"""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        names = {Path(part).name for part in process.cmdline()}
+        if {"ray", "mlflow"} & names and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":

@@ -16,7 +16,7 @@ from pipelines.data.manifest import FILE_NAME, Manifest, Sample, Shard
 from pipelines.data.sources import Photo, find_photos, read_rgb
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.schema import Config
+from pipelines.schema import Config, ShardConfig
 from pipelines.storage import digest, resolve, write_bytes
 
 
@@ -32,12 +32,12 @@ class Tile:
 
 def plan(config: Config) -> str:
     """What sharding would do, in words. Raises UserError for an unusable source."""
-    photos = find_photos(config.source)
-    held_out = validation_photos(photos, config.shard.val_fraction)
+    splits, skipped = assign(find_photos(config.source), config.shard)
+    count = {split: list(splits.values()).count(split) for split in ("train", "val")}
     return (
-        f"{len(photos)} photos from source '{config.source}', {len(held_out)} of them for "
-        f"validation; tiles of {config.shard.tile} px ({config.shard.val_tile} px for validation) "
-        f"into {output_directory(config)}"
+        f"{len(splits)} photos from source '{config.source}', {count['val']} of them for "
+        f"validation, {len(skipped)} skipped as too small; tiles of {config.shard.tile} px "
+        f"({config.shard.val_tile} px for validation) into {output_directory(config)}"
     )
 
 
@@ -45,13 +45,15 @@ def run(config: Config) -> Path:
     """Writes the dataset, unless it is there already; returns its directory.
 
     Raises:
-        UserError: the source is unusable, no tile fits into any photo, or the output holds
-            another dataset.
+        UserError: the source is unusable, all photos of a split are smaller than a tile, or the
+            output holds another or a damaged dataset.
     """
-    photos = find_photos(config.source)
+    splits, skipped = assign(find_photos(config.source), config.shard)
+    for photo in skipped:
+        print(f"Skipped {photo.name}: its shorter side, {photo.side} px, is less than a tile.")
     directory = output_directory(config)
     settings = asdict(config.shard)
-    source = digest([[photo.name, photo.sha256] for photo in photos])
+    source = digest([[photo.name, photo.sha256] for photo in splits])
     if (directory / FILE_NAME).exists():
         manifest = Manifest.load(directory)
         if (manifest.settings, manifest.source) != (settings, source):
@@ -59,21 +61,49 @@ def run(config: Config) -> Path:
                 f"{directory} holds another dataset (other photos or shard.* settings): "
                 "choose another output, or delete that folder."
             )
+        if damaged := manifest.damaged_shards(directory):
+            raise UserError(
+                f"shards of {directory} are damaged ({', '.join(damaged)}): delete that folder "
+                "and run jobs/shard.py again."
+            )
         print(f"Nothing to do: {describe(manifest)} are in {directory} already.")
         return directory
 
-    tiles = _tiles(photos, config)
-    manifest = write_shards(tiles, directory, settings, source, config.shard.shard_mib * 2**20)
+    # What an interrupted attempt left: without a manifest, no reader knows of it.
     for split in ("train", "val"):
-        if not manifest.split(split):
-            raise UserError(
-                f"no tile for the split '{split}': every photo of it is smaller than its tile "
-                f"({config.shard.tile} px, validation {config.shard.val_tile} px); set a smaller "
-                "shard.tile or shard.val_tile."
-            )
+        for leftover in directory.glob(f"{split}-*.tar"):
+            leftover.unlink()
+    limit = config.shard.shard_mib * 2**20
+    tiles = _tiles(splits, config.shard)
+    manifest = write_shards(tiles, directory, settings, source, limit)
     manifest.save(directory)
     print(f"Wrote {describe(manifest)} to {directory}.")
     return directory
+
+
+def assign(photos: list[Photo], settings: ShardConfig) -> tuple[dict[Photo, str], list[Photo]]:
+    """Every photo's split, and the photos that are smaller than a tile of theirs.
+
+    Raises:
+        UserError: no photo is left for a split.
+    """
+    held_out = validation_photos(photos, settings.val_fraction)
+    splits: dict[Photo, str] = {}
+    skipped = []
+    for photo in photos:
+        split = "val" if photo.sha256 in held_out else "train"
+        if photo.side < (settings.val_tile if split == "val" else settings.tile):
+            skipped.append(photo)
+        else:
+            splits[photo] = split
+    for split in ("train", "val"):
+        if split not in splits.values():
+            raise UserError(
+                f"every photo for the split '{split}' is smaller than its tile ({settings.tile} "
+                f"px, validation {settings.val_tile} px): set a smaller shard.tile or "
+                "shard.val_tile."
+            )
+    return splits, skipped
 
 
 def output_directory(config: Config) -> Path:
@@ -90,8 +120,9 @@ def describe(manifest: Manifest) -> str:
 
 
 def validation_photos(photos: list[Photo], fraction: float) -> set[str]:
-    """sha256 of the photos held out: a photo's own digest decides, so adding others later does
-    not move it. At least one is held out, and at least one is left.
+    """sha256 of the photos held out: a photo's own digest decides, so that adding others does
+    not move it. (In a set so small that no digest decides, the smallest one is held out.) At
+    least one is held out, and at least one is left.
 
     Raises:
         UserError: there is only one photo, which cannot be in both splits.
@@ -119,28 +150,26 @@ def _starts(length: int, size: int) -> list[int]:
     return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
 
 
-def _tiles(photos: list[Photo], config: Config) -> Iterator[Tile]:
+def _tiles(splits: dict[Photo, str], settings: ShardConfig) -> Iterator[Tile]:
     """Tiles of all photos in order, cut by Ray tasks of which a few are in flight."""
     import ray
 
     from pipelines.cluster import connect
 
-    held_out = validation_photos(photos, config.shard.val_fraction)
     remote = ray.remote(num_cpus=1)(encode_tiles)
-    with connect():
+    with connect(), progress("shard", total=len(splits), unit="photo") as bar:
         in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = iter(photos)
+        waiting = iter(splits.items())
         pending: list[Any] = []
-        with progress("shard", total=len(photos), unit="photo") as bar:
-            while True:
-                while len(pending) < in_flight and (photo := next(waiting, None)):
-                    split = "val" if photo.sha256 in held_out else "train"
-                    size = config.shard.val_tile if split == "val" else config.shard.tile
-                    pending.append(remote.remote(photo, size, split))
-                if not pending:
-                    return
-                yield from ray.get(pending.pop(0))
-                bar.update()
+        while True:
+            while len(pending) < in_flight and (item := next(waiting, None)):
+                photo, split = item
+                size = settings.val_tile if split == "val" else settings.tile
+                pending.append(remote.remote(photo, size, split))
+            if not pending:
+                return
+            yield from ray.get(pending.pop(0))
+            bar.update()
 
 
 def encode_tiles(photo: Photo, size: int, split: str) -> list[Tile]:

@@ -18,11 +18,13 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class Photo:
-    """A source photo: `name` is its path inside the source, with forward slashes."""
+    """A source photo: `name` is its path inside the source, with forward slashes; `side` is its
+    shorter side in pixels."""
 
     path: Path
     name: str
     sha256: str
+    side: int
 
 
 def find_photos(source: str) -> list[Photo]:
@@ -45,9 +47,10 @@ def find_photos(source: str) -> list[Photo]:
     photos: dict[str, Photo] = {}
     for path in paths:
         data = path.read_bytes()
-        _refuse_if_no_image(path, data)
+        side = _shorter_side(path, data)
         sha256 = hashlib.sha256(data).hexdigest()
-        photos.setdefault(sha256, Photo(path, path.relative_to(root).as_posix(), sha256))
+        name = path.relative_to(root).as_posix()
+        photos.setdefault(sha256, Photo(path, name, sha256, side))
     return list(photos.values())
 
 
@@ -64,11 +67,13 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{path} cannot be read as a photo: {error}.") from None
 
 
-def _refuse_if_no_image(path: Path, data: bytes) -> None:
+def _shorter_side(path: Path, data: bytes) -> int:
+    """Also refuses what is no image."""
     try:
         with Image.open(BytesIO(data)) as image:
             image.verify()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            return min(image.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(
             f"{path} is not a readable photo ({reason}): remove it from the source."

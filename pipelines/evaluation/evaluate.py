@@ -28,6 +28,8 @@ from srmodels.metrics import psnr_y, ssim_y
 RESULTS = "results.json"
 REPORT = "report.html"
 BICUBIC = "bicubic"
+#: What an image without any error counts as, in dB: infinity would swallow the mean.
+MAX_PSNR = 100.0
 #: Images that one Ray task measures: enough to pay for loading the models.
 IMAGES_PER_TASK = 3
 
@@ -63,7 +65,14 @@ def output_directory(config: Config) -> Path:
     return resolve(config.output or "work/evaluate") / slug(model_reference(config))
 
 
+def _check(config: Config) -> None:
+    if config.benchmark is not None:
+        raise UserError("benchmark sets are not supported yet: leave benchmark= unset.")
+
+
 def plan(config: Config) -> str:
+    """What would be measured, in words. Raises UserError for what cannot be."""
+    _check(config)
     compared = ", ".join([BICUBIC, *config.evaluate.compare])
     return (
         f"measure {model_reference(config)} against {compared} on the validation split of "
@@ -77,8 +86,7 @@ def run(config: Config) -> Path:
     Raises:
         UserError: no such model or dataset, or the MLflow server does not answer.
     """
-    if config.benchmark is not None:
-        raise UserError("benchmark sets are not supported yet: leave benchmark= unset.")
+    _check(config)
     data = resolve(config.data)
     manifest = Manifest.load(data)
     client = tracking.connect(config)
@@ -105,13 +113,13 @@ def run(config: Config) -> Path:
         print(f"Nothing to do: {model.reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
-    measured = _measure(config, list(models), data, manifest)
+    measured = _measure(config, models, data, manifest)
     results = _summary(config, model, manifest, measured) | {"identity": identity}
     pictures = {
         key: draw(config, models, data, manifest, key)
         for key in hardest(measured, config.evaluate.num_pictures)
     }
-    report = render(results, pictures, loss_curves(client, config))
+    report = render(results, pictures, loss_curves(client, model.config))
     with new_directory(output) as directory:
         (directory / REPORT).write_text(report)
         (directory / "pictures").mkdir()
@@ -119,26 +127,26 @@ def run(config: Config) -> Path:
             titles = {title(kind, model.reference): image for kind, image in kinds.items()}
             (directory / "pictures" / f"{key}.png").write_bytes(to_png(montage(titles)))
         write_json(directory / RESULTS, results)
-    _log(client, config, results, output)
+        # Before the results are in place: a rerun after a failure must not find them done.
+        _log(client, config, results, directory)
     _print(results)
     print(f"Report: {output / REPORT}")
     return output / REPORT
 
 
 def measure_images(
-    references: Sequence[str], settings: dict[str, Any], samples: Sequence[Sample]
+    models: dict[str, Model], settings: dict[str, Any], samples: Sequence[Sample]
 ) -> list[ImageResult]:
     """A Ray task: every method on a few images. `settings` is a whole configuration."""
     config = from_dict(settings)
     data = resolve(config.data)
     manifest = Manifest.load(data)
-    models = {reference: load_model(reference, config) for reference in references}
     crop = crop_border(config)
     results = []
     for sample in samples:
         _, hr, outputs = run_methods(config, models, read_tile(data, manifest, sample), sample.key)
         for method, sr in outputs.items():
-            scores = psnr_y(sr, hr, crop), ssim_y(sr, hr, crop)
+            scores = min(psnr_y(sr, hr, crop), MAX_PSNR), ssim_y(sr, hr, crop)
             results.append(ImageResult(sample.key, method, *scores))
     return results
 
@@ -148,7 +156,7 @@ def run_methods(
 ) -> tuple[Pixels, Pixels, dict[str, Pixels]]:
     """LR, HR and every method's output for one image; the degradation is seeded by its key."""
     scale = config.networks.scale
-    generator = np.random.default_rng([config.seed, int(key[:8], 16)])
+    generator = np.random.default_rng(int(digest([config.seed, key]), 16))
     lr = degrade(hr, scale, config.degradation.preset, generator)
     outputs = {BICUBIC: enlarge(lr, scale, Image.Resampling.BICUBIC)}
     outputs |= {reference: upscale(model, lr) for reference, model in models.items()}
@@ -195,20 +203,20 @@ def upscale(model: Model, lr: Pixels) -> Pixels:
 
 
 def _measure(
-    config: Config, references: list[str], data: Path, manifest: Manifest
+    config: Config, models: dict[str, Model], data: Path, manifest: Manifest
 ) -> list[ImageResult]:
     import ray
 
     samples = manifest.split("val")
     settings = to_dict(config) | {"data": str(data)}
-    settings["run"]["storage"] = str(resolve(config.run.storage))
-    settings["mlflow"]["uri"] = tracking.tracking_uri(config)
     starts = range(0, len(samples), IMAGES_PER_TASK)
     chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
     results: list[ImageResult] = []
     with connect(), progress("evaluate", total=len(samples), unit="image") as bar:
         task = ray.remote(num_cpus=1)(measure_images)
-        pending = [task.remote(references, settings, chunk) for chunk in chunks]
+        # The very weights that were loaded: an alias or a run may move on meanwhile.
+        shared = ray.put(models)
+        pending = [task.remote(shared, settings, chunk) for chunk in chunks]
         for future, chunk in zip(pending, chunks, strict=True):
             results += ray.get(future)
             bar.update(len(chunk))
@@ -235,7 +243,8 @@ def _summary(
         "degradation": config.degradation.preset,
         "scale": model.network.scale,
         "num_images": len({r.key for r in measured}),
-        "protocol": f"Y of BT.601 (16-235) from 8-bit RGB, border of {crop} px left out",
+        "protocol": f"8-bit Y of BT.601 (16-235) from 8-bit RGB, border of {crop} px left out, "
+        f"PSNR of an image at most {MAX_PSNR:.0f} dB",
         "summary": rows,
         "images": [asdict(result) for result in measured],
     }
@@ -244,15 +253,19 @@ def _summary(
 def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> None:
     name = f"{config.run.name}-evaluate"
     run_id = tracking.new_run(client, config, name, {"srforge.manifest": results["manifest"]})
-    for method, values in results["summary"].items():
-        for metric, value in values.items():
-            label = "model" if method == results["model"] else slug(method)
-            client.log_metric(run_id, f"val/{label}/{metric}", value)
-    tracking.log_params(
-        client, run_id, {k: results[k] for k in ("model", "degradation", "protocol", "num_images")}
-    )
-    client.log_artifacts(run_id, str(output))
-    client.set_terminated(run_id)
+    shown = ("model", "degradation", "protocol", "num_images")
+    status = "FAILED"
+    try:
+        for method, values in results["summary"].items():
+            # MLflow takes no '@' in a metric's name.
+            label = title(slug(method), slug(results["model"])).replace("@", ".")
+            for metric, value in values.items():
+                client.log_metric(run_id, f"val/{label}/{metric}", value)
+        tracking.log_params(client, run_id, {k: results[k] for k in shown})
+        client.log_artifacts(run_id, str(output))
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS = "champion", "previous"
+_NEVER = "register.promote=never"
 BUNDLE_TAG, GATE_TAG = "srforge.bundle", "srforge.gate"
 
 
@@ -46,7 +47,7 @@ def run(config: Config) -> str:
     else:
         version = _create_version(client, config, name, bundle)
         print(f"Registered {name} version {version} at {tracking.tracking_uri(config)}.")
-    if GATE_TAG not in client.get_model_version(name, version).tags:
+    if _must_decide(client, config, name, version):
         decision = _decide(config, bundle)
         if decision.promote:
             promote(client, name, version)
@@ -68,14 +69,15 @@ def find_version(client: "MlflowClient", name: str, bundle: Bundle) -> str | Non
 
 
 def champion_version(client: "MlflowClient", config: Config) -> str | None:
-    """The version that is champion, if there is one."""
-    from mlflow.exceptions import MlflowException
+    """The version that is champion, if there is one.
 
+    Raises:
+        UserError: the registry fails; that is not the same as having no champion.
+    """
     assert config.mlflow.model is not None
-    try:
-        return str(client.get_model_version_by_alias(config.mlflow.model, CHAMPION).version)
-    except MlflowException:
-        return None
+    with tracking.absent_is_none() as found:
+        found.value = client.get_registered_model(config.mlflow.model).aliases.get(CHAMPION)
+    return None if found.value is None else str(found.value)
 
 
 def promote(client: "MlflowClient", name: str, version: str) -> None:
@@ -89,10 +91,22 @@ def promote(client: "MlflowClient", name: str, version: str) -> None:
     client.set_model_version_tag(name, version, "srforge.promoted_at", moment)
 
 
+def _must_decide(client: "MlflowClient", config: Config, name: str, version: str) -> bool:
+    """The gate decides once per version; `always` may overrule it later, and `never` is not a
+    decision that lasts."""
+    decided = client.get_model_version(name, version).tags.get(GATE_TAG)
+    promote = config.register.promote
+    if decided is None:
+        return True
+    if promote == "always":
+        return champion_version(client, config) != version
+    return promote == "gate" and decided == _NEVER
+
+
 def _decide(config: Config, bundle: Bundle) -> Decision:
     if config.register.promote != "gate":
         always = config.register.promote == "always"
-        return Decision(always, f"register.promote={config.register.promote}")
+        return Decision(always, "register.promote=always" if always else _NEVER)
     client = tracking.connect(config)
     if champion_version(client, config) is None:
         return decide(bundle.facts["metrics"], None)
@@ -101,8 +115,6 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
-    from mlflow.exceptions import MlflowException
-
     facts = bundle.facts
     tags = {BUNDLE_TAG: bundle.digest, "srforge.manifest": facts["manifest"]}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
@@ -111,9 +123,9 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in facts["metrics"]["model"].items():
             client.log_metric(run_id, f"val/{metric}", value)
-        try:
-            client.get_registered_model(name)
-        except MlflowException:
+        with tracking.absent_is_none() as found:
+            found.value = client.get_registered_model(name)
+        if found.value is None:
             client.create_registered_model(name, description=config.description)
         created = client.create_model_version(
             name,

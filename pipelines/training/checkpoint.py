@@ -37,7 +37,8 @@ class RunState:
 
 def complete_checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run directory, oldest first."""
-    return sorted(path.parent for path in run.glob(f"step-*/{MARKER}"))
+    found = (path.parent for path in run.glob(f"step-*/{MARKER}"))
+    return sorted(found, key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
 
 
 def newest_checkpoint(run: Path) -> Path | None:

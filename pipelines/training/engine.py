@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from pipelines.data.stream import Batch
+from pipelines.errors import UserError
 from pipelines.schema import TrainConfig
 from srmodels.system import Stage
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; the message names the samples of the step."""
 
 
@@ -73,7 +74,7 @@ class Engine:
             NonFiniteLossError: before the weights are touched.
         """
         losses: dict[str, Tensor] = self.engine(
-            batch.x_l.to(self.device), batch.x_h.to(self.device), batch.seeds
+            batch.x_l.to(self.device), batch.x_h.to(self.device), batch.seeds.to(self.device)
         )
         if not torch.isfinite(losses["loss"]):
             raise NonFiniteLossError(

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ninja
 import torch
 import torch.distributed as dist
 
@@ -26,8 +27,10 @@ def run_rank(job: dict[str, Any]) -> None:
     device = (
         torch.device("cuda", torch.cuda.current_device()) if job["cuda"] else torch.device("cpu")
     )
-    # DeepSpeed picks its accelerator when it is imported.
+    # DeepSpeed picks its accelerator when it is imported, and builds a small extension with ninja,
+    # which is not on the PATH where a virtual environment's Python is started by its path.
     os.environ["DS_ACCELERATOR"] = device.type
+    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', '')}"
     from pipelines.training.callbacks import CheckpointCallback, EMACallback, MetricsCallback
     from pipelines.training.ema import EMA
     from pipelines.training.engine import Engine

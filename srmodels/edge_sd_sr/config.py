@@ -1,6 +1,6 @@
 """The numbers of an Edge-SD-SR: the tiny and the full-size recipe differ in these alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 
 @dataclass
@@ -76,6 +76,7 @@ class EdgeSDSRConfig:
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
 
     def __post_init__(self) -> None:
+        _positive("networks", self)
         _one_of("networks.scale", self.scale, (2, 4, 8))
         _one_of("networks.latent_of", self.latent_of, ("image", "residual"))
         _one_of("networks.conditioning.forward", self.conditioning.forward, ("none", "additive"))
@@ -104,6 +105,19 @@ class EdgeSDSRConfig:
                     f"networks.unet.channels[{level}] = {unet.channels[level]} must be a multiple "
                     f"of networks.unet.head_channels = {unet.head_channels} to have attention."
                 )
+
+
+def _positive(key: str, value: object) -> None:
+    """Every number is a size, a count or a gain: none of them can be zero or less."""
+    if is_dataclass(value):
+        for item in fields(value):
+            if item.name not in ("num_blocks", "attention_levels", "constant_variance"):
+                _positive(f"{key}.{item.name}", getattr(value, item.name))
+    elif isinstance(value, list):
+        for number, element in enumerate(value):
+            _positive(f"{key}[{number}]", element)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+        raise ValueError(f"{key} must be greater than 0, not {value}.")
 
 
 def _one_of(key: str, value: object, valid: tuple[object, ...]) -> None:

@@ -21,6 +21,9 @@ class AutoencoderStage(Stage):
     variance, which is what the diffusion assumes of z_h. A little noise on the latent keeps the
     decoder smooth. (Stable Diffusion's VAE takes this stage's place in the paper. L1 instead of
     the squared error never leaves zero here: most of a residual image is close to it.)
+
+    The moments are those of the samples that a rank sees together, so this stage, unlike others,
+    depends a little on the number of workers.
     """
 
     @dataclass

@@ -56,6 +56,7 @@ def test_help_lists_the_keys_with_their_meaning(run_python: Runner) -> None:
         (["stage1"], "there is no dataset in"),
         (["train"], "which stage? Set stage= to one of autoencoder, joint, decoder."),
         (["train", "stage=joint", "data={dataset}"], "starts from stage 'autoencoder'"),
+        (["stage1", "data={dataset}", "mlflow.uri=http://127.0.0.1:9"], "does not answer"),
         (["shard", "source=/nonexistent"], "is not a folder"),
         (["shard", "source={empty}"], "holds no photo"),
         (["shard", "source={text}"], "is not a readable photo (not an image)"),

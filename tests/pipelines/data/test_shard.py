@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import tarfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.sources import find_photos, read_rgb
 from pipelines.data.stream import read_sample, read_tile
 from pipelines.errors import UserError
+from pipelines.schema import ShardConfig
 from tests.conftest import write_dataset
 
 
@@ -78,6 +80,19 @@ def test_the_split_follows_content_and_keeps_one_photo_on_each_side(photos: Path
     assert shard.validation_photos(found[:4], 0.3) <= few | shard.validation_photos(found[:4], 0.01)
     with pytest.raises(UserError, match="give at least 2"):
         shard.validation_photos(found[:1], 0.3)
+
+
+def test_photos_smaller_than_a_tile_are_named_and_a_split_without_any_is_refused(
+    photos: Path,
+) -> None:
+    found = find_photos(str(photos))
+    small = dataclasses.replace(found[0], side=100, sha256="f" * 64)
+    settings = ShardConfig(tile=128, val_tile=128, val_fraction=0.3)
+    splits, skipped = shard.assign([small, *found[1:]], settings)
+    assert skipped == [small]
+    assert list(splits) == found[1:]
+    with pytest.raises(UserError, match="every photo for the split 'val' is smaller"):
+        shard.assign(found, ShardConfig(tile=128, val_tile=512))
 
 
 def test_damage_is_noticed(dataset: Path, photos: Path, tmp_path: Path) -> None:

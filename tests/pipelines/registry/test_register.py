@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipelines import tracking
 from pipelines.config import load_config
@@ -54,6 +56,33 @@ def test_promotion_can_be_forced_and_forbidden(tmp_path: Path) -> None:
     assert aliases() == {}
     register.run(config_for(tmp_path / "worse", "register.promote=always"))
     assert aliases() == {"champion": "2"}
+
+
+def test_a_rejected_or_held_back_version_can_be_promoted_later(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "first", psnr=30.0)
+    make_bundle(tmp_path / "worse", psnr=29.5)
+    register.run(config_for(tmp_path / "first", "register.promote=never"))
+    assert register.run(config_for(tmp_path / "first")) == "1"
+    assert aliases() == {"champion": "1"}
+    register.run(config_for(tmp_path / "worse"))
+    assert aliases() == {"champion": "1"}
+    assert register.run(config_for(tmp_path / "worse", "register.promote=always")) == "2"
+    assert aliases() == {"champion": "2", "previous": "1"}
+
+
+def test_a_failing_registry_is_not_an_empty_one(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "first", psnr=30.0)
+    make_bundle(tmp_path / "worse", psnr=29.5)
+    register.run(config_for(tmp_path / "first"))
+
+    def fail(*_: object) -> None:
+        raise MlflowException("database is locked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_registered_model", fail)
+        with pytest.raises(UserError, match="the MLflow registry failed: database is locked"):
+            register.run(config_for(tmp_path / "worse"))
+    assert aliases() == {"champion": "1"}
 
 
 def test_only_like_is_compared_with_like() -> None:

@@ -1,5 +1,7 @@
 """Real DeepSpeed steps in one process: checkpoints, resuming, mistakes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from pipelines.schema import Config
 from pipelines.training import checkpoint as ckpt
 from pipelines.training.launch import run_stages
 from pipelines.training.plan import run_directory
-from tests.conftest import SMALL
+from pipelines.training.runs import lease
+from tests.conftest import ROOT, SMALL
 
 
 def configure(dataset: Path, *arguments: str) -> Config:
@@ -99,8 +102,9 @@ def test_only_the_same_run_resumes(dataset: Path) -> None:
         ("train.learning_rate=1", r"other settings \(train.learning_rate\)"),
         ("seed=1", r"other settings \(seed\)"),
         ("networks.latent_channels=8", r"other settings \(networks\)"),
+        ("train.steps=6", r"other settings \(train.steps\)"),
     ]:
-        config = configure(dataset, argument, "train.steps=6")
+        config = configure(dataset, argument)
         with pytest.raises(UserError, match=message):
             run_stages(config, ["autoencoder"])
 
@@ -111,10 +115,50 @@ def test_a_finished_run_with_other_settings_is_not_mistaken_for_done(dataset: Pa
         run_stages(configure(dataset, "seed=1"), ["autoencoder"])
 
 
+def test_a_constant_rate_can_go_on_but_not_back(dataset: Path) -> None:
+    constant = "train.schedule=constant"
+    run = train(configure(dataset, constant))
+    train(configure(dataset, constant, "train.steps=6"))
+    assert ckpt.newest_checkpoint(run) == run / "step-000006"
+    with pytest.raises(UserError, match=r"has 6 steps already, more than train\.steps=4"):
+        train(configure(dataset, constant))
+
+
+def test_the_stage_before_must_be_complete_and_have_the_same_networks(dataset: Path) -> None:
+    with pytest.raises(UserError, match=r"run 'small-autoencoder' in .* is not complete"):
+        train(configure(dataset), "joint")
+    train(configure(dataset))
+    with pytest.raises(UserError, match="which has other networks"):
+        train(configure(dataset, "networks.decoder.channels=[16]"), "joint")
+    # Complete for its own number of steps, whatever the next stage's is.
+    train(configure(dataset, "train.steps=6"), "joint")
+
+
+def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
+    config = configure(dataset)
+    with lease(run_directory(config, "small-autoencoder")):
+        done = subprocess.run(
+            [sys.executable, "jobs/train.py", f"recipe={SMALL}", f"data={dataset}",
+             "train.workers=0", "stage=autoencoder"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "is being trained by another job" in done.stderr
+
+
+def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:
+    for step in (999_900, 1_000_000):
+        (ckpt.directory_for(tmp_path, step)).mkdir()
+        ckpt.mark_complete(ckpt.directory_for(tmp_path, step))
+    assert ckpt.newest_checkpoint(tmp_path) == tmp_path / "step-1000000"
+    ckpt.prune(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1000000"]
+
+
 def test_a_loss_that_is_not_finite_names_its_samples_and_keeps_the_weights(
     dataset: Path,
 ) -> None:
     config = configure(dataset, "networks.residual_gain=1e30", "train.precision=fp32")
-    with pytest.raises(Exception, match=r"the loss is \w+ on samples [0-9a-f]{16}-\d{4}"):
+    with pytest.raises(UserError, match=r"the loss is \w+ on samples [0-9a-f]{16}-\d{4}"):
         train(config)
     assert not list(run_directory(config, "small-autoencoder").glob("step-*"))

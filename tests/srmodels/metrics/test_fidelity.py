@@ -12,14 +12,13 @@ def noise(seed: int, size: int = 48) -> np.ndarray:
 
 def test_luma_of_black_white_and_primaries_is_that_of_bt601() -> None:
     colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
-    assert np.allclose(to_y(colours), [[16.0, 235.0, 81.481, 144.553]])
+    assert np.allclose(to_y(colours), [[16, 235, 81, 145]])
 
 
 def test_psnr_follows_its_definition() -> None:
     a = np.full((32, 32, 3), 100, np.uint8)
-    # One grey level is 219/255 of a luma level.
-    expected = 10 * np.log10(255**2 / (219 / 255) ** 2)
-    assert psnr_y(a, a + 1, crop=4) == pytest.approx(expected, abs=1e-9)
+    # Grey 100 is luma 101.88, grey 101 is 102.74: one level apart once rounded.
+    assert psnr_y(a, a + 1, crop=4) == pytest.approx(20 * np.log10(255), abs=1e-9)
     assert psnr_y(a, a, crop=4) == float("inf")
 
 
@@ -58,4 +57,4 @@ def test_bicubic_scores_what_the_literature_says(name: str, psnr: float, ssim: f
     assert scores
     mean = np.mean(scores, axis=0)
     assert mean[0] == pytest.approx(psnr, abs=0.02)
-    assert mean[1] == pytest.approx(ssim, abs=0.0006)
+    assert mean[1] == pytest.approx(ssim, abs=0.0005)

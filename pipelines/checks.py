@@ -1,0 +1,92 @@
+"""What a configuration is refused for once its types are right: ranges, choices, combinations."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from pipelines.errors import UserError
+from pipelines.schema import Config, TrainConfig
+from srmodels.system import System
+
+_SECTIONS = tuple(
+    item.type
+    for item in dataclasses.fields(Config)
+    if isinstance(item.type, type) and dataclasses.is_dataclass(item.type)
+)
+
+
+def check(config: Config, system: System) -> None:
+    """Raises UserError for the first thing that cannot work."""
+    _check_values(config)
+    for name, stage in config.stages.items():
+        _check_values(stage.train, f"stages.{name}.train.")
+    _check_stages(config)
+    with torch.device("meta"):
+        lr_multiple = system.build(config.networks).size_multiple
+    hr_multiple = config.networks.scale * lr_multiple
+    if not 0 < config.shard.val_fraction < 1:
+        raise UserError("shard.val_fraction must lie between 0 and 1.")
+    for name in ("tile", "val_tile"):
+        if getattr(config.shard, name) % hr_multiple:
+            raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
+    if config.export.tile % lr_multiple:
+        raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
+    for name, stage in config.stages.items():
+        _check_train(f"stages.{name}.train", stage.train, config.shard.tile, hr_multiple)
+
+
+def _check_values(values: Any, prefix: str = "") -> None:
+    """Every key on its own, by what the schema says of it."""
+    for item in dataclasses.fields(values):
+        name, value = prefix + item.name, getattr(values, item.name)
+        if isinstance(value, _SECTIONS):
+            _check_values(value, f"{name}.")
+            continue
+        minimum, above = item.metadata.get("minimum"), item.metadata.get("above")
+        choices = item.metadata.get("choices")
+        if value is None:
+            continue
+        if minimum is not None and not value >= minimum:
+            raise UserError(f"{name} must be at least {minimum}, not {value}.")
+        if above is not None and not value > above:
+            raise UserError(f"{name} must be greater than {above}, not {value}.")
+        if choices is not None and value not in choices:
+            raise UserError(f"{name} is {value!r}: use one of {_listing(choices)}.")
+
+
+def _check_stages(config: Config) -> None:
+    for job in ("stage1", "stage2"):
+        for name in getattr(config, job):
+            if name not in config.stages:
+                raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
+    if config.stage is not None and config.stage not in config.stages:
+        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
+    for name, stage in config.stages.items():
+        if stage.init_from is not None and stage.init_from not in config.stages:
+            raise UserError(f"stages.{name}.init_from names an unknown stage '{stage.init_from}'.")
+
+
+def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:
+    if isinstance(train.workers, bool) or not isinstance(train.workers, int) or train.workers < 0:
+        raise UserError(
+            f"train.workers must be a whole number of at least 0, not {train.workers!r} "
+            "(a range of workers is not supported yet)."
+        )
+    if train.workers == 0 and train.accelerator == "cuda":
+        raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    if train.batch_size % train.world_size:
+        raise UserError(
+            f"train.batch_size={train.batch_size} must be a multiple of "
+            f"train.workers={train.workers}: each worker takes an equal share."
+        )
+    if train.crop % hr_multiple or train.crop > tile:
+        raise UserError(
+            f"{where}.crop={train.crop} must be a multiple of {hr_multiple} HR pixels and fit "
+            f"into a tile (shard.tile={tile})."
+        )
+
+
+def _listing(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)
