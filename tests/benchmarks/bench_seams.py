@@ -1,0 +1,44 @@
+"""Whether tiles show: the champion's tiled output of a photo against its untiled one.
+
+Run `make demo` first; needs SRFORGE_DATA.
+"""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import cli
+from pipelines.config import load_config
+from pipelines.registry.models import load_model
+from srmodels.tiling import run_tiled, tile_starts
+from srmodels.upscale import Tiling, to_pixels, to_tensor
+from tests.conftest import ROOT, data_directory
+
+
+def test_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
+    config = load_config([])
+    model = load_model(cli.default_model(config), config)
+    tiling = Tiling.for_tile(model.config.export.tile)
+    scale, width, height = model.network.scale, 384, 208
+    photo = data_directory() / "photos" / "val" / "budgie_beacon-street-sunset.jpg"
+    with Image.open(photo) as image:
+        low = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    x_l = to_tensor(np.asarray(low))
+    with torch.inference_mode():
+        whole = to_pixels(model.network(x_l)).astype(float)
+        tiles = run_tiled(model.network, x_l, scale=scale, tile=tiling.tile, overlap=tiling.overlap)
+    tiled = to_pixels(tiles).astype(float)
+    starts = tile_starts(width, tiling.tile, tiling.overlap)
+    borders = [x * scale - 1 for x in starts[1:]]
+    borders += [(x + tiling.tile) * scale - 1 for x in starts[:-1]]
+    steps = {
+        name: np.abs(np.diff(pixels, axis=1)).mean(axis=(0, 2))[borders].mean()
+        for name, pixels in {"tiled": tiled, "untiled": whole}.items()
+    }
+    psnr = 10 * np.log10(255**2 / ((tiled - whole) ** 2).mean())
+    print(
+        f"\ntiled against untiled: {psnr:.1f} dB (RGB); step across the columns of tile borders "
+        f"{steps['tiled']:.3f} levels, untiled {steps['untiled']:.3f}"
+    )
