@@ -1,6 +1,7 @@
 """One way to Ray: the cluster that is there, or one of our own for as long as it is needed."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ def connect() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_address()
     try:
         ray.init(
             # A submitted job inherits the uploaded copy; others bring theirs, so that the workers
@@ -41,11 +43,27 @@ def connect() -> Iterator[None]:
         address = os.environ.get("RAY_ADDRESS")
         if not address:
             raise
-        raise UserError(
-            f"the Ray cluster at RAY_ADDRESS={address} does not answer "
-            f"({str(error).splitlines()[0]}): start it, or unset RAY_ADDRESS to run here."
-        ) from None
+        raise _unreachable(address, error) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address() -> None:
+    """Whether something listens at RAY_ADDRESS: Ray itself would try for minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"the Ray cluster at RAY_ADDRESS={address} does not answer "
+        f"({str(error).splitlines()[0]}): start it, or unset RAY_ADDRESS to run here."
+    )

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_help_lists_the_keys_with_their_meaning(run_python: Runner) -> None:
     assert "train.steps=" in done.stdout
     assert "optimizer steps of the stage" in done.stdout
     assert "bundle=" not in done.stdout
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, photos: Path) -> None:
+    start = time.monotonic()
+    done = run_python(
+        "jobs/shard.py", f"recipe={SMALL}", f"source={photos}", RAY_ADDRESS="127.0.0.1:1"
+    )
+    assert done.returncode == 2
+    assert "the Ray cluster at RAY_ADDRESS=127.0.0.1:1 does not answer" in done.stderr
+    assert time.monotonic() - start < 60  # Ray alone tries for more than three minutes
 
 
 @pytest.mark.parametrize(
