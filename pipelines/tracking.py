@@ -4,11 +4,9 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config import config_digest
 from pipelines.errors import UserError
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 #: Tag by which a run of ours is found again.
 RUN_TAG = "srforge.run"
 _SQLITE = "sqlite:///"
+T = TypeVar("T")
 
 
 def tracking_uri(config: Config | None = None) -> str:
@@ -68,30 +67,21 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
     return mlflow.MlflowClient(uri)
 
 
-@dataclass
-class Found:
-    """What was looked up; None if it does not exist."""
-
-    value: Any = None
-
-
-@contextmanager
-def absent_is_none() -> Iterator[Found]:
-    """Look something up in the block and put it into `value`: it stays None if MLflow says that
-    there is no such thing.
+def lookup(find: Callable[..., T], *arguments: str) -> T | None:
+    """What `find` (a method of the client) returns; None if MLflow says there is no such thing.
 
     Raises:
         UserError: MLflow fails for any other reason.
     """
     from mlflow.exceptions import MlflowException
 
-    found = Found()
     try:
-        yield found
+        return find(*arguments)
     except MlflowException as error:
         # A missing alias is reported as an invalid parameter.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise UserError(f"the MLflow registry failed: {str(error).splitlines()[0]}") from None
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise UserError(f"the MLflow registry failed: {str(error).splitlines()[0]}") from None
 
 
 def _check_server(uri: str) -> None:

@@ -8,9 +8,13 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.local.platform import ROOT, Platform, PlatformError, up
 from pipelines.export import git_commit
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 RECIPE = "edge_sd_sr_tiny"
 #: Job and its arguments, in order.
@@ -62,21 +66,18 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
 
     client = JobSubmissionClient(platform.dashboard)
     entrypoint = shlex.join([f"jobs/{job}.py", *arguments])
-    running = [
-        details.submission_id
-        for details in client.list_jobs()
-        if details.entrypoint == entrypoint and not details.status.is_terminal()
-    ]
-    if running:
+    submitted = _running(client, entrypoint)
+    if submitted is not None:
         print("   It runs already, from an interrupted demo: following it.", flush=True)
-    submitted = (running or [None])[0] or client.submit_job(
-        entrypoint=entrypoint,
-        runtime_env={
-            "working_dir": str(ROOT),
-            # The upload leaves .git behind, and a bundle says which commit made it.
-            "env_vars": {"SRFORGE_GIT_COMMIT": git_commit() or ""},
-        },
-    )
+    else:
+        submitted = client.submit_job(
+            entrypoint=entrypoint,
+            runtime_env={
+                "working_dir": str(ROOT),
+                # The upload leaves .git behind, and a bundle says which commit made it.
+                "env_vars": {"SRFORGE_GIT_COMMIT": git_commit() or ""},
+            },
+        )
     printer = _Printer()
     asyncio.run(_follow(client, submitted, printer))
     printer.end_line()
@@ -91,9 +92,17 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
         )
 
 
-async def _follow(client: object, submitted: str, printer: "_Printer") -> None:
+def _running(client: "JobSubmissionClient", entrypoint: str) -> str | None:
+    """The id of a job with this entry point that has not ended."""
+    for job in client.list_jobs():
+        if job.entrypoint == entrypoint and not job.status.is_terminal():
+            return job.submission_id
+    return None
+
+
+async def _follow(client: "JobSubmissionClient", submitted: str, printer: "_Printer") -> None:
     rest = ""
-    async for chunk in client.tail_job_logs(submitted):  # type: ignore[attr-defined]
+    async for chunk in client.tail_job_logs(submitted):
         *lines, rest = (rest + chunk).split("\n")
         for line in lines:
             printer.show(line)

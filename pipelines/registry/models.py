@@ -99,17 +99,16 @@ def fetch(reference: str, config: Config) -> Path:
 
     name, alias, version = _parse_models_uri(reference)
     client = tracking.connect(config, create=False)
-    with tracking.absent_is_none() as found:
-        if alias is not None:
-            found.value = client.get_model_version_by_alias(name, alias)
-        else:
-            found.value = client.get_model_version(name, str(version))
-    if found.value is None:
+    if alias is not None:
+        found = tracking.lookup(client.get_model_version_by_alias, name, alias)
+    else:
+        found = tracking.lookup(client.get_model_version, name, str(version))
+    if found is None:
         raise UserError(
             f"the registry at {tracking.tracking_uri(config)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
-    uri = f"models:/{name}/{found.value.version}"
+    uri = f"models:/{name}/{found.version}"
     try:
         target = tempfile.mkdtemp(prefix="srforge-bundle-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)

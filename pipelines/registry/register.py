@@ -75,9 +75,9 @@ def champion_version(client: "MlflowClient", config: Config) -> str | None:
         UserError: the registry fails; that is not the same as having no champion.
     """
     assert config.mlflow.model is not None
-    with tracking.absent_is_none() as found:
-        found.value = client.get_registered_model(config.mlflow.model).aliases.get(CHAMPION)
-    return None if found.value is None else str(found.value)
+    model = tracking.lookup(client.get_registered_model, config.mlflow.model)
+    version = model.aliases.get(CHAMPION) if model else None
+    return None if version is None else str(version)
 
 
 def promote(client: "MlflowClient", name: str, version: str) -> None:
@@ -123,9 +123,7 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in facts["metrics"]["model"].items():
             client.log_metric(run_id, f"val/{metric}", value)
-        with tracking.absent_is_none() as found:
-            found.value = client.get_registered_model(name)
-        if found.value is None:
+        if tracking.lookup(client.get_registered_model, name) is None:
             client.create_registered_model(name, description=config.description)
         created = client.create_model_version(
             name,

@@ -11,7 +11,7 @@ from pipelines.data.manifest import FILE_NAME, Manifest
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import resolve
-from srmodels.system import SRNetwork, load_system
+from srmodels.system import load_system
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,8 @@ def network_cost(config: Config) -> NetworkCost:
         for name, module in network.named_children()
     }
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _forward(network, x_l)
+        network(x_l)
     return NetworkCost(parameters, counter.get_total_flops() / 2e9, config.export.tile)
-
-
-def _forward(network: SRNetwork, x_l: torch.Tensor) -> None:
-    network(x_l)
 
 
 def stage_plan(config: Config, stage: str) -> str:
