@@ -13,7 +13,7 @@ if __name__ == "__main__":
     main(
         "evaluate",
         __doc__,
-        ("model", "data", "output", "benchmark", "degradation", "evaluate"),
+        ("model", "data", "stream", "output", "benchmark", "degradation", "evaluate"),
         evaluate.plan,
         evaluate.run,
     )

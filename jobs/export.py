@@ -13,4 +13,6 @@ from pipelines import export
 from pipelines.job import main
 
 if __name__ == "__main__":
-    main("export", __doc__, ("model", "data", "output", "export"), export.plan, export.run)
+    main(
+        "export", __doc__, ("model", "data", "stream", "output", "export"), export.plan, export.run
+    )

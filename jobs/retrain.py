@@ -15,9 +15,11 @@ if __name__ == "__main__":
         __doc__,
         (
             "source",
+            "mirror",
             "data",
             "output",
             "shard",
+            "stream",
             "degradation",
             "train",
             "evaluate",

@@ -10,4 +10,20 @@ from pipelines.data import shard
 from pipelines.job import main
 
 if __name__ == "__main__":
-    main("shard", __doc__, ("source", "data", "output", "shard"), shard.plan, shard.run)
+    main(
+        "shard",
+        __doc__,
+        (
+            "source",
+            "mirror",
+            "data",
+            "output",
+            "verify",
+            "preview",
+            "shard",
+            "stream",
+            "degradation",
+        ),
+        shard.plan,
+        shard.run,
+    )

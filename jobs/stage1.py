@@ -14,7 +14,7 @@ if __name__ == "__main__":
     main(
         "stage1",
         __doc__,
-        ("data", "degradation", "train"),
+        ("data", "stream", "degradation", "train"),
         lambda config: plan_stages(config, config.stage1),
         lambda config: run_stages(config, config.stage1),
     )

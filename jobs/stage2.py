@@ -14,7 +14,7 @@ if __name__ == "__main__":
     main(
         "stage2",
         __doc__,
-        ("data", "degradation", "train"),
+        ("data", "stream", "degradation", "train"),
         lambda config: plan_stages(config, config.stage2),
         lambda config: run_stages(config, config.stage2),
     )

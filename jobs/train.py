@@ -14,7 +14,7 @@ if __name__ == "__main__":
     main(
         "train",
         __doc__,
-        ("stage", "data", "degradation", "train"),
+        ("stage", "data", "stream", "degradation", "train"),
         lambda config: plan_stages(config, [chosen_stage(config)]),
         lambda config: run_stages(config, [chosen_stage(config)]),
     )

@@ -10,6 +10,9 @@ from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from srmodels.system import System
 
+#: What a WebP can be at most.
+MAX_TILE = 16383
+
 _SECTIONS = tuple(
     item.type
     for item in dataclasses.fields(Config)
@@ -28,6 +31,15 @@ def check(config: Config, system: System) -> None:
     hr_multiple = config.networks.scale * lr_multiple
     if not 0 < config.shard.val_fraction < 1:
         raise UserError("shard.val_fraction must lie between 0 and 1.")
+    if config.shard.overlap >= config.shard.tile:
+        raise UserError(
+            f"shard.overlap={config.shard.overlap} must be less than "
+            f"shard.tile={config.shard.tile}."
+        )
+    if max(config.shard.tile, config.shard.val_tile) > MAX_TILE:
+        raise UserError(
+            f"tiles can be {MAX_TILE} px wide at most, the limit of their codec (WebP)."
+        )
     for name in ("tile", "val_tile"):
         if getattr(config.shard, name) % hr_multiple:
             raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")

@@ -2,14 +2,19 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.storage import in_submitted_job
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: Calls a function with each tuple of arguments; the results come in the same order.
+Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @contextmanager
@@ -34,6 +39,7 @@ def connect() -> Iterator[None]:
     _check_address()
     try:
         ray.init(
+            address="local" if _cluster_is_gone() else None,
             # A submitted job inherits the uploaded copy; others bring theirs, so that the workers
             # of a larger cluster run this code and not what happens to be installed there.
             runtime_env=None if in_submitted_job() else {"working_dir": str(ROOT)},
@@ -50,16 +56,59 @@ def connect() -> Iterator[None]:
         ray.shutdown()
 
 
+def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Runs `function` as Ray tasks of one core each, of which a few per core are in flight, so that
+    neither tasks nor results pile up. Inside `connect()`.
+
+    Raises:
+        whatever a task raised; the others are cancelled.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1)(function)
+    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting, pending = iter(calls), deque[Any]()
+    try:
+        while True:
+            while len(pending) < limit and (call := next(waiting, None)) is not None:
+                pending.append(task.remote(*call))
+            if not pending:
+                return
+            yield ray.get(pending[0])
+            pending.popleft()
+    finally:
+        for future in pending:
+            ray.cancel(future, force=True)
+
+
 def _check_address() -> None:
     """Whether something listens at RAY_ADDRESS: Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in address or not port.isdigit():
-        return
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        _knock(address)
     except OSError as error:
         raise _unreachable(address, error) from None
+
+
+def _cluster_is_gone() -> bool:
+    """Whether the cluster that Ray would look for on this machine, by the note it left, has died
+    without removing the note: Ray would wait for it for minutes."""
+    from ray._private.utils import read_ray_address
+
+    if os.environ.get("RAY_ADDRESS"):
+        return False
+    try:
+        _knock(read_ray_address() or "")
+    except OSError:
+        return True
+    return False
+
+
+def _knock(address: str) -> None:
+    """Raises OSError if `address` is HOST:PORT and nothing listens there."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _unreachable(address: str, error: Exception) -> UserError:

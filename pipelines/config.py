@@ -17,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.checks import check
 from pipelines.errors import UserError
-from pipelines.schema import Config, StageConfig, TrainConfig
+from pipelines.schema import Config, DegradationConfig, StageConfig, TrainConfig
 from pipelines.storage import digest
+from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -34,7 +35,8 @@ def load_config(overrides: Sequence[str]) -> Config:
     cli = _parse(overrides)
     recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
     recipe = _read_yaml(recipe_path)
-    schema, system = _schema(recipe, recipe_path)
+    preset = _preset(recipe, cli)
+    schema, system = _schema(recipe, recipe_path, preset)
     for stage in cli.get("stages") or {}:
         if "kind" in (cli.stages[stage] or {}):
             raise UserError(f"stages.{stage}.kind can only be set in a recipe: write one.")
@@ -90,7 +92,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`."""
-    merged = OmegaConf.merge(_schema(values, Path(values["recipe"]))[0], values)
+    preset = values["degradation"]["preset"]
+    merged = OmegaConf.merge(_schema(values, Path(values["recipe"]), preset)[0], values)
     for name in merged.stages:
         merged.stages[name].train = OmegaConf.merge(
             OmegaConf.structured(TrainConfig), values["stages"][name]["train"]
@@ -146,8 +149,19 @@ def _read_yaml(path: Path) -> DictConfig:
     return recipe
 
 
-def _schema(recipe: Any, path: Path) -> tuple[DictConfig, System]:
-    """The schema of this recipe: its system's networks and its stages' options filled in."""
+def _preset(recipe: DictConfig, cli: DictConfig) -> str:
+    """The degradation that is wanted. One that is chosen on the command line comes with its own
+    parameters, not with those that the recipe sets for another."""
+    own = _sub(recipe, "degradation").get("preset")
+    chosen = _sub(cli, "degradation").get("preset")
+    if chosen and chosen != own and "degradation" in recipe:
+        recipe.degradation.pop("options", None)
+    return str(chosen or own or DegradationConfig.preset)
+
+
+def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
+    """The schema of this recipe: its system's networks, its stages' options and the parameters of
+    the degradation `preset` filled in."""
     name = recipe.get("system")
     try:
         if not name:
@@ -157,6 +171,8 @@ def _schema(recipe: Any, path: Path) -> tuple[DictConfig, System]:
         raise UserError(f"recipe {path.name}: {error}") from None
     schema = OmegaConf.structured(Config)
     schema.networks = OmegaConf.structured(system.config)
+    if preset in PRESETS:  # else the check of the preset itself says which there are
+        schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
     stages = {}
     for stage_name, stage in (recipe.get("stages") or {}).items():
         kind = (stage or {}).get("kind") or stage_name

@@ -16,8 +16,7 @@ from torch import Tensor
 from pipelines import tracking
 from pipelines.cluster import ROOT
 from pipelines.config import config_digest, to_yaml
-from pipelines.data.manifest import Manifest
-from pipelines.data.stream import read_tile
+from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.registry import bundle
@@ -173,16 +172,13 @@ def _export_onnx(config: Config, model: Model, directory: Path) -> dict[str, Any
 
 def _real_tiles(config: Config, model: Model, tile: int) -> list[Tensor]:
     """LR tiles made from validation photos by antialiased reduction."""
-    data = resolve(config.data)
-    manifest = Manifest.load(data)
-    samples = manifest.split("val")
+    dataset = open_dataset(config.data, config.stream)
+    samples = dataset.manifest.split("val")
     step = max(1, len(samples) // PARITY_IMAGES)
     return [
         to_tensor(
             np.asarray(
-                Image.fromarray(read_tile(data, manifest, sample)).resize(
-                    (tile, tile), Image.Resampling.BICUBIC
-                )
+                Image.fromarray(dataset.tile(sample)).resize((tile, tile), Image.Resampling.BICUBIC)
             )
         )
         for sample in samples[::step][:PARITY_IMAGES]

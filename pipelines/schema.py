@@ -36,13 +36,40 @@ class RunConfig:
 class ShardConfig:
     tile: int = key(256, "side of a training tile in HR pixels", minimum=1)
     val_tile: int = key(512, "side of a validation tile in HR pixels", minimum=1)
-    val_fraction: float = key(0.15, "share of photos held out for validation, at least one photo")
-    shard_mib: int = key(32, "size at which a shard is closed, MiB", minimum=1)
+    overlap: int = key(0, "pixels that neighbouring training tiles share at least", minimum=0)
+    min_contrast: float = key(
+        2.0, "training tiles of less contrast are dropped (luma's std, 8-bit levels)", minimum=0
+    )
+    val_fraction: float = key(
+        0.15, "share of photos held out, at least one photo (div2k brings its own)"
+    )
+    shard_mib: float = key(32.0, "size that shards are planned for, MiB", above=0)
+    effort: int = key(1, "lossless WebP effort, 0 fast to 6 small", choices=tuple(range(7)))
+    max_megapixels: float = key(150.0, "larger photos count as failures", above=0)
+    max_file_mib: int = key(256, "larger photo files count as failures, MiB", minimum=1)
+    max_failures: float = key(
+        0.05, "share of photo files that may be broken before the job stops", minimum=0
+    )
+
+
+@dataclass
+class StreamConfig:
+    window: int = key(4, "shards that are shuffled together, per lane", minimum=1)
+    lanes: int = key(4, "parts of an epoch that are read side by side", minimum=1)
+    cache: str = key("work/cache", "node-local folder that keeps shards of s3:// data")
+    cache_mib: int = key(20480, "largest size of that folder, MiB", minimum=1)
+    retry_seconds: float = key(
+        600.0, "how long object storage may fail before a job gives up", above=0
+    )
+    timeout_seconds: float = key(60.0, "how long one request to it may be silent", above=0)
 
 
 @dataclass
 class DegradationConfig:
-    preset: str = key("bicubic", "how LR is made from HR: bicubic or realesrgan", choices=PRESETS)
+    preset: str = key(
+        "bicubic", f"how LR is made from HR: {', '.join(PRESETS)}", choices=tuple(PRESETS)
+    )
+    options: Any = key(None, "the preset's parameters (docs/data.md lists them)")
 
 
 @dataclass
@@ -51,8 +78,11 @@ class TrainConfig:
     batch_size: int = key(8, "samples per step over all workers", minimum=1)
     workers: Any = key(1, "Ray Train workers; 0 trains in the job's own process, without a cluster")
     threads_per_worker: int = key(1, "CPU cores of a worker", minimum=1)
-    loader_threads: int = key(
-        1, "threads of a worker that read and degrade samples ahead", minimum=1
+    loader_processes: int = key(
+        0, "processes of a worker that prepare samples ahead; 0: a thread of its own", minimum=0
+    )
+    accept_changed_data: bool = key(
+        False, "lets a run go on with another dataset than it was started with"
     )
     accelerator: str = key(
         "auto",
@@ -135,8 +165,14 @@ class MlflowConfig:
 class Config:
     recipe: str = key("edge_sd_sr_tiny", "a name in pipelines/recipes or a path to a YAML")
     stage: str | None = key(None, "the stage's name in the recipe (jobs/train.py)")
-    source: str = key("sample", "what to shard: a folder of photos, or sample")
-    data: str = key("work/shards", "directory with manifest.json, as jobs/shard.py writes it")
+    source: Any = key(
+        "sample",
+        "what to shard: a folder, zip, tar, s3:// prefix, div2k, flickr2k, sample, or a [list]",
+    )
+    mirror: str | None = key(None, "URL to download div2k and flickr2k from instead of their own")
+    data: str = key(
+        "work/shards", "directory or s3:// prefix with manifest.json, as jobs/shard.py writes it"
+    )
     seed: int = key(0, "of everything", minimum=0)
     output: str | None = key(None, "directory for the job's result (default: work/<job>)")
     model: str | None = key(
@@ -146,8 +182,11 @@ class Config:
     )
     bundle: str | None = key(None, "bundle to register (default: what jobs/export.py wrote)")
     benchmark: str | None = key(None, "what to measure on (default: the validation split of data)")
+    verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
+    preview: str | None = key(None, "picture to write of 16 training pairs (jobs/shard.py)")
     run: RunConfig = section(RunConfig)
     shard: ShardConfig = section(ShardConfig)
+    stream: StreamConfig = section(StreamConfig)
     degradation: DegradationConfig = section(DegradationConfig)
     train: TrainConfig = section(TrainConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)

@@ -40,12 +40,18 @@ def resolve(location: str | Path) -> Path:
     """An absolute path for a configured location.
 
     Raises:
-        UserError: `s3://…`, which the next release's data plane brings.
+        UserError: `s3://…`, where only a folder will do.
     """
     if "://" in str(location):
-        raise UserError(f"'{location}' is not a path: object storage is not supported yet.")
+        raise UserError(f"'{location}' is not a path: a local folder is needed here.")
     path = Path(location).expanduser()
     return path if path.is_absolute() else home() / path
+
+
+def absolute_location(location: str) -> str:
+    """A configured location that means the same everywhere: an absolute path, or `s3://…` as it
+    is (its scheme is checked where it is opened)."""
+    return location.rstrip("/") if "://" in location else str(resolve(location))
 
 
 @contextmanager

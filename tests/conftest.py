@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import starmap
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from infra.local import platform as local_platform
+from pipelines.config import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
-from pipelines.data.sources import SAMPLE, find_photos
-from pipelines.schema import ShardConfig
+from pipelines.data.sources import SAMPLE, find_entries
+from tests.support.faulty_proxy import s3_proxy  # noqa: F401
+from tests.support.http_server import web_server  # noqa: F401
+from tests.support.s3_server import s3_server, s3_url  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
@@ -49,18 +53,11 @@ def dataset(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def write_dataset(photos: Path, directory: Path) -> Manifest:
-    found = find_photos(str(photos))
-    held_out = shard.validation_photos(found, 0.3)
-    tiles = (
-        tile
-        for photo in found
-        for tile in shard.encode_tiles(photo, 128, "val" if photo.sha256 in held_out else "train")
-    )
-    settings = vars(ShardConfig(tile=128, val_tile=128, val_fraction=0.3))
-    manifest = shard.write_shards(tiles, directory, settings, "test", limit=200_000)
-    manifest.save(directory)
-    return manifest
+def write_dataset(photos: Path | str, directory: Path | str, *overrides: str) -> Manifest:
+    """Shards photos in this process, without Ray."""
+    settings = [f"recipe={SMALL}", f"source={photos}", f"output={directory}"]
+    config = load_config([*settings, "shard.shard_mib=0.1", *overrides])
+    return shard.make_dataset(config, find_entries(config.source, config.mirror), starmap)
 
 
 @pytest.fixture(scope="session")

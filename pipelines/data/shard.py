@@ -1,251 +1,227 @@
-"""Photos → webdataset shards with a manifest: parallel over photos, the bytes always the same."""
+"""Photos → a dataset of webdataset shards. Done again it continues, appends, or does nothing."""
 
-import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
-from pipelines.data.manifest import FILE_NAME, Manifest, Sample, Shard
-from pipelines.data.sources import Photo, find_photos, read_rgb
+from pipelines.cluster import Mapper, connect, ray_map
+from pipelines.data import preview, verify
+from pipelines.data.dataset import intact_shards
+from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
+from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
+from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
+from pipelines.data.writer import PARTS, Written, write_shard
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.schema import Config, ShardConfig
-from pipelines.storage import digest, resolve, write_bytes
+from pipelines.storage import absolute_location
+from pipelines.store import LocalStore, RetryPolicy, Store, open_store
 
-
-@dataclass(frozen=True)
-class Tile:
-    """One encoded HR tile on its way into a shard."""
-
-    key: str
-    png: bytes
-    meta: dict[str, Any]
-    split: str
+REPORT = "report.json"
 
 
 def plan(config: Config) -> str:
     """What sharding would do, in words. Raises UserError for an unusable source."""
-    splits, skipped = assign(find_photos(config.source), config.shard)
-    count = {split: list(splits.values()).count(split) for split in ("train", "val")}
+    target = output_location(config)
+    if config.verify:
+        return f"check every byte of the dataset in {target}"
+    settings = config.shard
     return (
-        f"{len(splits)} photos from source '{config.source}', {count['val']} of them for "
-        f"validation, {len(skipped)} skipped as too small; tiles of {config.shard.tile} px "
-        f"({config.shard.val_tile} px for validation) into {output_directory(config)}"
+        f"{describe_source(config.source, config.mirror)}; tiles of {settings.tile} px "
+        f"({settings.val_tile} px for validation), lossless, in shards of about "
+        f"{settings.shard_mib:g} MiB, into {target}"
     )
 
 
-def run(config: Config) -> Path:
-    """Writes the dataset, unless it is there already; returns its directory.
+def run(config: Config) -> str:
+    """Makes the dataset, adds what is new to it, or verifies it; returns where it is.
 
     Raises:
-        UserError: the source is unusable, all photos of a split are smaller than a tile, or the
-            output holds another or a damaged dataset.
+        UserError: the source or the output is unusable, or too many photos are broken.
     """
-    splits, skipped = assign(find_photos(config.source), config.shard)
-    for photo in skipped:
-        print(f"Skipped {photo.name}: its shorter side, {photo.side} px, is less than a tile.")
-    directory = output_directory(config)
-    settings = asdict(config.shard)
-    source = digest([[photo.name, photo.sha256] for photo in splits])
-    if (directory / FILE_NAME).exists():
-        manifest = Manifest.load(directory)
-        if (manifest.settings, manifest.source) != (settings, source):
-            raise UserError(
-                f"{directory} holds another dataset (other photos or shard.* settings): "
-                "choose another output, or delete that folder."
-            )
-        if damaged := manifest.damaged_shards(directory):
-            raise UserError(
-                f"shards of {directory} are damaged ({', '.join(damaged)}): delete that folder "
-                "and run jobs/shard.py again."
-            )
-        print(f"Nothing to do: {describe(manifest)} are in {directory} already.")
-        return directory
-
-    # What an interrupted attempt left: without a manifest, no reader knows of it.
-    for split in ("train", "val"):
-        for leftover in directory.glob(f"{split}-*.tar"):
-            leftover.unlink()
-    limit = config.shard.shard_mib * 2**20
-    tiles = _tiles(splits, config.shard)
-    manifest = write_shards(tiles, directory, settings, source, limit)
-    manifest.save(directory)
-    print(f"Wrote {describe(manifest)} to {directory}.")
-    return directory
+    location = output_location(config)
+    entries = [] if config.verify else find_entries(config.source, config.mirror)
+    with connect():
+        if config.verify:
+            verify.run(location, config.stream)
+            return location
+        make_dataset(config, entries, ray_map)
+    if config.preview is not None:
+        preview.run(config, location)
+    return location
 
 
-def assign(photos: list[Photo], settings: ShardConfig) -> tuple[dict[Photo, str], list[Photo]]:
-    """Every photo's split, and the photos that are smaller than a tile of theirs.
-
-    Raises:
-        UserError: no photo is left for a split.
-    """
-    held_out = validation_photos(photos, settings.val_fraction)
-    splits: dict[Photo, str] = {}
-    skipped = []
-    for photo in photos:
-        split = "val" if photo.sha256 in held_out else "train"
-        if photo.side < (settings.val_tile if split == "val" else settings.tile):
-            skipped.append(photo)
-        else:
-            splits[photo] = split
-    for split in ("train", "val"):
-        if split not in splits.values():
-            raise UserError(
-                f"every photo for the split '{split}' is smaller than its tile ({settings.tile} "
-                f"px, validation {settings.val_tile} px): set a smaller shard.tile or "
-                "shard.val_tile."
-            )
-    return splits, skipped
-
-
-def output_directory(config: Config) -> Path:
+def output_location(config: Config) -> str:
     """`output`, else `data`: where a dataset is written is where it is read."""
-    return resolve(config.output or config.data)
+    return absolute_location(config.output or config.data)
+
+
+def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manifest:
+    """The dataset of a source's files in the output: what is there already is kept, what is new is
+    added in shards of its own, shards with photos that are no longer in the source are left out."""
+    settings = config.shard
+    store = open_store(output_location(config), policy=RetryPolicy.of(config.stream))
+    with _alone(store):
+        before = _existing(store, settings)
+        inventory = inspect(entries, settings, mapper)
+        _check_same(store, inventory, before)
+        _check_failures(store, inventory, settings)
+        layout = assign(inventory, settings, before, intact_shards(store, before))
+        plans = plan_shards(layout, settings)
+        written = _write(plans, store, inventory, settings, mapper)
+        shards = sorted((*layout.kept, *written), key=lambda s: (s.split != "train", s.path))
+        _check_splits(shards, settings)
+        manifest = Manifest(identity_settings(settings), tuple(shards))
+        _report(store, inventory, manifest)
+        if before is None or manifest.digest != before.digest:
+            manifest.save(store)
+        _clean(store)
+    _tell(store, before, manifest, written)
+    return manifest
+
+
+def _alone(store: Store) -> Any:
+    """Nobody else writes into this folder meanwhile. (Object storage has no such lock; two jobs
+    there write the same bytes.)"""
+    if not isinstance(store, LocalStore):
+        return nullcontext()
+    root = Path(store.location)
+    root.mkdir(parents=True, exist_ok=True)
+    stack = ExitStack()
+    try:
+        stack.enter_context(FileLock(root / ".lock", timeout=0))
+    except Timeout:
+        raise UserError(
+            f"another job is writing shards into {root}: wait for it, or choose another output."
+        ) from None
+    return stack
+
+
+def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
+    if store.size(FILE_NAME) is None:
+        return None
+    manifest = Manifest.load(store)
+    wanted = identity_settings(settings)
+    differing = [k for k in wanted if manifest.settings.get(k) != wanted[k]]
+    if differing:
+        raise UserError(
+            f"{store.location} holds a dataset with other settings "
+            f"({', '.join(f'shard.{k}' for k in differing)}): choose another output, or delete it."
+        )
+    return manifest
+
+
+def _check_same(store: Store, inventory: Inventory, before: Manifest | None) -> None:
+    """A dataset grows and shrinks with its source; another source is most likely a mistake."""
+    known = {sha for shard in before.shards for sha in shard.photos} if before else set()
+    if known and not any(photo.sha256 in known for photo in inventory.photos):
+        raise UserError(
+            f"{store.location} holds a dataset of other photos, none of which is in the source: "
+            "choose another output, or give the old source too: source=[old,new]."
+        )
+
+
+def _write(
+    plans: list[ShardPlan],
+    store: Store,
+    inventory: Inventory,
+    settings: ShardConfig,
+    mapper: Mapper,
+) -> list[Shard]:
+    """Every planned shard, in parallel. Each is in place before it is counted."""
+    shards: list[Shard] = []
+    if not plans:
+        return shards
+    total = sum(len(plan.photos) for plan in plans)
+    calls = [(plan, store, settings) for plan in plans]
+    with progress("shard", total=total, unit="photo") as bar:
+        results = mapper(write_shard, calls)
+        for plan, result in zip(plans, results, strict=True):
+            assert isinstance(result, Written)
+            inventory.skipped += result.skipped
+            if result.shard is not None:
+                shards.append(Shard.from_json(result.shard))
+            bar.update(len(plan.photos))
+            _check_failures(store, inventory, settings)
+    return shards
+
+
+def _check_failures(store: Store, inventory: Inventory, settings: ShardConfig) -> None:
+    failures = [s for s in inventory.skipped if s.failure]
+    if len(failures) <= settings.max_failures * inventory.num_files:
+        return
+    _report(store, inventory, None)
+    first = "; ".join(f"{s.name}: {s.reason}" for s in failures[:3])
+    raise UserError(
+        f"{len(failures)} of {inventory.num_files} photo files are broken, more than "
+        f"shard.max_failures={settings.max_failures:g} allows ({first}): see "
+        f"{store.location}/{REPORT}, mend or remove them, or allow more."
+    )
+
+
+def _check_splits(shards: list[Shard], settings: ShardConfig) -> None:
+    for split in ("train", "val"):
+        if not any(shard.split == split for shard in shards):
+            raise UserError(
+                f"no tile is left for the split '{split}': every photo of it is smaller than its "
+                f"tile ({settings.tile} px, validation {settings.val_tile} px), near-flat or "
+                "broken: set a smaller shard.tile or shard.val_tile, or give more photos."
+            )
+
+
+def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> None:
+    report = {
+        "num_files": inventory.num_files,
+        "num_skipped": len(inventory.skipped),
+        "skipped": [asdict(skipped) for skipped in inventory.skipped],
+        "reasons": inventory.reasons(),
+        "manifest": manifest.digest if manifest else None,
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    store.write(REPORT, text.encode())
+    if inventory.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in inventory.reasons().items())
+        print(
+            f"Skipped {len(inventory.skipped)} of {inventory.num_files} files: {reasons}; "
+            f"{store.location}/{REPORT} names them.",
+            flush=True,
+        )
+
+
+def _clean(store: Store) -> None:
+    """Removes what interrupted or replaced attempts left: our tars that no manifest lists."""
+    listed: set[str] = set()
+    for name in store.names(f"{HISTORY}/"):
+        manifest = Manifest.parse(store.read(name))
+        if manifest is None:
+            return  # not to be trusted, so nothing is removed
+        listed |= {shard.path for shard in manifest.shards}
+    for name in store.names():
+        stale = name.startswith(("train-", "val-")) and name.endswith(".tar")
+        if name.startswith(f"{PARTS}/") or (stale and name not in listed):
+            store.delete(name)
+
+
+def _tell(store: Store, before: Manifest | None, now: Manifest, written: list[Shard]) -> None:
+    if before is not None and now.digest == before.digest:
+        mended = f" ({len(written)} shards were missing and are mended)" if written else ""
+        print(f"Nothing to do: {describe(now)} are in {store.location} already{mended}.")
+    elif before is None:
+        print(f"Wrote {describe(now)} to {store.location}.")
+    else:
+        shared = len({s.sha256 for s in before.shards} & {s.sha256 for s in now.shards})
+        print(
+            f"Wrote {len(written)} shards to {store.location} beside {shared} that stay: now "
+            f"{describe(now)}. The dataset as it was: {HISTORY}/{before.digest}.json."
+        )
 
 
 def describe(manifest: Manifest) -> str:
-    size = sum(shard.bytes for shard in manifest.shards) / 2**20
     return (
-        f"{len(manifest.split('train'))} training and {len(manifest.split('val'))} validation "
-        f"tiles in {len(manifest.shards)} shards ({size:.1f} MiB)"
+        f"{manifest.num_samples('train')} training and {manifest.num_samples('val')} validation "
+        f"tiles in {len(manifest.shards)} shards ({manifest.num_bytes / 2**20:.1f} MiB)"
     )
-
-
-def validation_photos(photos: list[Photo], fraction: float) -> set[str]:
-    """sha256 of the photos held out: a photo's own digest decides, so that adding others does
-    not move it. (In a set so small that no digest decides, the smallest one is held out.) At
-    least one is held out, and at least one is left.
-
-    Raises:
-        UserError: there is only one photo, which cannot be in both splits.
-    """
-    if len(photos) < 2:
-        raise UserError("one photo cannot be split into training and validation: give at least 2.")
-    ranked = sorted(photo.sha256 for photo in photos)
-    held_out = [sha for sha in ranked if int(sha[:8], 16) < fraction * 2**32]
-    return set(held_out[: len(photos) - 1] or ranked[:1])
-
-
-def cut(image: NDArray[np.uint8], size: int) -> Iterator[tuple[int, int]]:
-    """Top-left corners (y, x) of tiles that cover the image; the last row and column are moved
-    inwards instead of being dropped. Nothing if the image is smaller than a tile."""
-    height, width = image.shape[:2]
-    if height < size or width < size:
-        return
-    for y in _starts(height, size):
-        for x in _starts(width, size):
-            yield y, x
-
-
-def _starts(length: int, size: int) -> list[int]:
-    count = -(-length // size)
-    return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
-
-
-def _tiles(splits: dict[Photo, str], settings: ShardConfig) -> Iterator[Tile]:
-    """Tiles of all photos in order, cut by Ray tasks of which a few are in flight."""
-    import ray
-
-    from pipelines.cluster import connect
-
-    remote = ray.remote(num_cpus=1)(encode_tiles)
-    with connect(), progress("shard", total=len(splits), unit="photo") as bar:
-        in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = iter(splits.items())
-        pending: list[Any] = []
-        while True:
-            while len(pending) < in_flight and (item := next(waiting, None)):
-                photo, split = item
-                size = settings.val_tile if split == "val" else settings.tile
-                pending.append(remote.remote(photo, size, split))
-            if not pending:
-                return
-            yield from ray.get(pending.pop(0))
-            bar.update()
-
-
-def encode_tiles(photo: Photo, size: int, split: str) -> list[Tile]:
-    """All tiles of one photo as PNG, in reading order."""
-    image = read_rgb(photo.path)
-    tiles = []
-    for number, (y, x) in enumerate(cut(image, size)):
-        ok, png = cv2.imencode(".png", image[y : y + size, x : x + size, ::-1])
-        assert ok
-        tiles.append(
-            Tile(
-                key=f"{photo.sha256[:16]}-{number:04d}",
-                png=png.tobytes(),
-                meta={
-                    "source": photo.name,
-                    "sha256": photo.sha256,
-                    "box": [x, y, x + size, y + size],
-                    "photo_size": [image.shape[1], image.shape[0]],
-                },
-                split=split,
-            )
-        )
-    return tiles
-
-
-def write_shards(
-    tiles: Iterator[Tile], directory: Path, settings: dict[str, Any], source: str, limit: int
-) -> Manifest:
-    """Writes the shards of tiles in their order, each closed at about `limit` bytes, and
-    describes them; the manifest itself is not saved."""
-    writers = {split: _SplitWriter(split, directory, limit) for split in ("train", "val")}
-    for tile in tiles:
-        writers[tile.split].add(tile)
-    shards: list[Shard] = []
-    samples: list[Sample] = []
-    for writer in writers.values():
-        writer.close_shard()
-        base = len(shards)
-        shards += writer.shards
-        samples += [
-            Sample(s.key, s.shard + base, s.offset, s.size, s.split) for s in writer.samples
-        ]
-    return Manifest(settings, source, tuple(shards), tuple(samples))
-
-
-class _SplitWriter:
-    """Collects one shard in memory and puts it on disk whole, at most `limit` bytes or so."""
-
-    def __init__(self, split: str, directory: Path, limit: int) -> None:
-        self.split, self.directory, self.limit = split, directory, limit
-        self.shards: list[Shard] = []
-        self.samples: list[Sample] = []
-        self._open()
-
-    def _open(self) -> None:
-        from webdataset import TarWriter
-
-        self.buffer = BytesIO()
-        self.tar = TarWriter(self.buffer, mtime=0, user="srforge", group="srforge", encoder=False)
-
-    def add(self, tile: Tile) -> None:
-        offset = self.tar.tarstream.offset
-        meta = json.dumps(tile.meta, sort_keys=True).encode()
-        self.tar.write({"__key__": tile.key, "png": tile.png, "json": meta})
-        size = self.tar.tarstream.offset - offset
-        self.samples.append(Sample(tile.key, len(self.shards), offset, size, self.split))
-        if self.tar.tarstream.offset >= self.limit:
-            self.close_shard()
-
-    def close_shard(self) -> None:
-        if not self.tar.tarstream.offset:
-            return
-        # TarWriter.close also closes the buffer; end the archive and keep the bytes.
-        self.tar.tarstream.close()
-        data = self.buffer.getvalue()
-        name = f"{self.split}-{len(self.shards):06d}.tar"
-        write_bytes(self.directory / name, data)
-        self.shards.append(Shard(name, hashlib.sha256(data).hexdigest(), len(data)))
-        self._open()

@@ -13,15 +13,23 @@ from PIL import Image
 from pipelines import tracking
 from pipelines.cluster import connect
 from pipelines.config import from_dict, to_dict
+from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest, Sample
-from pipelines.data.stream import read_tile
+from pipelines.data.order import sample_seed
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, most_detailed, to_png
 from pipelines.evaluation.report import loss_curves, render
 from pipelines.progress import progress
 from pipelines.registry.models import Model, absolute, champion, load_model
 from pipelines.schema import Config
-from pipelines.storage import digest, new_directory, read_json, resolve, write_json
+from pipelines.storage import (
+    absolute_location,
+    digest,
+    new_directory,
+    read_json,
+    resolve,
+    write_json,
+)
 from srmodels.degradation import degrade
 from srmodels.metrics import psnr_y, ssim_y
 
@@ -87,8 +95,8 @@ def run(config: Config) -> Path:
         UserError: no such model or dataset, or the MLflow server does not answer.
     """
     _check(config)
-    data = resolve(config.data)
-    manifest = Manifest.load(data)
+    dataset = open_dataset(config.data, config.stream)
+    manifest = dataset.manifest
     client = tracking.connect(config)
     references = [*map(absolute, config.evaluate.compare), model_reference(config)]
     models = {reference: load_model(reference, config) for reference in references}
@@ -113,10 +121,10 @@ def run(config: Config) -> Path:
         print(f"Nothing to do: {model.reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
-    measured = _measure(config, models, data, manifest)
+    measured = _measure(config, models, manifest)
     results = _summary(config, model, manifest, measured) | {"identity": identity}
     pictures = {
-        key: draw(config, models, data, manifest, key)
+        key: draw(config, models, dataset, key)
         for key in hardest(measured, config.evaluate.num_pictures)
     }
     report = render(results, pictures, loss_curves(client, model.config))
@@ -139,12 +147,11 @@ def measure_images(
 ) -> list[ImageResult]:
     """A Ray task: every method on a few images. `settings` is a whole configuration."""
     config = from_dict(settings)
-    data = resolve(config.data)
-    manifest = Manifest.load(data)
+    dataset = open_dataset(config.data, config.stream)
     crop = crop_border(config)
     results = []
     for sample in samples:
-        _, hr, outputs = run_methods(config, models, read_tile(data, manifest, sample), sample.key)
+        _, hr, outputs = run_methods(config, models, dataset.tile(sample), sample.key)
         for method, sr in outputs.items():
             scores = min(psnr_y(sr, hr, crop), MAX_PSNR), ssim_y(sr, hr, crop)
             results.append(ImageResult(sample.key, method, *scores))
@@ -156,8 +163,8 @@ def run_methods(
 ) -> tuple[Pixels, Pixels, dict[str, Pixels]]:
     """LR, HR and every method's output for one image; the degradation is seeded by its key."""
     scale = config.networks.scale
-    generator = np.random.default_rng(int(digest([config.seed, key]), 16))
-    lr = degrade(hr, scale, config.degradation.preset, generator)
+    generator = np.random.Generator(np.random.Philox(key=sample_seed(config.seed, key, 0)))
+    lr = degrade(hr, scale, config.degradation.options, generator)
     outputs = {BICUBIC: enlarge(lr, scale, Image.Resampling.BICUBIC)}
     outputs |= {reference: upscale(model, lr) for reference, model in models.items()}
     return lr, hr, outputs
@@ -176,13 +183,10 @@ def hardest(measured: list[ImageResult], count: int) -> list[str]:
     return [key for _, _, key in sorted(order)[:count]]
 
 
-def draw(
-    config: Config, models: dict[str, Model], data: Path, manifest: Manifest, key: str
-) -> Pictures:
+def draw(config: Config, models: dict[str, Model], dataset: Dataset, key: str) -> Pictures:
     """The same part of an image, where HR has most detail, as every method shows it."""
-    sample = next(s for s in manifest.samples if s.key == key)
-    tile = read_tile(data, manifest, sample)
-    lr, hr, outputs = run_methods(config, models, tile, key)
+    sample = next(s for s in dataset.manifest.split("val") if s.key == key)
+    lr, hr, outputs = run_methods(config, models, dataset.tile(sample), key)
     shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST), **outputs}
     area = most_detailed(hr)
     return {kind: image[area] for kind, image in (shown | {"HR": hr}).items()}
@@ -202,13 +206,11 @@ def upscale(model: Model, lr: Pixels) -> Pixels:
     return np.asarray(upscale_image(model.network, image, scale=model.network.scale, tiling=tiling))
 
 
-def _measure(
-    config: Config, models: dict[str, Model], data: Path, manifest: Manifest
-) -> list[ImageResult]:
+def _measure(config: Config, models: dict[str, Model], manifest: Manifest) -> list[ImageResult]:
     import ray
 
     samples = manifest.split("val")
-    settings = to_dict(config) | {"data": str(data)}
+    settings = to_dict(config) | {"data": absolute_location(config.data)}
     starts = range(0, len(samples), IMAGES_PER_TASK)
     chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
     results: list[ImageResult] = []

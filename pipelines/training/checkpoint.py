@@ -93,9 +93,16 @@ def prune(run: Path, keep: int) -> None:
 
 
 def check_resumable(
-    name: str, state: RunState, identity: dict[str, Any], workers: int, zero_stage: int
+    name: str,
+    state: RunState,
+    identity: dict[str, Any],
+    workers: int,
+    zero_stage: int,
+    *,
+    accept_changed_data: bool = False,
 ) -> None:
-    """Refuses to go on with other settings than a run was started with.
+    """Refuses to go on with other settings than a run was started with, or with another dataset
+    unless that is accepted.
 
     Raises:
         UserError: names what differs.
@@ -105,7 +112,15 @@ def check_resumable(
         for key in state.identity.keys() | identity.keys()
         if state.identity.get(key) != identity.get(key)
     )
-    if differing:
+    if differing == ["data"]:
+        if not accept_changed_data:
+            raise UserError(
+                f"the dataset has changed since run '{name}' was started: set data= to the "
+                f"manifest it knows, manifests/{state.manifest}.json of its dataset, or "
+                "train.accept_changed_data=true to go on with the new one."
+            )
+        print(f"{name}: goes on with another dataset, {identity['data']}.", flush=True)
+    elif differing:
         raise UserError(
             f"run '{name}' was started with other settings ({', '.join(differing)}): "
             "set another run.name, or delete its folder to start over."

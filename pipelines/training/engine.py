@@ -9,7 +9,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from pipelines.data.stream import Batch
+from pipelines.data.stream import Batch, to_unit
 from pipelines.errors import UserError
 from pipelines.schema import TrainConfig
 from srmodels.system import Stage
@@ -74,7 +74,9 @@ class Engine:
             NonFiniteLossError: before the weights are touched.
         """
         losses: dict[str, Tensor] = self.engine(
-            batch.x_l.to(self.device), batch.x_h.to(self.device), batch.seeds.to(self.device)
+            to_unit(batch.x_l, self.device),
+            to_unit(batch.x_h, self.device),
+            batch.seeds.to(self.device),
         )
         if not torch.isfinite(losses["loss"]):
             raise NonFiniteLossError(

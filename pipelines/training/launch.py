@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import tracking
 from pipelines.cluster import connect
 from pipelines.config import to_dict
-from pipelines.data.manifest import Manifest
+from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import resolve
@@ -32,7 +32,7 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
     """
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
-    manifest = Manifest.load(resolve(config.data))
+    manifest = open_dataset(config.data, config.stream).manifest
     for name in stages:
         init_checkpoint(config, name, planned=stages)
     checkpoints = []

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.data.manifest import FILE_NAME, Manifest
+from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
-from pipelines.storage import resolve
+from pipelines.storage import absolute_location, resolve
 from srmodels.system import load_system
 
 
@@ -87,13 +87,13 @@ def run_directory(config: Config, name: str) -> Path:
 
 
 def _epochs(config: Config, samples: int) -> str:
-    directory = resolve(config.data)
-    if not (directory / FILE_NAME).exists():
-        return f" (no dataset in {directory} yet)"
-    manifest = Manifest.load(directory)
+    if not dataset_exists(config.data, config.stream):
+        return f" (no dataset in {absolute_location(config.data)} yet)"
+    manifest = open_dataset(config.data, config.stream).manifest
+    tiles = manifest.num_samples("train")
     return (
-        f" = {samples / len(manifest.split('train')):.1f} epochs of "
-        f"{len(manifest.shards)} shards, {len(manifest.split('train'))} training tiles"
+        f" = {samples / tiles:.1f} epochs of {len(manifest.shard_numbers('train'))} shards, "
+        f"{tiles} training tiles"
     )
 
 

@@ -11,7 +11,7 @@ from pipelines.config import to_dict
 from pipelines.data.manifest import Manifest
 from pipelines.errors import UserError
 from pipelines.schema import Config
-from pipelines.storage import file_sha256, resolve
+from pipelines.storage import absolute_location, file_sha256
 from pipelines.training import checkpoint as ckpt
 from pipelines.training.plan import run_directory, run_name
 
@@ -19,7 +19,8 @@ from pipelines.training.plan import run_directory, run_name
 _FREE = {
     "workers",
     "threads_per_worker",
-    "loader_threads",
+    "loader_processes",
+    "accept_changed_data",
     "accelerator",
     "zero_stage",
     "checkpoint_every",
@@ -36,6 +37,7 @@ def describe(config: Config, name: str, manifest: Manifest, init: Path | None) -
     identity = {
         "seed": config.seed,
         "data": manifest.digest,
+        "order": {name: settings["stream"][name] for name in ("window", "lanes")},
         "degradation": settings["degradation"],
         "networks": settings["networks"],
         "options": settings["stages"][name]["options"],
@@ -47,7 +49,7 @@ def describe(config: Config, name: str, manifest: Manifest, init: Path | None) -
     return {
         "config": settings,
         "stage": name,
-        "data_directory": str(resolve(config.data)),
+        "data": absolute_location(config.data),
         "run_directory": str(run_directory(config, run_name(config, name))),
         "init_checkpoint": str(init) if init else None,
         "identity": identity,
@@ -74,7 +76,14 @@ def is_done(config: Config, name: str, job: dict[str, Any]) -> bool:
     done = state.step >= train.steps
     workers = state.world_size if done else train.world_size
     zero_stage = state.zero_stage if done else train.zero_stage
-    ckpt.check_resumable(full_name, state, job["identity"], workers, zero_stage)
+    ckpt.check_resumable(
+        full_name,
+        state,
+        job["identity"],
+        workers,
+        zero_stage,
+        accept_changed_data=train.accept_changed_data,
+    )
     if state.step > train.steps:
         raise UserError(
             f"run '{full_name}' has {state.step} steps already, more than train.steps="

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.config import from_dict
-from pipelines.data.manifest import Manifest
+from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream
 from pipelines.schema import Config, TrainConfig
 from pipelines.training import checkpoint as ckpt
@@ -48,17 +48,16 @@ def run_rank(job: dict[str, Any]) -> None:
         if dist.get_rank() == 0:
             print(f"{name}: resuming at step {first_step} of {train.steps} from {resume}")
 
-    directory = Path(job["data_directory"])
+    dataset = open_dataset(job["data"], config.stream)
     stream = TrainingStream(
-        directory,
-        Manifest.load(directory),
-        crop_settings(config, train),
+        dataset,
+        CropSettings.of(config, train),
         seed=config.seed,
         batch_size=train.batch_size,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         start_step=first_step,
-        threads=train.loader_threads,
+        processes=train.loader_processes,
     )
 
     leader = dist.get_rank() == 0
@@ -78,7 +77,7 @@ def run_rank(job: dict[str, Any]) -> None:
             world_size=dist.get_world_size(),
             zero_stage=train.zero_stage,
             seed=config.seed,
-            manifest=stream.manifest.digest,
+            manifest=dataset.manifest.digest,
             identity=job["identity"],
             metrics=metrics.last,
             config=job["config"],
@@ -99,10 +98,6 @@ def build_stage(config: Config, name: str, init_checkpoint: str | None) -> Stage
     if init_checkpoint is not None:
         network.load_state_dict(ckpt.load_weights(Path(init_checkpoint)))
     return system.stages[stage.kind](network, stage.options).train()
-
-
-def crop_settings(config: Config, train: TrainConfig) -> CropSettings:
-    return CropSettings(train.crop, config.networks.scale, config.degradation.preset)
 
 
 def _progress(name: str, first_step: int, train: TrainConfig) -> Any:

@@ -1,5 +1,6 @@
 """How an HR crop becomes an LR crop: named presets, each a function of the crop and a generator."""
 
-from srmodels.degradation.presets import PRESETS, degrade
+from srmodels.degradation.options import Bicubic, Bsrgan, SecondOrder
+from srmodels.degradation.presets import PRESETS, Options, degrade
 
-__all__ = ["PRESETS", "degrade"]
+__all__ = ["PRESETS", "Bicubic", "Bsrgan", "Options", "SecondOrder", "degrade"]

@@ -1,4 +1,4 @@
-"""Blur kernels of Real-ESRGAN's degradation: (an)isotropic, generalised, plateau and sinc.
+"""Blur kernels: (an)isotropic, generalised and plateau-shaped Gaussians, and the sinc filter.
 
 Source: Wang et al., "Real-ESRGAN" (arXiv 2107.10833), §3; the generalised and plateau shapes are
 from Liu et al., "Estimating Generalized Gaussian Blur Kernels".
@@ -9,29 +9,44 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from srmodels.degradation.draws import choose, choose_size, happens, uniform
+from srmodels.degradation.options import KERNEL_KINDS, Blur
+
 Kernel = NDArray[np.float64]
 
 
-def _squared_distance(size: int, sigma_x: float, sigma_y: float, angle: float) -> Kernel:
+def _squared_distance(
+    size: int, sigma_x: float, sigma_y: float, angle: float, shift: float = 0.0
+) -> Kernel:
     """Mahalanobis distance² of every kernel cell from the centre, `[size, size]`."""
-    axis = np.arange(size) - size // 2
-    x, y = np.meshgrid(axis, axis)
-    u = math.cos(angle) * x + math.sin(angle) * y
-    v = -math.sin(angle) * x + math.cos(angle) * y
-    distance: Kernel = (u / sigma_x) ** 2 + (v / sigma_y) ** 2
+    axis = np.arange(size) - (size // 2 + shift)
+    x, y = axis[None, :], axis[:, None]
+    cosine, sine = math.cos(angle), math.sin(angle)
+    u = (cosine * x + sine * y) / sigma_x
+    v = (cosine * y - sine * x) / sigma_y
+    distance: Kernel = u * u + v * v
     return distance
 
 
-def gaussian(size: int, sigma_x: float, sigma_y: float, angle: float, beta: float = 1.0) -> Kernel:
-    """(Generalised) Gaussian `[size, size]`, summing to 1; `beta` 1 is the ordinary Gaussian."""
-    kernel: Kernel = np.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, angle) ** beta)
-    return _normalised(kernel)
+def gaussian(
+    size: int,
+    sigma_x: float,
+    sigma_y: float,
+    angle: float,
+    beta: float = 1.0,
+    shift: float = 0.0,
+) -> Kernel:
+    """(Generalised) Gaussian `[size, size]`, summing to 1.
+
+    `beta` 1 is the ordinary Gaussian; `shift` px moves its centre right and down.
+    """
+    distance = _squared_distance(size, sigma_x, sigma_y, angle, shift)
+    return _normalised(np.exp(-0.5 * (distance if beta == 1.0 else distance**beta)))
 
 
 def plateau(size: int, sigma_x: float, sigma_y: float, angle: float, beta: float) -> Kernel:
     """Plateau-shaped kernel `[size, size]`, summing to 1."""
-    kernel: Kernel = 1.0 / (1.0 + _squared_distance(size, sigma_x, sigma_y, angle) ** beta)
-    return _normalised(kernel)
+    return _normalised(1.0 / (1.0 + _squared_distance(size, sigma_x, sigma_y, angle) ** beta))
 
 
 def sinc(size: int, cutoff: float) -> Kernel:
@@ -39,7 +54,7 @@ def sinc(size: int, cutoff: float) -> Kernel:
     from scipy.special import j1
 
     axis = np.arange(size) - size // 2
-    radius = np.hypot(*np.meshgrid(axis, axis))
+    radius = np.sqrt((axis * axis)[None, :] + (axis * axis)[:, None])
     radius[size // 2, size // 2] = 1.0
     kernel: Kernel = cutoff * j1(cutoff * radius) / (2 * math.pi * radius)
     kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
@@ -51,36 +66,44 @@ def _normalised(kernel: Kernel) -> Kernel:
     return result
 
 
-KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
-
-
 def random_kernel(
-    generator: np.random.Generator,
-    *,
-    sigma: tuple[float, float],
-    odds: tuple[float, ...],
-    sinc_probability: float,
-    beta_generalized: tuple[float, float],
-    beta_plateau: tuple[float, float],
+    options: Blur, generator: np.random.Generator, drawn: list[str] | None = None
 ) -> Kernel:
-    """One kernel of odd size 7–21, its kind drawn by `odds` over `KINDS`, or sinc."""
-    size = int(generator.integers(3, 11)) * 2 + 1
-    if generator.random() < sinc_probability:
+    """One kernel `[size, size]` drawn as Real-ESRGAN draws it, summing to 1."""
+    size = choose_size(generator, options.kernel_sizes)
+    if happens(generator, options.sinc_probability):
+        # Small kernels cannot hold the rings of a low cutoff.
         low = math.pi / 3 if size < 13 else math.pi / 5
-        return sinc(size, generator.uniform(low, math.pi))
-    kind = KINDS[generator.choice(len(KINDS), p=np.asarray(odds) / sum(odds))]
-    sigma_x = generator.uniform(*sigma)
+        return random_sinc(size, low, generator, drawn)
+    kind = KERNEL_KINDS[choose(generator, options.kind_odds)]
+    sigma_x = uniform(generator, options.sigma)
     sigma_y, angle = sigma_x, 0.0
-    if not kind.endswith("_iso") and kind != "iso":
-        sigma_y, angle = generator.uniform(*sigma), generator.uniform(-math.pi, math.pi)
+    if kind.endswith("aniso"):
+        sigma_y = uniform(generator, options.sigma)
+        angle = uniform(generator, [-math.pi, math.pi])
+    if drawn is not None:
+        name = kind.replace("_", " ")
+        drawn.append(f"blur {name} {size} px sigma {sigma_x:.1f}/{sigma_y:.1f}")
     if kind.startswith("generalized"):
-        return gaussian(size, sigma_x, sigma_y, angle, _beta(generator, beta_generalized))
+        beta = _beta(generator, options.beta_generalized)
+        return gaussian(size, sigma_x, sigma_y, angle, beta)
     if kind.startswith("plateau"):
-        return plateau(size, sigma_x, sigma_y, angle, _beta(generator, beta_plateau))
+        return plateau(size, sigma_x, sigma_y, angle, _beta(generator, options.beta_plateau))
     return gaussian(size, sigma_x, sigma_y, angle)
 
 
-def _beta(generator: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Below and above 1 with equal odds, as in the paper's code."""
+def random_sinc(
+    size: int, low: float, generator: np.random.Generator, drawn: list[str] | None = None
+) -> Kernel:
+    """A sinc kernel with its cutoff drawn from `low` to π."""
+    cutoff = uniform(generator, [low, math.pi])
+    if drawn is not None:
+        drawn.append(f"sinc {size} px cutoff {cutoff:.1f}")
+    return sinc(size, cutoff)
+
+
+def _beta(generator: np.random.Generator, limits: list[float]) -> float:
+    """Below and above 1 with equal odds, as published."""
     low, high = limits
-    return generator.uniform(low, 1.0) if generator.random() < 0.5 else generator.uniform(1.0, high)
+    below = happens(generator, 0.5)
+    return uniform(generator, [low, 1.0] if below else [1.0, high])

@@ -1,42 +1,96 @@
-"""The degradation presets by name, and the one function that applies them."""
+"""The degradation presets by name, and the one function that applies them.
 
-import cv2
+Equal generator states give equal bytes: images are uint8 between steps, and each step is integer
+arithmetic (in float32 where that is exact and faster) or a library path found to be exact. Tests
+prove it on x86-64 with the instruction sets of OpenCV, NumPy and OpenBLAS switched off, without
+IPP, and with two threads. Not proven: other architectures; other versions of the JPEG and WebP
+codecs, and their instruction sets, which OpenCV cannot switch off (libjpeg-turbo's are exact by
+design); exp, pow, sin, cos and Bessel functions, whose last bit may differ between machines.
+Kernels are rounded right after them, so that this could change one kernel in millions.
+"""
+
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from srmodels.degradation.realesrgan import REAL_ESRGAN, second_order
+from srmodels.degradation.bsrgan import bsrgan
+from srmodels.degradation.options import Bicubic, Blur, Bsrgan, Noise, Pass, Resize, SecondOrder
+from srmodels.degradation.resize import bicubic
+from srmodels.degradation.second_order import second_order
 
-#: Names that a recipe's `degradation.preset` can take.
-PRESETS = ("bicubic", "realesrgan")
+Options = Bicubic | Bsrgan | SecondOrder
+
+
+def _realesrgan() -> SecondOrder:
+    return SecondOrder(
+        first=Pass(),
+        second=Pass(
+            blur=Blur(probability=0.8, sigma=[0.2, 1.5]),
+            resize=Resize(odds=[0.3, 0.4, 0.3], range=[0.3, 1.2]),
+            noise=Noise(gaussian_sigma=[1.0, 25.0], poisson_scale=[0.05, 2.5]),
+        ),
+    )
+
+
+def _realsr_diffusion() -> SecondOrder:
+    """Real-ESRGAN's chain with the weaker ranges of published diffusion SR training runs."""
+    return SecondOrder(
+        first=Pass(
+            resize=Resize(range=[0.3, 1.5]),
+            noise=Noise(gaussian_sigma=[1.0, 15.0], poisson_scale=[0.05, 2.0]),
+            quality=[60.0, 95.0],
+        ),
+        second=Pass(
+            blur=Blur(probability=0.5, sigma=[0.2, 1.5]),
+            resize=Resize(odds=[0.3, 0.4, 0.3], range=[0.6, 1.2]),
+            noise=Noise(gaussian_sigma=[1.0, 12.0], poisson_scale=[0.05, 1.0]),
+            quality=[60.0, 100.0],
+        ),
+    )
+
+
+#: Factories of the presets' options, by the names that a recipe's `degradation.preset` can take.
+PRESETS: dict[str, Callable[[], Options]] = {
+    "bicubic": Bicubic,
+    "bsrgan": Bsrgan,
+    "realesrgan": _realesrgan,
+    "realsr_diffusion": _realsr_diffusion,
+}
 
 
 def degrade(
-    hr: NDArray[np.uint8], scale: int, preset: str, generator: np.random.Generator
+    hr: NDArray[np.uint8],
+    scale: int,
+    options: Options,
+    generator: np.random.Generator,
+    drawn: list[str] | None = None,
 ) -> NDArray[np.uint8]:
     """The LR version of an HR crop.
+
+    Equal generator states give equal bytes; the module's first lines say how far that is proven.
+    OpenCV's thread count is left as it is; one thread per caller is fastest for crops.
 
     Args:
         hr: `[H, W, 3]` uint8 RGB; H and W multiples of `scale`.
         scale: how many times smaller LR is.
-        preset: one of `PRESETS`. `bicubic` is the antialiased bicubic of the literature (Pillow's,
-            within 0.01 dB of MATLAB's on Set5); `realesrgan` is Real-ESRGAN's second-order chain.
-        generator: the only source of randomness; `bicubic` draws nothing.
+        options: what one of `PRESETS` made; its type selects the degradation.
+        generator: the only source of randomness; `Bicubic` draws nothing.
+        drawn: if given, receives one line of text per step that was applied.
 
     Returns:
         `[H / scale, W / scale, 3]` uint8 RGB.
 
     Raises:
-        ValueError: unknown preset, or a size that `scale` does not divide.
+        ValueError: a size that `scale` does not divide.
     """
     height, width = hr.shape[:2]
     if height % scale or width % scale:
         raise ValueError(f"an HR crop of {width}x{height} px cannot be reduced by {scale}.")
-    if preset == "bicubic":
-        size = (width // scale, height // scale)
-        return np.asarray(Image.fromarray(hr).resize(size, Image.Resampling.BICUBIC))
-    if preset == "realesrgan":
-        # Seeded per sample below, never by OpenCV's own global state.
-        cv2.setNumThreads(0)
-        return second_order(hr, scale, REAL_ESRGAN, generator)
-    raise ValueError(f"there is no degradation '{preset}': use one of {', '.join(PRESETS)}.")
+    if isinstance(options, Bicubic):
+        if drawn is not None:
+            drawn.append(f"bicubic x{1 / scale:.2f}")
+        return bicubic(hr, scale)
+    if isinstance(options, Bsrgan):
+        return bsrgan(hr, scale, options, generator, drawn)
+    return second_order(hr, scale, options, generator, drawn)

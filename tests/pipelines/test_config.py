@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.config import documented_keys, from_dict, load_config, recipe_names, to_dict
 from pipelines.errors import UserError
+from srmodels.degradation import PRESETS
 from tests.conftest import SMALL
 
 
@@ -38,7 +39,12 @@ def test_names_default_to_the_recipe() -> None:
         ("train.steps=0", r"train\.steps must be at least 1, not 0"),
         ("stages.joint.train.steps=0", r"stages\.joint\.train\.steps must be at least 1"),
         ("train.learning_rate=-1", r"learning_rate must be greater than 0, not -1\.0"),
-        ("train.loader_threads=0", "loader_threads must be at least 1"),
+        ("train.loader_processes=-1", "loader_processes must be at least 0"),
+        ("shard.overlap=256", "shard.overlap=256 must be less than shard.tile=256"),
+        ("shard.tile=16384", "tiles can be 16383 px wide at most"),
+        ("shard.effort=9", "shard.effort is 9: use one of 0, 1"),
+        ("stream.window=0", r"stream\.window must be at least 1"),
+        ("degradation.options.nosuch=1", "unknown key 'degradation.options.nosuch'"),
         ("seed=-1", "seed must be at least 0"),
         ("evaluate.crop_border=-4", r"evaluate\.crop_border must be at least 0"),
         ("export.latency_runs=0", r"export\.latency_runs must be at least 1"),
@@ -51,7 +57,7 @@ def test_names_default_to_the_recipe() -> None:
         ("train.crop=100", "crop=100 must be a multiple of 32"),
         ("train.crop=512", r"fit into a tile \(shard.tile=256\)"),
         ("train.precision=fp8", "use one of fp32, bf16"),
-        ("degradation.preset=fog", "use one of bicubic, realesrgan"),
+        ("degradation.preset=fog", "use one of bicubic, bsrgan, realesrgan, realsr_diffusion"),
         ("networks.scale=3", "networks.scale is 3: use one of 2, 4, 8"),
         ("recipe=nosuch", "there is no recipe 'nosuch': use edge_sd_sr_tiny"),
         ("stage=nosuch", "no stage 'nosuch': use autoencoder, joint, decoder"),
@@ -95,3 +101,23 @@ def test_every_key_is_documented() -> None:
     keys = list(documented_keys())
     assert all(meaning for _, _, meaning in keys)
     assert {"recipe", "train.steps", "run.storage", "mlflow.uri"} <= {key for key, _, _ in keys}
+
+
+def test_a_degradation_s_parameters_are_keys_of_the_recipe(tmp_path: Path) -> None:
+    config = load_config(["degradation.preset=realesrgan"])
+    assert config.degradation.options == PRESETS["realesrgan"]()
+    quality = "degradation.options.first.quality=[50,60]"
+    changed = load_config(["degradation.preset=realesrgan", quality])
+    assert changed.degradation.options.first.quality == [50, 60]
+    assert from_dict(to_dict(changed)) == changed
+    with pytest.raises(UserError, match="quality"):
+        load_config(["degradation.preset=realesrgan", quality.replace("60", "200")])
+    # A recipe's parameters belong to the preset that it names, not to another one.
+    recipe = tmp_path / "mine.yaml"
+    text = SMALL.read_text()
+    recipe.write_text(
+        f"{text}degradation: {{preset: realesrgan, options: {{first: {{quality: [50, 60]}}}}}}\n"
+    )
+    assert load_config([f"recipe={recipe}"]).degradation.options.first.quality == [50, 60]
+    other = load_config([f"recipe={recipe}", "degradation.preset=bicubic"])
+    assert other.degradation.options == PRESETS["bicubic"]()

@@ -68,9 +68,11 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, phot
         (["train"], "which stage? Set stage= to one of autoencoder, joint, decoder."),
         (["train", "stage=joint", "data={dataset}"], "starts from stage 'autoencoder'"),
         (["stage1", "data={dataset}", "mlflow.uri=http://127.0.0.1:9"], "does not answer"),
-        (["shard", "source=/nonexistent"], "is not a folder"),
+        (["shard", "source=/nonexistent"], "does not exist (/nonexistent): give a folder, a zip"),
+        (["shard", "source=[a,3]"], "source must be a name or a list"),
+        (["shard", "verify=true", "output={empty}"], "there is no dataset in"),
         (["shard", "source={empty}"], "holds no photo"),
-        (["shard", "source={text}"], "is not a readable photo (not an image)"),
+        (["shard", "source={text}"], "1 of 1 photo files are broken, more than shard.max_failures"),
         (["evaluate", "data={dataset}", "model=nosuch"], "there is no model 'nosuch'"),
         (["evaluate", "data={dataset}", "model=run:nosuch"], "there is no run behind"),
         (
@@ -81,7 +83,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, phot
         (["evaluate", "data={dataset}", "mlflow.uri=ftp://x"], "is not of the form"),
         (["export", "data={dataset}"], "there is no run behind 'run:small-decoder'"),
         (["register", "bundle=/nonexistent"], "there is no bundle in /nonexistent"),
-        (["retrain", "source={text}"], "is not a readable photo"),
+        (["retrain", "source={empty}"], "holds no photo"),
     ],
 )
 def test_wrong_input_gets_one_sentence_and_exit_code_2(

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.storage import home, new_directory, read_json, resolve, write_bytes, write_json
+from pipelines.storage import (
+    absolute_location,
+    home,
+    new_directory,
+    read_json,
+    resolve,
+    write_bytes,
+    write_json,
+)
 
 
 def test_relative_paths_are_resolved_against_srforge_home(
@@ -24,9 +32,10 @@ def test_a_submitted_job_without_a_home_is_refused(monkeypatch: pytest.MonkeyPat
         resolve("work")
 
 
-def test_object_storage_is_refused_for_now() -> None:
-    with pytest.raises(UserError, match="object storage is not supported yet"):
+def test_object_storage_is_no_path() -> None:
+    with pytest.raises(UserError, match="a local folder is needed"):
         resolve("s3://bucket/prefix")
+    assert absolute_location("s3://bucket/prefix/") == "s3://bucket/prefix"
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Real DeepSpeed steps in one process: checkpoints, resuming, mistakes."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,15 @@ from safetensors.torch import load_file
 
 from pipelines import tracking
 from pipelines.config import load_config
-from pipelines.data.manifest import Manifest
+from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.registry.models import load_model
-from pipelines.schema import Config
+from pipelines.schema import Config, StreamConfig
 from pipelines.training import checkpoint as ckpt
 from pipelines.training.launch import run_stages
 from pipelines.training.plan import run_directory
 from pipelines.training.runs import lease
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT, SMALL, write_dataset
 
 
 def configure(dataset: Path, *arguments: str) -> Config:
@@ -40,7 +41,7 @@ def test_a_checkpoint_has_all_weights_and_the_state(dataset: Path) -> None:
     assert newest is not None
     state = ckpt.load_state(newest)
     assert (state.step, state.samples, state.world_size) == (4, 16, 1)
-    assert state.manifest == Manifest.load(dataset).digest
+    assert state.manifest == open_dataset(str(dataset), StreamConfig()).manifest.digest
     model, ema = load_file(newest / "model.safetensors"), load_file(newest / "ema.safetensors")
     parts = {name.split(".")[0] for name in model}
     assert parts == {"hr_encoder", "lr_encoder", "unet", "decoder"}
@@ -103,6 +104,8 @@ def test_only_the_same_run_resumes(dataset: Path) -> None:
         ("seed=1", r"other settings \(seed\)"),
         ("networks.latent_channels=8", r"other settings \(networks\)"),
         ("train.steps=6", r"other settings \(train.steps\)"),
+        ("degradation.preset=bsrgan", r"other settings \(degradation\)"),
+        ("stream.window=1", r"other settings \(order\)"),
     ]:
         config = configure(dataset, argument)
         with pytest.raises(UserError, match=message):
@@ -113,6 +116,36 @@ def test_a_finished_run_with_other_settings_is_not_mistaken_for_done(dataset: Pa
     train(configure(dataset))
     with pytest.raises(UserError, match=r"other settings \(seed\)"):
         run_stages(configure(dataset, "seed=1"), ["autoencoder"])
+
+
+def test_a_changed_dataset_is_refused_unless_it_is_accepted(photos: Path, tmp_path: Path) -> None:
+    folder, data = tmp_path / "photos", tmp_path / "shards"
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:5]:
+        shutil.copy(path, folder)
+    before = write_dataset(folder, data)
+    constant = "train.schedule=constant"
+    train(configure(data, constant))
+    shutil.copy(sorted(photos.iterdir())[5], folder)
+    after = write_dataset(folder, data)
+    more = (constant, "train.steps=6")
+    with pytest.raises(
+        UserError, match=rf"manifests/{before.digest}\.json .*train\.accept_changed_data"
+    ):
+        train(configure(data, *more))
+    # Both ways that the message names.
+    run = train(configure(data / "manifests" / f"{before.digest}.json", *more))
+    assert ckpt.load_state(run / "step-000006").manifest == before.digest
+    train(configure(data, constant, "train.steps=8", "train.accept_changed_data=true"))
+    assert ckpt.load_state(run / "step-000008").manifest == after.digest
+
+
+def test_loader_processes_train_the_same(dataset: Path) -> None:
+    alone = train(configure(dataset))
+    weights = ckpt.load_weights(alone / "step-000004")
+    ahead = train(configure(dataset, "train.loader_processes=2", "run.name=ahead"))
+    again = ckpt.load_weights(ahead / "step-000004")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_constant_rate_can_go_on_but_not_back(dataset: Path) -> None:

@@ -1,0 +1,200 @@
+"""One public file over HTTP, however often the line drops: archives of photos have gigabytes."""
+
+import hashlib
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from filelock import FileLock
+
+from pipelines.errors import UserError
+from pipelines.progress import progress
+from pipelines.storage import read_json, write_json
+from pipelines.store import Retries, RetryPolicy, local_files
+
+CHUNK = 1 << 18
+BUSY = (408, 425, 429)
+TRANSIENT = (HTTPException, URLError, ConnectionError, TimeoutError, ssl.SSLError)
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    size: int | None,
+    sha256: str | None = None,
+    md5: str | None = None,
+    policy: RetryPolicy = RetryPolicy(),
+) -> None:
+    """Downloads `url` to `path`, which appears when it is complete and its checksum is right.
+
+    What arrived stays in `<path>.part` for the next attempt, also one of another process. A
+    complete `path` is only checked. `size` is in bytes, None where it is not known.
+
+    Raises:
+        UserError: the server has no such file or another one, nothing came for the policy's
+            budget, the disk is full, or the checksum is wrong.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(f"cannot download '{url}': give a http:// or https:// address.")
+    checks = {"sha256": sha256, "md5": md5}
+    with local_files(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                _check(path, size, checks, f"{path} is not the file of {url}: delete it and repeat")
+                return
+            arrival = _Arrival(url, path.with_name(f"{path.name}.part"), size)
+            _receive(arrival, policy)
+            try:
+                _check(
+                    arrival.path,
+                    size,
+                    checks,
+                    f"what {url} holds is not the file that was expected, and was deleted: try "
+                    "again, and if it repeats use another mirror",
+                )
+            except UserError:
+                arrival.forget()
+                raise
+            arrival.path.rename(path)
+            arrival.forget()
+
+
+@dataclass
+class _Arrival:
+    """A file that is partly there, and which version of it (`<path>.json`: url and validator)."""
+
+    url: str
+    path: Path
+    size: int | None
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def validator(self) -> str:
+        """The ETag or date of the version that is partly here, if it may be continued."""
+        if not (self.note.exists() and self.path.exists()):
+            return ""
+        note = read_json(self.note)
+        return str(note["version"]) if note["url"] == self.url else ""
+
+    def received(self) -> int:
+        return self.path.stat().st_size if self.validator() else 0
+
+    def start_over(self, version: str) -> None:
+        self.path.write_bytes(b"")
+        write_json(self.note, {"url": self.url, "version": version})
+
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+def _receive(arrival: _Arrival, policy: RetryPolicy) -> None:
+    """Asks for what is missing until it is all there."""
+    retries = Retries(policy, f"download {arrival.url}")
+    while True:
+        try:
+            with _answer(arrival, policy) as answer:
+                if answer is not None:
+                    _append(answer, arrival, retries)
+                return
+        except HTTPError as error:
+            if error.code < 500 and error.code not in BUSY:
+                raise UserError(
+                    f"{arrival.url} cannot be downloaded ({error.code} {error.reason}): correct "
+                    "the address or use another mirror."
+                ) from error
+            retries.failed(error)
+        except TRANSIENT as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise UserError(
+                    f"the certificate of {arrival.url} is not trusted ({error}): set "
+                    "SSL_CERT_FILE to your network's certificates, or use another mirror."
+                ) from error
+            retries.failed(error)
+
+
+@contextmanager
+def _answer(arrival: _Arrival, policy: RetryPolicy) -> Iterator[Any]:
+    """The answer whose body `arrival` is ready to append; None when nothing is missing."""
+    here = arrival.received()
+    if here and here == arrival.size:
+        yield None
+        return
+    headers = {"User-Agent": "srforge", "Accept-Encoding": "identity"}
+    if here:
+        # If-Range: another version than the one that is partly here is sent from its start.
+        headers |= {"Range": f"bytes={here}-", "If-Range": arrival.validator()}
+    try:
+        answer = urlopen(Request(arrival.url, headers=headers), timeout=policy.answer_s)
+    except HTTPError as error:
+        if error.code != 416:
+            raise
+        # What is here is as long as the file or longer, and nothing says which.
+        arrival.forget()
+        raise ConnectionError("the server's file is shorter than its part here") from error
+    with answer:
+        if answer.status != 206:
+            arrival.start_over(_version(answer))
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
+            arrival.forget()
+            raise ConnectionError("the server sent another range than it was asked for")
+        yield answer
+
+
+def _version(answer: HTTPResponse) -> str:
+    """A strong validator for If-Range, or nothing."""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
+
+
+def _append(answer: HTTPResponse, arrival: _Arrival, retries: Retries) -> None:
+    here = arrival.path.stat().st_size
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else here + int(length)
+    if arrival.size is not None and total is not None and total != arrival.size:
+        arrival.forget()
+        raise UserError(
+            f"{arrival.url} has {total} bytes and not {arrival.size}: the file was replaced, so "
+            "use another mirror, or a newer release of this program."
+        )
+    mib = -(-(total or arrival.size or 0) // 2**20)
+    label = f"download {arrival.path.stem}"
+    with (
+        arrival.path.open("ab") as file,
+        progress(label, total=mib, unit="MiB", initial=here >> 20) as bar,
+    ):
+        # read1 returns what has come: a read would lose it when the line drops in between.
+        while chunk := answer.read1(CHUNK):
+            file.write(chunk)
+            retries.progress()
+            before, here = here, here + len(chunk)
+            bar.update((here >> 20) - (before >> 20) + (here == total and here % 2**20 > 0))
+        file.flush()
+        os.fsync(file.fileno())
+    if total is not None and here < total:
+        raise ConnectionError(f"the line dropped after {here} of {total} bytes")
+
+
+def _check(path: Path, size: int | None, checks: dict[str, str | None], told: str) -> None:
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise UserError(f"{told} ({found} bytes, not {size}).")
+    for name, expected in checks.items():
+        if expected is None:
+            continue
+        with path.open("rb") as file:
+            found_digest = hashlib.file_digest(file, name).hexdigest()
+        if found_digest != expected.lower():
+            raise UserError(f"{told} ({name} {found_digest}, not {expected}).")

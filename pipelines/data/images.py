@@ -1,0 +1,136 @@
+"""Photo files as they come → 8-bit sRGB pixels, or a reason why not. Real input is messy."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+#: Formats whose further frames are a film; in others they are previews, or a second exposure.
+_FILMS = {"GIF", "PNG", "WEBP", "AVIF"}
+#: EXIF orientations that swap width and height.
+_TURNED = {5, 6, 7, 8}
+_ORIENTATION = 0x0112
+
+
+class UnusableError(ValueError):
+    """A file that gives no photo. `failure` tells what is broken from what is merely unwanted."""
+
+    def __init__(self, reason: str, *, failure: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.failure = reason, failure
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unusable, (self.reason, self.failure)
+
+
+def _unusable(reason: str, failure: bool) -> UnusableError:
+    return UnusableError(reason, failure=failure)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of an upright photo, in pixels."""
+
+    width: int
+    height: int
+
+
+def photo_size(data: bytes, max_megapixels: float) -> Size:
+    """What a photo's header says; no pixel is decoded.
+
+    Raises:
+        UnusableError: no image, an animation, or larger than `max_megapixels`.
+    """
+    with _opened(data, max_megapixels) as image:
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        return Size(*(image.size[::-1] if turned else image.size))
+
+
+def decode_photo(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
+    """A photo as `[H, W, 3]` uint8 sRGB, upright.
+
+    Gray, palette, 16-bit and CMYK are converted, an embedded colour profile is applied,
+    transparency is laid on white, further pages and exposures are left out.
+
+    Raises:
+        UnusableError: not an image, truncated, corrupt, an animation, or of pixels that have no
+            defined range (32-bit integers, floating point).
+    """
+    with _opened(data, max_megapixels) as image:
+        upright = image
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would only be copied
+            upright = ImageOps.exif_transpose(image)
+        return np.asarray(_to_srgb(upright))
+
+
+@contextmanager
+def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
+    """Pillow's many ways to fail, as one."""
+    if not data:
+        raise UnusableError("empty file", failure=True)
+    # Pillow's own limit belongs to the process; the one that counts here is the caller's.
+    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            with Image.open(BytesIO(data)) as image:
+                megapixels = image.width * image.height / 1e6
+                if megapixels > max_megapixels:
+                    reason = f"too many pixels ({megapixels:.0f} megapixels: shard.max_megapixels)"
+                    raise UnusableError(reason, failure=True)
+                if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
+                    raise UnusableError("an animation", failure=False)
+                yield image
+    except UnusableError:
+        raise
+    except UnidentifiedImageError:
+        raise UnusableError("not an image", failure=True) from None
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError) as e:
+        raise UnusableError(
+            f"truncated or corrupt ({str(e) or type(e).__name__})", failure=True
+        ) from e
+    except MemoryError:
+        raise UnusableError("too large for this machine's memory", failure=True) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows_limit
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise UnusableError(f"pixels without a defined range (mode {image.mode})", failure=True)
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        # 65535 becomes 255 and steps are even; >> 8 would darken.
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    if profile:
+        image = _apply_profile(image, profile)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Colours as the profile means them. One that is broken, or for another kind of pixels,
+    cannot mean anything: the values stay as they are, as every viewer shows them."""
+    if image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    assert converted is not None
+    return converted

@@ -1,0 +1,76 @@
+"""`preview=sheet.png`: sixteen training pairs and what was drawn for each, to look at."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from textwrap import wrap
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.order import sample_seed
+from pipelines.data.stream import CropSettings, make_pair, training_order
+from pipelines.errors import UserError
+from pipelines.schema import Config
+from pipelines.storage import resolve, write_bytes
+
+NUM_PAIRS = 16
+COLUMNS = 4
+#: Side of each of the two pictures of a pair on the sheet, in pixels.
+SIDE = 224
+_MARGIN, _TEXT_LINES = 10, 8
+TEXT_HEIGHT = 14 * _TEXT_LINES
+_CHARACTERS = 2 * SIDE // 7
+
+Pixels = NDArray[np.uint8]
+Pair = tuple[Pixels, Pixels, str, list[str]]
+
+
+def run(config: Config, location: str) -> None:
+    """Writes the sheet of the first samples that a training with these settings would see."""
+    path = resolve(str(config.preview))
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"preview={config.preview} must end in .png, .jpg or .webp.")
+    sheet = draw_sheet(pairs(config, open_dataset(location, config.stream)))
+    write_bytes(path, _encoded(sheet, path.suffix))
+    print(f"Preview: {path}")
+
+
+def pairs(config: Config, dataset: Dataset) -> list[Pair]:
+    """(LR, HR, key, what was drawn) of the first samples in the training order."""
+    order, shards = training_order(dataset, config.seed)
+    settings = CropSettings.of(config, config.train)
+    found = []
+    for position in range(min(NUM_PAIRS, order.num_samples)):
+        draw = order[position]
+        sample = dataset.manifest.sample(shards[draw.shard], draw.row)
+        drawn: list[str] = []
+        seed = sample_seed(config.seed, sample.key, draw.epoch)
+        lr, hr = make_pair(dataset.tile(sample), settings, seed, drawn)
+        found.append((lr, hr, sample.key, drawn))
+    return found
+
+
+def draw_sheet(found: Sequence[Pair]) -> Image.Image:
+    """Pairs in four columns: LR (enlarged without smoothing), HR, and what was drawn below."""
+    width, height = 2 * SIDE + _MARGIN, SIDE + TEXT_HEIGHT + _MARGIN
+    rows = -(-len(found) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width + _MARGIN, rows * height + _MARGIN), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for number, (lr, hr, key, drawn) in enumerate(found):
+        x = _MARGIN + number % COLUMNS * width
+        y = _MARGIN + number // COLUMNS * height
+        for place, image in enumerate((lr, hr)):
+            shown = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            sheet.paste(shown, (x + place * SIDE, y))
+        text = f"{key}  {lr.shape[1]}x{lr.shape[0]} from {hr.shape[1]}x{hr.shape[0]} px"
+        lines = [text, *wrap(" · ".join(drawn), _CHARACTERS)][:_TEXT_LINES]
+        pen.multiline_text((x, y + SIDE + 2), "\n".join(lines), "black", font, spacing=2)
+    return sheet
+
+
+def _encoded(sheet: Image.Image, suffix: str) -> bytes:
+    buffer = BytesIO()
+    sheet.save(buffer, {".png": "PNG", ".webp": "WEBP"}.get(suffix.lower(), "JPEG"))
+    return buffer.getvalue()

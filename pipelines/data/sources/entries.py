@@ -1,0 +1,90 @@
+"""One file of a source, and how its bytes are read wherever a task happens to run.
+
+Archives are never unpacked: members are read in place and their names are labels, so a name such
+as `../../x.png` cannot lead anywhere.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pipelines.data.images import UnusableError
+from pipelines.store import open_store
+
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+    ".jp2", ".ppm", ".pgm", ".pnm", ".tga",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that looks like a photo.
+
+    container: the folder, `s3://` prefix or archive that holds it. name: its path in there.
+    offset: where its bytes begin in a tar. split: the split it belongs to, where the set says so.
+    """
+
+    kind: Literal["file", "zip", "tar"]
+    container: str
+    name: str
+    size: int
+    offset: int = 0
+    split: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as it is printed and stored: valid UTF-8 whatever the file system holds."""
+        return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_photo_name(name: str) -> bool:
+    """By extension; hidden files and macOS's resource forks are no photos."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") and part != ".." for part in path.parts)
+    return not hidden and "__MACOSX" not in path.parts and path.suffix.lower() in EXTENSIONS
+
+
+def read(entry: Entry, max_bytes: int) -> bytes:
+    """A photo file's bytes.
+
+    Raises:
+        UnusableError: larger than `max_bytes`, gone, not permitted, or damaged in its archive.
+        UserError: object storage does not answer.
+    """
+    if entry.size > max_bytes:
+        reason = f"too large a file ({entry.size / 2**20:.0f} MiB: shard.max_file_mib)"
+        raise UnusableError(reason, failure=True)
+    try:
+        if entry.kind == "zip":
+            return _read_zip(entry, max_bytes)
+        if entry.container.startswith("s3://"):
+            data = open_store(entry.container).read(entry.name)
+        else:
+            whole = entry.kind == "file"
+            path = Path(entry.container) / entry.name if whole else Path(entry.container)
+            with path.open("rb") as file:
+                file.seek(entry.offset)
+                data = file.read() if whole else file.read(entry.size)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or 'it is gone'})"
+        raise UnusableError(reason, failure=True) from None
+    if len(data) < entry.size:
+        raise UnusableError("cut short while it was read", failure=True)
+    return data
+
+
+def _read_zip(entry: Entry, max_bytes: int) -> bytes:
+    try:
+        with zipfile.ZipFile(entry.container) as archive, archive.open(entry.name) as member:
+            # Headers can lie about sizes: read no more than is allowed.
+            data = member.read(max_bytes + 1)
+    except RuntimeError:  # what zipfile raises for a password
+        raise UnusableError("encrypted", failure=True) from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
+        raise UnusableError(f"damaged in its archive ({error})", failure=True) from None
+    if len(data) > max_bytes:
+        raise UnusableError("unpacks to more than it says (a zip bomb)", failure=True)
+    return data

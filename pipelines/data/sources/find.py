@@ -1,0 +1,144 @@
+"""What `source=` names → the files in it that look like photos, in a fixed order."""
+
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
+from pipelines.data.sources.public import SETS, archives_of, missing_archives
+from pipelines.errors import UserError
+from pipelines.storage import digest, home, resolve
+from pipelines.store import open_store
+
+SAMPLE = Path(__file__).parents[1] / "sample"
+_COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}
+
+
+def find_entries(source: str | list[str], mirror: str | None = None) -> list[Entry]:
+    """The photo files of a source, or of several, each source's ordered by name. A public set is
+    downloaded first.
+
+    Raises:
+        UserError: a source does not exist, cannot be read, or holds no photo.
+    """
+    entries: list[Entry] = []
+    for name in as_list(source):
+        found = list(_find(name, mirror))
+        if not found:
+            raise UserError(
+                f"source '{name}' holds no photo: expected files ending in {', '.join(EXTENSIONS)}."
+            )
+        entries += sorted(found, key=lambda entry: (entry.container, entry.name))
+    return entries
+
+
+def describe_source(source: str | list[str], mirror: str | None = None) -> str:
+    """What is known without downloading or opening a photo: for a plan."""
+    lines = []
+    for name in as_list(source):
+        if name in SETS and (missing := missing_archives(name)):
+            size = sum(archive.size or 0 for archive in missing) / 1e9
+            files = ", ".join(archive.file for archive in missing)
+            lines.append(f"source '{name}' would be downloaded first: {files} ({size:.1f} GB)")
+            continue
+        found = find_entries(name, mirror)
+        size = sum(entry.size for entry in found) / 2**20
+        lines.append(f"{len(found)} photo files ({size:.1f} MiB) in source '{name}'")
+    return "; ".join(lines)
+
+
+def as_list(source: str | list[str]) -> list[str]:
+    """One source or several as several.
+
+    Raises:
+        UserError: neither a name nor a list of names.
+    """
+    names = [source] if isinstance(source, str) else source
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"source must be a name or a list such as [div2k,flickr2k], not {source}.")
+    return names
+
+
+def _find(name: str, mirror: str | None) -> Iterator[Entry]:
+    if name == "sample":
+        return _in_store(str(SAMPLE))
+    if name in SETS:
+        return (entry for path, archive in archives_of(name, mirror)
+                for entry in _in_archive(path, archive.within, archive.split))  # fmt: skip
+    if name.startswith("s3://"):
+        return _in_store(name)
+    path = resolve(name)
+    if path.is_dir():
+        return _in_store(str(path))
+    if path.is_file():
+        return _in_archive(path)
+    listing = ", ".join(["sample", *SETS])
+    hint = " (several sources are a list: source=[a,b])" if "," in name else ""
+    raise UserError(
+        f"source '{name}' does not exist ({path}): give a folder, a zip, a tar, an s3:// prefix, "
+        f"or one of {listing}{hint}."
+    )
+
+
+def _in_store(location: str) -> Iterator[Entry]:
+    for name, size in open_store(location).sizes().items():
+        if is_photo_name(name):
+            yield Entry("file", location, name, size)
+
+
+def _in_archive(path: Path, within: str = "", split: str | None = None) -> Iterator[Entry]:
+    if zipfile.is_zipfile(path):
+        return _in_zip(path, within, split)
+    if path.suffix in _COMPRESSED:
+        path = _decompressed(path)
+    return _in_tar(path, within, split)
+
+
+def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if within in info.filename and is_photo_name(info.filename) and not info.is_dir():
+                    yield Entry("zip", str(path), info.filename, info.file_size, split=split)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is a damaged zip ({error}): copy it again.") from None
+
+
+def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
+    """Regular members only: links and devices lead out of the archive."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if within in info.name and is_photo_name(info.name) and info.isreg():
+                    yield Entry("tar", str(path), info.name, info.size, info.offset_data, split)
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable zip or tar ({error}): give a folder, a zip or a tar."
+        ) from None
+
+
+def _decompressed(path: Path) -> Path:
+    """A compressed tar cannot be read from the middle: it is unpacked once, as a tar."""
+    stat = path.stat()
+    identity = digest([str(path), stat.st_size, stat.st_mtime_ns])[:16]
+    target = home() / "work" / "sources" / f"{path.name.partition('.')[0]}-{identity}.tar"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"Decompressing {path} to {target}", flush=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    try:
+        with _COMPRESSED[path.suffix](path, "rb") as packed, os.fdopen(handle, "wb") as plain:
+            shutil.copyfileobj(packed, plain, 2**20)
+        os.replace(temporary, target)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        os.unlink(temporary)
+        raise UserError(f"{path} cannot be decompressed ({error}): copy it again.") from None
+    return target

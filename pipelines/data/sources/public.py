@@ -1,0 +1,80 @@
+"""The public photo sets by name: what to download, and how to know that it is the right thing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.data.download import download
+from pipelines.storage import home
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of a set. `within`: the part of a member's name that marks the HR photos. `split`:
+    where the set itself separates training from validation."""
+
+    url: str
+    size: int | None
+    within: str
+    split: str
+    sha256: str | None = None
+    md5: str | None = None
+
+    @property
+    def file(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+#: DIV2K: Agustsson and Timofte, NTIRE 2017. Flickr2K: Lim et al., EDSR, NTIRE 2017.
+SETS: dict[str, tuple[Archive, ...]] = {
+    "div2k": (
+        Archive(
+            url="https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip",
+            size=3530603713,
+            within="DIV2K_train_HR/",
+            split="train",
+            sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
+        ),
+        Archive(
+            url="https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip",
+            size=448993893,
+            within="DIV2K_valid_HR/",
+            split="val",
+            sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
+        ),
+    ),
+    "flickr2k": (
+        Archive(
+            url="https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar",
+            size=None,
+            within="Flickr2K_HR/",
+            split="train",
+            md5="5d3f39443d5e9489bff8963f8f26cb03",
+        ),
+    ),
+}
+
+
+def directory() -> Path:
+    """Where downloads are kept."""
+    return home() / "work" / "sources"
+
+
+def missing_archives(name: str) -> list[Archive]:
+    """The files of a set that are not here yet."""
+    return [archive for archive in SETS[name] if not (directory() / archive.file).exists()]
+
+
+def archives_of(name: str, mirror: str | None) -> Iterator[tuple[Path, Archive]]:
+    """A set's files, downloaded and checked where they are not here yet.
+
+    mirror: a URL that holds files of the same names, instead of the set's own server.
+
+    Raises:
+        UserError: the server does not answer, or sends something else.
+    """
+    for archive in SETS[name]:
+        path = directory() / archive.file
+        url = f"{mirror.rstrip('/')}/{archive.file}" if mirror else archive.url
+        download(url, path, size=archive.size, sha256=archive.sha256, md5=archive.md5)
+        yield path, archive

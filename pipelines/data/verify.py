@@ -1,0 +1,64 @@
+"""`verify=true`: reads every byte of a dataset and names what is not as its manifest says."""
+
+import hashlib
+import zlib
+
+from pipelines.cluster import Mapper, ray_map
+from pipelines.data.dataset import intact_shards, split_location
+from pipelines.data.manifest import Manifest, Shard
+from pipelines.errors import UserError
+from pipelines.progress import progress
+from pipelines.schema import StreamConfig
+from pipelines.storage import absolute_location
+from pipelines.store import RetryPolicy, Store, open_store
+
+
+def run(location: str, stream: StreamConfig, mapper: Mapper = ray_map) -> None:
+    """Checks every shard's size and sha256, and every sample of one that is damaged. Inside
+    `connect()`, unless `mapper` is another one.
+
+    Raises:
+        UserError: there is no dataset, or it is damaged; what is damaged is printed.
+    """
+    root, name = split_location(absolute_location(location))
+    store = open_store(root, policy=RetryPolicy.of(stream))
+    manifest = Manifest.load(store, name)
+    present = intact_shards(store, manifest)
+    problems = [
+        f"{shard.path}: missing or of the wrong size"
+        for shard in manifest.shards
+        if shard.path not in present
+    ]
+    whole = [shard for shard in manifest.shards if shard.path in present]
+    with progress("verify", total=len(whole), unit="shard") as bar:
+        for found in mapper(check_shard, [(store, shard) for shard in whole]):
+            problems += found
+            bar.update()
+    for problem in problems:
+        print(problem, flush=True)
+    if problems:
+        damaged = len({problem.partition(":")[0] for problem in problems})
+        raise UserError(
+            f"{damaged} of {len(manifest.shards)} shards in {root} are damaged: delete the shards "
+            "named above and run the jobs/shard.py that made them again, it makes what is missing."
+        )
+    samples = sum(len(shard) for shard in manifest.shards)
+    print(
+        f"All is well: {samples} samples in {len(manifest.shards)} shards of {root} are what the "
+        f"manifest {manifest.digest} says."
+    )
+
+
+def check_shard(store: Store, shard: Shard) -> list[str]:
+    """One task: what is wrong with one shard."""
+    data = store.read(shard.path)
+    if hashlib.sha256(data).hexdigest() == shard.sha256:
+        return []
+    columns = zip(shard.keys.tolist(), shard.offsets.tolist(), shard.sizes.tolist(),
+                  shard.crc32.tolist(), strict=True)  # fmt: skip
+    damaged = [
+        f"{shard.path}: sample {key.decode()} (bytes {offset} to {offset + size}) is damaged"
+        for key, offset, size, crc32 in columns
+        if zlib.crc32(data[offset : offset + size]) != crc32
+    ]
+    return damaged or [f"{shard.path}: damaged outside of the samples"]

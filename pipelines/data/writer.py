@@ -1,0 +1,100 @@
+"""Makes one shard: a Ray task from photos to a tar in its place."""
+
+import hashlib
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from webdataset import TarWriter
+
+from pipelines.data.images import UnusableError, decode_photo
+from pipelines.data.layout import ShardPlan
+from pipelines.data.sources import Photo, Skipped, read
+from pipelines.data.tiles import EXTENSION, Tile, encode_tiles
+from pipelines.schema import ShardConfig
+from pipelines.store import Store
+
+#: Folder in the dataset that says which shards of an unfinished job are done.
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a plan: its shard as the manifest lists it (None: no tile was left), and the
+    photos that turned out to be unusable."""
+
+    shard: dict[str, Any] | None
+    skipped: list[Skipped]
+
+
+def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written:
+    """Makes the shard, unless an earlier attempt has. The tar is in place before its note is."""
+    note = f"{PARTS}/{plan.identity(settings)}.json"
+    if store.size(note) is not None:
+        raw = json.loads(store.read(note))
+        shard = raw["shard"]
+        if shard is None or store.size(shard["path"]) == shard["bytes"]:
+            return Written(shard, [Skipped(**skipped) for skipped in raw["skipped"]])
+    skipped: list[Skipped] = []
+    buffer = BytesIO()
+    columns = _write_tar(_tiles(plan, settings, skipped), buffer)
+    shard = None
+    unusable = {item.name for item in skipped}
+    if columns["keys"]:
+        shard = {
+            "path": plan.path,
+            "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+            "bytes": buffer.getbuffer().nbytes,
+            "split": plan.split,
+            "photos": [p.sha256 for p in plan.photos if p.entry.label not in unusable],
+        } | columns
+        with tempfile.NamedTemporaryFile(prefix="srforge-shard-") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            store.write_file(plan.path, Path(file.name))
+    raw = {"shard": shard, "skipped": [asdict(item) for item in skipped]}
+    store.write(note, json.dumps(raw).encode())
+    return Written(shard, skipped)
+
+
+def _tiles(plan: ShardPlan, settings: ShardConfig, skipped: list[Skipped]) -> Iterator[Tile]:
+    for photo in plan.photos:
+        try:
+            image = decode_photo(_bytes(photo, settings), settings.max_megapixels)
+        except UnusableError as error:
+            skipped.append(Skipped(photo.entry.label, error.reason, error.failure))
+            continue
+        yield from encode_tiles(image, photo.sha256, photo.entry.label, settings, plan.split)
+
+
+def _bytes(photo: Photo, settings: ShardConfig) -> bytes:
+    data = read(photo.entry, settings.max_file_mib * 2**20)
+    if hashlib.sha256(data).hexdigest() != photo.sha256:
+        raise UnusableError("changed while it was read", failure=True)
+    return data
+
+
+def _write_tar(tiles: Iterator[Tile], buffer: BytesIO) -> dict[str, list[Any]]:
+    """Writes the tar and returns the manifest's columns. Nothing in it depends on the machine, the
+    user or the time."""
+    columns: dict[str, list[Any]] = {"keys": [], "offsets": [], "sizes": [], "crc32": []}
+    tar = TarWriter(buffer, mtime=0, user="srforge", group="srforge", encoder=False)
+    for tile in tiles:
+        columns["keys"].append(tile.key)
+        # tarfile buffers what it writes: its own counter is right, buffer.tell() is not.
+        start = tar.tarstream.offset
+        meta = json.dumps(tile.meta, sort_keys=True).encode()
+        tar.write({"__key__": tile.key, EXTENSION: tile.image, "json": meta})
+        columns["offsets"].append(start)
+        columns["sizes"].append(tar.tarstream.offset - start)
+    # Not tar.close(), which closes the buffer too.
+    tar.tarstream.close()
+    with buffer.getbuffer() as data:
+        for offset, size in zip(columns["offsets"], columns["sizes"], strict=True):
+            columns["crc32"].append(zlib.crc32(data[offset : offset + size]))
+    return columns

@@ -1,0 +1,291 @@
+"""One interface over local directories and s3:// prefixes, so that nothing else asks which it is.
+
+The bytes' side of the data plane: what the files mean is `pipelines/data/manifest.py`'s business.
+"""
+
+import errno
+import logging
+import math
+import os
+import random
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from pipelines.errors import UserError
+from pipelines.storage import resolve, write_bytes
+
+if TYPE_CHECKING:
+    from pipelines.schema import StreamConfig
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 10.0
+# What mkstemp makes of a name in write_bytes and whole_file: a write under way, or cut short.
+TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to wait for a network: seconds without a byte of progress, and for one answer."""
+
+    budget_s: float = 600.0
+    timeout_s: float = 60.0
+    first_delay_s: float = 0.2
+    max_delay_s: float = 20.0
+
+    @staticmethod
+    def of(settings: "StreamConfig") -> "RetryPolicy":
+        return RetryPolicy(budget_s=settings.retry_seconds, timeout_s=settings.timeout_seconds)
+
+    @property
+    def answer_s(self) -> float:
+        """How long one answer may take."""
+        return min(self.timeout_s, self.budget_s)
+
+
+class Retries:
+    """The patience of one operation, shared by the threads that carry it out.
+
+    Exponential backoff with full jitter; every byte of progress gives it the whole budget back.
+    """
+
+    def __init__(self, policy: RetryPolicy, what: str) -> None:
+        self._policy = policy
+        self._what = what
+        # Its own generator: forked processes share the global one's state and would retry in step.
+        self._random = random.Random()
+        self._logged = -math.inf
+        self.progress()
+
+    def progress(self) -> None:
+        self._since = time.monotonic()
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
+        """Waits until the next attempt.
+
+        Raises:
+            UserError: the budget is spent.
+        """
+        now = time.monotonic()
+        left = self._policy.budget_s - (now - self._since)
+        told = " ".join(str(error).split()) or type(error).__name__
+        if left <= 0:
+            raise UserError(
+                f"could not {self._what}: nothing came through for {now - self._since:.0f} s, and "
+                f"the last error was '{told}'; check the network and the server, and start again."
+            ) from error
+        if now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            log.warning("could not %s (%s); trying for %.0f s more", self._what, told, left)
+        longest = min(self._policy.max_delay_s, self._policy.first_delay_s * 2**self._failures)
+        self._failures = min(self._failures + 1, 30)
+        time.sleep(min(left, self._random.uniform(0, longest)))
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A store holds no file of this name."""
+
+
+class Store(Protocol):
+    """A directory or an s3:// prefix that holds files by name (forward slashes).
+
+    Stores can be pickled and used from any number of threads and processes at once.
+
+    Every method raises UserError for what goes wrong outside (rights, network, a full disk) and
+    for a name that leaves the store; reading an absent file raises its subclass MissingFileError.
+    """
+
+    location: str
+    """An absolute path or `s3://bucket/prefix`."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes in a file; None when there is no such file."""
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All files' names that start with `prefix`, at any depth, sorted."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The same names in the same order, each with its file's bytes."""
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        """`size` bytes from `offset` on, all that follow for None; fewer where the file ends."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, whole or not at all, in place of an older one."""
+
+    def write_file(self, name: str, path: Path) -> None:
+        """The same, from a local file of any size."""
+
+    def fetch(self, name: str, path: Path, *, size: int) -> None:
+        """Copies a file to a local one, whole or not at all; not `size` bytes is a UserError."""
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; fine if there is none."""
+
+
+def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> Store:
+    """The store at a path (against SRFORGE_HOME) or an `s3://bucket/prefix`.
+
+    Nothing is read or asked yet: the place need not exist. `policy` says how long s3 is retried.
+    """
+    text = str(location)
+    if text.startswith("s3://"):
+        # boto3 takes a while to import, and a local run never needs it.
+        from pipelines.s3 import S3Store
+
+        return S3Store(text, policy)
+    if "://" in text:
+        raise UserError(f"'{text}' is neither a path nor s3://bucket/prefix: use one of the two.")
+    return LocalStore(resolve(location))
+
+
+def check_name(name: str, *, prefix: bool = False) -> str:
+    """Returns a name that stays inside its store.
+
+    Raises:
+        UserError: the name is empty (unless a `prefix`), absolute, or has an empty or dotted part.
+    """
+    parts = name.split("/")
+    if prefix and parts[-1] == "":
+        parts = parts[:-1]
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        raise UserError(
+            f"'{name}' is not a name inside a store: use a relative one with forward slashes, "
+            "without '.' and '..'."
+        )
+    return name
+
+
+def no_file(where: object) -> MissingFileError:
+    return MissingFileError(f"there is no file {where}: correct the name, or write it first.")
+
+
+def wrong_size(where: str, found: int, expected: int) -> UserError:
+    return UserError(
+        f"{where} has {found} bytes and not {expected}: it was replaced or cut short after it "
+        "was listed; write it again, or make its manifest again."
+    )
+
+
+@contextmanager
+def local_files(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses at `path` into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise no_file(path) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk that holds {path} is full: free some space there or use another one."
+            ) from error
+        raise UserError(
+            f"cannot use {path} ({error.strerror or error}): correct the path or its rights."
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block succeeds."""
+    with local_files(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        try:
+            yield Path(name)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link that leads nowhere is listed, and its reader says why
+        return os.lstat(path).st_size
+
+
+class LocalStore:
+    """A directory as a store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(os.path.abspath(directory))
+        self.location = str(self.directory)
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.location!r})"
+
+    def _path(self, name: str) -> Path:
+        return self.directory / check_name(name)
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        with local_files(path):
+            return path.stat().st_size if path.is_file() else None
+
+    def names(self, prefix: str = "") -> list[str]:
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        start = self.directory / PurePosixPath(
+            check_name(prefix, prefix=True)[: prefix.rfind("/") + 1]
+        )
+        found = {}
+        with local_files(start):
+            for folder, _, files in os.walk(start):
+                for file in files:
+                    name = (Path(folder) / file).relative_to(self.directory).as_posix()
+                    if name.startswith(prefix) and not TEMPORARY.fullmatch(file):
+                        found[name] = _file_size(os.path.join(folder, file))
+        return dict(sorted(found.items()))
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        path = self._path(name)
+        with local_files(path), path.open("rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        with local_files(path):
+            write_bytes(path, data)
+
+    def write_file(self, name: str, path: Path) -> None:
+        with (
+            local_files(path),
+            path.open("rb") as source,
+            whole_file(self._path(name)) as temporary,
+            temporary.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+
+    def fetch(self, name: str, path: Path, *, size: int) -> None:
+        source = self._path(name)
+        with local_files(source):
+            found = source.stat().st_size
+        if found != size:
+            raise wrong_size(str(source), found, size)
+        with whole_file(path) as temporary:
+            shutil.copyfile(source, temporary)
+            if (found := temporary.stat().st_size) != size:
+                raise wrong_size(str(source), found, size)
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with local_files(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.config import load_config
+from pipelines.data import preview
+from pipelines.data.dataset import open_dataset
+from pipelines.errors import UserError
+from tests.conftest import SMALL
+
+
+def test_the_sheet_shows_what_training_would_see(dataset: Path, tmp_path: Path) -> None:
+    config = load_config(
+        [
+            f"recipe={SMALL}",
+            f"data={dataset}",
+            "degradation.preset=realesrgan",
+            f"preview={tmp_path / 'sheet.png'}",
+        ]
+    )
+    preview.run(config, str(dataset))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    found = preview.pairs(config, open_dataset(str(dataset), config.stream))
+    assert len(found) == 16
+    side = preview.SIDE
+    for number, (lr, hr, _, drawn) in enumerate(found):
+        assert lr.shape == (16, 16, 3)
+        assert any("JPEG" in line for line in drawn)
+        x = 10 + number % 4 * (2 * side + 10)
+        y = 10 + number // 4 * (side + preview.TEXT_HEIGHT + 10)
+        shown = pixels[y : y + side, x + side : x + 2 * side]
+        wanted = Image.fromarray(hr).resize((side, side), Image.Resampling.NEAREST)
+        assert np.array_equal(shown, np.asarray(wanted))
+        # Something is written below.
+        below = pixels[y + side : y + side + preview.TEXT_HEIGHT, x : x + 2 * side]
+        assert (below < 100).any()
+
+
+def test_other_endings_are_refused(dataset: Path) -> None:
+    config = load_config([f"recipe={SMALL}", f"data={dataset}", "preview=sheet.txt"])
+    with pytest.raises(UserError, match=r"must end in \.png"):
+        preview.run(config, str(dataset))
