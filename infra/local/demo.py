@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 RECIPE = "edge_sd_sr_tiny"
+PREVIEW = "work/preview.png"
 #: Job and its arguments, in order.
 JOBS: list[tuple[str, list[str]]] = [
-    ("shard", ["source=sample"]),
+    ("shard", ["source=sample", f"preview={PREVIEW}"]),
     ("stage1", []),
     ("stage2", []),
     (
@@ -149,6 +150,7 @@ def _summary(platform: Platform, home: Path, seconds: float) -> None:
         f"\nDone in {seconds / 60:.1f} minutes.\n\n"
         f"Model       {RECIPE} version {found.version}, alias champion "
         f"(models:/{RECIPE}@champion)\n"
+        f"Pairs       {home / PREVIEW}\n"
         f"Report      {report}\n"
         f"Bundle      {home / 'work' / 'export' / RECIPE}\n"
         f"MLflow      {runs}\n"

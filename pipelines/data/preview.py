@@ -19,9 +19,9 @@ NUM_PAIRS = 16
 COLUMNS = 4
 #: Side of each of the two pictures of a pair on the sheet, in pixels.
 SIDE = 224
-_MARGIN, _TEXT_LINES = 10, 8
-TEXT_HEIGHT = 14 * _TEXT_LINES
-_CHARACTERS = 2 * SIDE // 7
+_MARGIN, _TEXT_LINES = 10, 7
+TEXT_HEIGHT = 16 * _TEXT_LINES
+_CHARACTERS = 2 * SIDE // 7 + 2
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels, str, list[str]]
@@ -57,7 +57,7 @@ def draw_sheet(found: Sequence[Pair]) -> Image.Image:
     width, height = 2 * SIDE + _MARGIN, SIDE + TEXT_HEIGHT + _MARGIN
     rows = -(-len(found) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * width + _MARGIN, rows * height + _MARGIN), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for number, (lr, hr, key, drawn) in enumerate(found):
         x = _MARGIN + number % COLUMNS * width
         y = _MARGIN + number // COLUMNS * height

@@ -233,7 +233,7 @@ def test_sharding_against_the_encoder(tmp_path: Path) -> None:
                 spent.append(time.perf_counter() - start)
 
             output = f"output={tmp_path / str(number)}"
-            sizes = ("shard.val_tile=256", "shard.shard_mib=4", "shard.min_contrast=0")
+            sizes = ("shard.val_tile=256", "shard.shard_mib=1.5", "shard.min_contrast=0")
             config = load_config([f"source={photos}", output, *sizes])
             manifest = make_dataset(config, find_entries(config.source), timed)
             sharded = sum(map(len, manifest.shards)) / spent[-1]
