@@ -198,6 +198,22 @@ def test_two_loader_processes_against_one(tiles: Dataset, preset: str) -> None:
     )
 
 
+def test_memory_stays_constant(tiles: Dataset) -> None:
+    """Resident memory of a process that streams, after 10 and after 60 epochs."""
+    import psutil
+
+    settings = CropSettings(64, 4, PRESETS["bicubic"]())
+    batches = iter(TrainingStream(tiles, settings, seed=0, batch_size=16))
+    epoch = tiles.manifest.num_samples("train") // 16
+    seen = []
+    for epochs in (10, 50):
+        for _ in islice(batches, epochs * epoch):
+            pass
+        seen.append(psutil.Process().memory_info().rss / 2**20)
+    batches.close()  # type: ignore[attr-defined]
+    print(f"\nresident after 10 epochs {seen[0]:.0f} MiB, after 60 {seen[1]:.0f} MiB")
+
+
 def test_sharding_against_the_encoder(tmp_path: Path) -> None:
     """The shard job's own tasks on every core, against the encoder alone on every core."""
     import ray

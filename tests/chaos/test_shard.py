@@ -1,0 +1,90 @@
+"""The shard job on real Ray: killed and started again, on one node and on two, the same bytes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.cluster import connect, ray_map
+from pipelines.config import load_config
+from pipelines.data.shard import make_dataset
+from pipelines.data.sources import find_entries
+from tests.conftest import ROOT, write_dataset
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = ("recipe=edge_sd_sr_tiny", "source=sample", "shard.shard_mib=1.5", "shard.effort=4")
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The sample set, sharded without Ray."""
+    directory = tmp_path_factory.mktemp("expected")
+    write_dataset("sample", directory, *SETTINGS)
+    return files(directory)
+
+
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
+    """As a machine that loses power: the job, its tasks and its Ray."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def test_killed_again_and_again_it_arrives_at_the_same_bytes(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    command = [sys.executable, "jobs/shard.py", *SETTINGS, f"output={tmp_path}"]
+    for done in (1, 3):
+        with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+            deadline = time.monotonic() + 120
+            while len(list(tmp_path.glob("*.tar"))) < done and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert process.poll() is None, "it ended before it could be killed"
+            kill_all(process)
+        assert not (tmp_path / "manifest.json").exists()
+        for path in tmp_path.glob("*.tar"):
+            assert path.read_bytes() == expected[path.name], "a shard is whole or absent"
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=200)
+    assert files(tmp_path) == expected
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[None]:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
+    yield
+    del os.environ["RAY_ADDRESS"]
+    cluster.shutdown()
+
+
+def test_two_nodes_make_the_same_bytes_as_none(
+    two_nodes: None, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    import ray
+
+    config = load_config([*SETTINGS, f"output={tmp_path}"])
+    with connect():
+        assert len(ray.nodes()) == 2
+        make_dataset(config, find_entries("sample"), ray_map)
+    assert files(tmp_path) == expected
