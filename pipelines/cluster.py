@@ -86,7 +86,7 @@ def _check_address() -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         _knock(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from None
 
 
@@ -99,7 +99,7 @@ def _cluster_is_gone() -> bool:
         return False
     try:
         _knock(read_ray_address() or "")
-    except OSError:
+    except (OSError, UnicodeError):
         return True
     return False
 

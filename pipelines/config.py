@@ -37,8 +37,8 @@ def load_config(overrides: Sequence[str]) -> Config:
     recipe = _read_yaml(recipe_path)
     preset = _preset(recipe, cli)
     schema, system = _schema(recipe, recipe_path, preset)
-    for stage in cli.get("stages") or {}:
-        if "kind" in (cli.stages[stage] or {}):
+    for stage in _sub(cli, "stages"):
+        if "kind" in _sub(cli, "stages", stage):
             raise UserError(f"stages.{stage}.kind can only be set in a recipe: write one.")
     try:
         _refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
@@ -154,8 +154,8 @@ def _preset(recipe: DictConfig, cli: DictConfig) -> str:
     parameters, not with those that the recipe sets for another."""
     own = _sub(recipe, "degradation").get("preset")
     chosen = _sub(cli, "degradation").get("preset")
-    if chosen and chosen != own and "degradation" in recipe:
-        recipe.degradation.pop("options", None)
+    if chosen and chosen != own:
+        _sub(recipe, "degradation").pop("options", None)
     return str(chosen or own or DegradationConfig.preset)
 
 
@@ -236,8 +236,8 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _sub(config: Any, *names: str) -> Any:
     for name in names:
-        config = (config or {}).get(name)
-    return config or {}
+        config = config.get(name) if isinstance(config, dict | DictConfig) else None
+    return config if isinstance(config, dict | DictConfig) else {}
 
 
 def _fill_defaults(config: Config, recipe: str) -> None:

@@ -49,7 +49,7 @@ NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.Pr
 
 
 class _ReplacedError(Exception):
-    """The object became another version while it was read."""
+    """The object became another version while it was read, or did not arrive as it is."""
 
 
 class S3Store:
@@ -207,6 +207,8 @@ class S3Store:
                         start += len(chunk)
                         retries.progress()
                         yield chunk
+            except boto.FlexibleChecksumError as error:
+                raise _ReplacedError(str(error)) from error  # read it all again
             except FAILURES as error:
                 self._failed(error, retries, name)
 

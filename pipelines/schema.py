@@ -69,7 +69,7 @@ class DegradationConfig:
     preset: str = key(
         "bicubic", f"how LR is made from HR: {', '.join(PRESETS)}", choices=tuple(PRESETS)
     )
-    options: Any = key(None, "the preset's parameters (docs/data.md lists them)")
+    options: Any = key(None, "the preset's parameters (--dry-run prints them)")
 
 
 @dataclass
@@ -166,8 +166,9 @@ class Config:
     recipe: str = key("edge_sd_sr_tiny", "a name in pipelines/recipes or a path to a YAML")
     stage: str | None = key(None, "the stage's name in the recipe (jobs/train.py)")
     source: Any = key(
-        "sample",
-        "what to shard: a folder, zip, tar, s3:// prefix, div2k, flickr2k, sample, or a [list]",
+        None,
+        "what to shard: a folder, zip, tar, s3:// prefix, div2k, flickr2k, sample (the default), "
+        "or a [list]",
     )
     mirror: str | None = key(None, "URL to download div2k and flickr2k from instead of their own")
     data: str = key(

@@ -44,14 +44,17 @@ def resolve(location: str | Path) -> Path:
     """
     if "://" in str(location):
         raise UserError(f"'{location}' is not a path: a local folder is needed here.")
-    path = Path(location).expanduser()
+    try:
+        path = Path(location).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"'{location}' is no path: {error}.") from None
     return path if path.is_absolute() else home() / path
 
 
 def absolute_location(location: str) -> str:
     """A configured location that means the same everywhere: an absolute path, or `s3://…` as it
     is (its scheme is checked where it is opened)."""
-    return location.rstrip("/") if "://" in location else str(resolve(location))
+    return location if "://" in location else str(resolve(location))
 
 
 @contextmanager

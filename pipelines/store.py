@@ -211,6 +211,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _file_size(path: str) -> int:
     try:
         return os.stat(path).st_size
@@ -243,9 +247,12 @@ class LocalStore:
         start = self.directory / PurePosixPath(
             check_name(prefix, prefix=True)[: prefix.rfind("/") + 1]
         )
-        found = {}
+        found: dict[str, int] = {}
+        if not start.exists():
+            return found
         with local_files(start):
-            for folder, _, files in os.walk(start):
+            # A folder that cannot be read must not pass for an empty one.
+            for folder, _, files in os.walk(start, onerror=_raise):
                 for file in files:
                     name = (Path(folder) / file).relative_to(self.directory).as_posix()
                     if name.startswith(prefix) and not TEMPORARY.fullmatch(file):

@@ -74,14 +74,15 @@ class ShardCache:
                 return file
             with self._lock(shard.sha256):
                 # Another process may have fetched it while this one waited.
-                return self._open_cached(shard) or self._arrive(store, shard)
+                return self._open_cached(shard, mine=True) or self._arrive(store, shard)
 
     def release(self, shard: CachedShard) -> None:
         """Makes a shard the first to be evicted, unless it is used again before."""
         with suppress(FileNotFoundError):
             os.utime(self.directory / f"{shard.sha256}.tar", ns=(0, 0))
 
-    def _open_cached(self, shard: CachedShard) -> BinaryIO | None:
+    def _open_cached(self, shard: CachedShard, *, mine: bool = False) -> BinaryIO | None:
+        """The cached file if it is intact; a damaged one is deleted by whoever holds its lock."""
         path = self.directory / f"{shard.sha256}.tar"
         try:
             file = path.open("rb")
@@ -92,9 +93,10 @@ class ShardCache:
             intact = file_digest(file, "sha256").hexdigest() == shard.sha256
             file.seek(0)
         if not intact:
-            log.warning("%s (shard %s) is damaged and is fetched again", path, shard.path)
             file.close()
-            path.unlink(missing_ok=True)
+            if mine:
+                log.warning("%s (shard %s) is damaged and is fetched again", path, shard.path)
+                path.unlink(missing_ok=True)
             return None
         self._unchecked.discard(path.name)
         os.utime(file.fileno())
@@ -151,6 +153,8 @@ class ShardCache:
         """Deletes the least recently used until at most `most` bytes are left, or says no."""
         self._sweep()
         used = sum(_stat(path)[1] for path in self.directory.glob("*.part"))
+        if used > most:
+            return False
         ages = {path: _stat(path) for path in self.directory.glob("*.tar")}
         used += sum(size for _, size in ages.values())
         for path in sorted(ages, key=lambda path: ages[path]):

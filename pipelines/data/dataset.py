@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,7 +56,7 @@ def split_location(location: str) -> tuple[str, str]:
     if not location.endswith(".json"):
         return location, FILE_NAME
     root, _, name = location.rpartition("/")
-    if root.endswith(f"/{HISTORY}"):
+    if root.endswith(f"/{HISTORY}") and not root.endswith(f"://{HISTORY}"):
         return root.removesuffix(f"/{HISTORY}"), f"{HISTORY}/{name}"
     return root, name
 
@@ -72,19 +73,26 @@ class Dataset:
 
     def __init__(self, store: Store, manifest: Manifest, stream: StreamConfig) -> None:
         self.store, self.manifest, self.stream = store, manifest, stream
-        self.__setstate__({})
+        self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"store": self.store, "manifest": self.manifest, "stream": self.stream}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
-        self.cache = None
-        if not isinstance(self.store, LocalStore):
-            limit = self.stream.cache_mib * 2**20
-            self.cache = ShardCache(resolve(self.stream.cache), limit, RetryPolicy.of(self.stream))
+
+    @cached_property
+    def cache(self) -> ShardCache | None:
+        """The node's cache; None for a dataset in a directory, which needs none."""
+        if isinstance(self.store, LocalStore):
+            return None
+        limit = self.stream.cache_mib * 2**20
+        return ShardCache(resolve(self.stream.cache), limit, RetryPolicy.of(self.stream))
 
     def read(self, sample: Sample) -> dict[str, bytes]:
         """One sample's files by extension.
@@ -122,7 +130,8 @@ class Dataset:
             # Not kept open: what the cache evicts has to free its space.
             with self.cache.open(self.store, shard) as file:
                 return os.pread(file.fileno(), sample.size, sample.offset)
-        return os.pread(self._file(sample.shard).fileno(), sample.size, sample.offset)
+        file = self._file(sample.shard)  # held, so that it is not closed meanwhile
+        return os.pread(file.fileno(), sample.size, sample.offset)
 
     def _file(self, number: int) -> BinaryIO:
         """A shard in a directory, one of a few that stay open."""
@@ -132,7 +141,7 @@ class Dataset:
                 self._files[number] = path.open("rb")
             self._files.move_to_end(number)
             while len(self._files) > OPEN_FILES:
-                # Another thread may be reading it: it is closed once nobody does.
+                # Another thread may be reading it: it closes itself once nobody holds it.
                 self._files.popitem(last=False)
             return self._files[number]
 

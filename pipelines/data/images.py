@@ -12,8 +12,6 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 #: Formats whose further frames are a film; in others they are previews, or a second exposure.
 _FILMS = {"GIF", "PNG", "WEBP", "AVIF"}
-#: EXIF orientations that swap width and height.
-_TURNED = {5, 6, 7, 8}
 _ORIENTATION = 0x0112
 
 
@@ -34,7 +32,7 @@ def _unusable(reason: str, failure: bool) -> UnusableError:
 
 @dataclass(frozen=True)
 class Size:
-    """Of an upright photo, in pixels."""
+    """Of a photo as it is stored, before EXIF rotation, in pixels."""
 
     width: int
     height: int
@@ -47,8 +45,7 @@ def photo_size(data: bytes, max_megapixels: float) -> Size:
         UnusableError: no image, an animation, or larger than `max_megapixels`.
     """
     with _opened(data, max_megapixels) as image:
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
-        return Size(*(image.size[::-1] if turned else image.size))
+        return Size(*image.size)
 
 
 def decode_photo(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
@@ -90,12 +87,12 @@ def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         raise UnusableError("not an image", failure=True) from None
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError) as e:
-        raise UnusableError(
-            f"truncated or corrupt ({str(e) or type(e).__name__})", failure=True
-        ) from e
     except MemoryError:
         raise UnusableError("too large for this machine's memory", failure=True) from None
+    except Exception as error:
+        # Decoders raise whatever they like: OSError, struct.error, RuntimeError, SyntaxError, …
+        reason = f"truncated or corrupt ({str(error) or type(error).__name__})"
+        raise UnusableError(reason, failure=True) from error
     finally:
         Image.MAX_IMAGE_PIXELS = pillows_limit
 

@@ -50,11 +50,13 @@ def assign(
     settings: ShardConfig,
     before: Manifest | None,
     present: Collection[str],
+    used: Collection[str],
 ) -> Layout:
     """What of `before` stays, and where every other photo goes.
 
     Photos that are in the dataset keep their split. `present` names the shards whose bytes are
-    still there. Photos smaller than a tile are moved to the inventory's skipped ones.
+    still there, `used` all that a manifest of the history lists. Photos smaller than a tile are
+    added to the inventory's skipped ones.
 
     Raises:
         UserError: the photos cannot be split.
@@ -70,7 +72,7 @@ def assign(
         split, size = splits[photo.sha256], photo.size
         if min(size.width, size.height) < tile_size(settings, split):
             reason = f"smaller than a tile ({size.width}x{size.height} px, split {split})"
-            inventory.skipped.append(Skipped(photo.entry.label, reason, failure=False))
+            inventory.skipped.append(Skipped.of(photo.entry, reason, failure=False))
         elif photo.sha256 not in placed:
             new[split].append(photo)
     again = [
@@ -79,7 +81,7 @@ def assign(
         if shard.path not in present
     ]
     kept = tuple(shard for shard in stay if shard.path in present)
-    return Layout(kept, tuple(again), new, {s: _next_number(before, s) for s in new})
+    return Layout(kept, tuple(again), new, {split: _next_number(used, split) for split in new})
 
 
 def split_photos(photos: Sequence[Photo], fraction: float, known: dict[str, str]) -> dict[str, str]:
@@ -133,6 +135,5 @@ def _expected_bytes(photo: Photo, settings: ShardConfig, split: str) -> float:
     return EXPECTED_BYTES * tiles * side * side
 
 
-def _next_number(before: Manifest | None, split: str) -> int:
-    paths = [shard.path for shard in before.shards if shard.split == split] if before else []
-    return 1 + max((int(path[-10:-4]) for path in paths), default=-1)
+def _next_number(used: Collection[str], split: str) -> int:
+    return 1 + max((int(path[-10:-4]) for path in used if path.startswith(split)), default=-1)

@@ -86,7 +86,7 @@ class SampleOrder:
         epoch = position // self.num_samples
         while True:
             first = epoch * self.num_samples
-            divisor = math.gcd(self.lanes, world_size)
+            divisor = self.lanes // self.lanes_of_a_rank(world_size)
             mine = [lane for lane in range(self.lanes) if (first + lane - rank) % divisor == 0]
             plan = self._epoch(epoch)
             found = [block for lane in mine for block in plan.blocks[lane]]
@@ -94,6 +94,10 @@ class SampleOrder:
                 if self.end_of(block) > position:
                     yield block
             epoch += 1
+
+    def lanes_of_a_rank(self, world_size: int) -> int:
+        """How many lanes each of `world_size` ranks reads."""
+        return self.lanes // math.gcd(self.lanes, world_size)
 
     def end_of(self, block: Block) -> int:
         """The position from which on a block is not needed any more."""

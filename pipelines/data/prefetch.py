@@ -18,6 +18,7 @@ class ShardPrefetcher:
         blocks: of this rank, from the stream's first position on.
         shards: the dataset's numbers of the order's shards.
         in_flight: samples of all ranks that are prepared ahead of the one being trained.
+        world_size: number of ranks.
 
     Raises:
         UserError: the cache is too small for the shards that are open at once.
@@ -30,9 +31,10 @@ class ShardPrefetcher:
         blocks: Iterator[Block],
         shards: list[int],
         in_flight: int,
+        world_size: int,
     ) -> None:
         self.dataset, self.order, self.shards, self.blocks = dataset, order, shards, blocks
-        self.in_flight = in_flight
+        self.in_flight, self.ahead = in_flight, order.lanes_of_a_rank(world_size)
         self._changed = threading.Condition()
         self._position, self._stopped = -1, False
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
@@ -53,6 +55,8 @@ class ShardPrefetcher:
         with self._changed:
             self._stopped = True
             self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
 
     def reached(self, position: int) -> None:
         """The batches from `position` on are being prepared."""
@@ -67,19 +71,23 @@ class ShardPrefetcher:
                 return
             known = self._release(known)
             for shard in block.shards:
+                if self._stopped:
+                    return
                 if self.order.end_of(block) <= self._position:
                     break  # overtaken: the stream has fetched what it needed of it
                 try:
                     self.dataset.fetch(self.shards[shard])
-                except UserError:
-                    return  # the stream needs the same shard, meets the same error, and says so
+                except (UserError, RuntimeError):
+                    # The stream needs the same shard, meets the same error, and says so; or the
+                    # process ends, where no thread can be started any more.
+                    return
             known.append(block)
 
     def _wait_for_room(self, known: list[Block]) -> bool:
-        """Until fewer blocks than there are lanes lie ahead; False when the stream has ended."""
+        """Until fewer blocks than the rank has lanes lie ahead; False when the stream has ended."""
         with self._changed:
             while not self._stopped:
-                if sum(block.position > self._position for block in known) < self.order.lanes:
+                if sum(block.position > self._position for block in known) < self.ahead:
                     return True
                 self._changed.wait()
             return False

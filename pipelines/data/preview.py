@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
@@ -10,11 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.order import sample_seed
-from pipelines.data.stream import CropSettings, make_pair, training_order
+from pipelines.data.stream import CropSettings, check_crop, make_pair, training_order
 from pipelines.errors import UserError
 from pipelines.schema import Config
 from pipelines.storage import resolve, write_bytes
+from pipelines.store import local_files
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 NUM_PAIRS = 16
 COLUMNS = 4
 #: Side of each of the two pictures of a pair on the sheet, in pixels.
@@ -27,18 +30,26 @@ Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels, str, list[str]]
 
 
+def check(config: Config) -> None:
+    """Raises UserError for a name that no picture can have."""
+    ending = Path(config.preview or "").suffix.lower()
+    if config.preview is not None and ending not in FORMATS:
+        raise UserError(f"preview={config.preview} must end in {', '.join(FORMATS)}.")
+
+
 def run(config: Config, location: str) -> None:
     """Writes the sheet of the first samples that a training with these settings would see."""
+    check(config)
     path = resolve(str(config.preview))
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UserError(f"preview={config.preview} must end in .png, .jpg or .webp.")
     sheet = draw_sheet(pairs(config, open_dataset(location, config.stream)))
-    write_bytes(path, _encoded(sheet, path.suffix))
+    with local_files(path):
+        write_bytes(path, _encoded(sheet, path.suffix))
     print(f"Preview: {path}")
 
 
 def pairs(config: Config, dataset: Dataset) -> list[Pair]:
     """(LR, HR, key, what was drawn) of the first samples in the training order."""
+    check_crop(dataset, config.train.crop)
     order, shards = training_order(dataset, config.seed)
     settings = CropSettings.of(config, config.train)
     found = []
@@ -72,5 +83,5 @@ def draw_sheet(found: Sequence[Pair]) -> Image.Image:
 
 def _encoded(sheet: Image.Image, suffix: str) -> bytes:
     buffer = BytesIO()
-    sheet.save(buffer, {".png": "PNG", ".webp": "WEBP"}.get(suffix.lower(), "JPEG"))
+    sheet.save(buffer, FORMATS[suffix.lower()])
     return buffer.getvalue()

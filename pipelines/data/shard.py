@@ -1,6 +1,7 @@
 """Photos → a dataset of webdataset shards. Done again it continues, appends, or does nothing."""
 
 import json
+import re
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from pipelines.cluster import Mapper, connect, ray_map
 from pipelines.data import preview, verify
-from pipelines.data.dataset import intact_shards
+from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
@@ -19,19 +20,24 @@ from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.schema import Config, ShardConfig
 from pipelines.storage import absolute_location
-from pipelines.store import LocalStore, RetryPolicy, Store, open_store
+from pipelines.store import LocalStore, RetryPolicy, Store, local_files, open_store
 
 REPORT = "report.json"
+#: Names of shards.
+OURS = re.compile(r"(train|val)-\d{6}\.tar")
 
 
 def plan(config: Config) -> str:
     """What sharding would do, in words. Raises UserError for an unusable source."""
-    target = output_location(config)
+    target = open_store(output_location(config)).location
+    preview.check(config)
     if config.verify:
         return f"check every byte of the dataset in {target}"
-    settings = config.shard
+    if _only_preview(config):
+        return f"draw training pairs of the dataset in {target}"
+    settings, policy = config.shard, RetryPolicy.of(config.stream)
     return (
-        f"{describe_source(config.source, config.mirror)}; tiles of {settings.tile} px "
+        f"{describe_source(source(config), config.mirror, policy)}; tiles of {settings.tile} px "
         f"({settings.val_tile} px for validation), lossless, in shards of about "
         f"{settings.shard_mib:g} MiB, into {target}"
     )
@@ -40,24 +46,44 @@ def plan(config: Config) -> str:
 def run(config: Config) -> str:
     """Makes the dataset, adds what is new to it, or verifies it; returns where it is.
 
+    With `preview` and no `source`, a dataset that is there is only drawn from.
+
     Raises:
         UserError: the source or the output is unusable, or too many photos are broken.
     """
     location = output_location(config)
-    entries = [] if config.verify else find_entries(config.source, config.mirror)
-    with connect():
-        if config.verify:
+    preview.check(config)
+    if config.verify:
+        with connect():
             verify.run(location, config.stream)
-            return location
-        make_dataset(config, entries, ray_map)
+    elif not _only_preview(config):
+        entries = find_entries(source(config), config.mirror, RetryPolicy.of(config.stream))
+        with connect():
+            make_dataset(config, entries, ray_map)
     if config.preview is not None:
         preview.run(config, location)
     return location
 
 
+def source(config: Config) -> Any:
+    return "sample" if config.source is None else config.source
+
+
+def _only_preview(config: Config) -> bool:
+    drawn = config.preview is not None and config.source is None
+    return drawn and dataset_exists(output_location(config), config.stream)
+
+
 def output_location(config: Config) -> str:
-    """`output`, else `data`: where a dataset is written is where it is read."""
-    return absolute_location(config.output or config.data)
+    """`output`, else `data`: where a dataset is written is where it is read.
+
+    Raises:
+        UserError: it names a manifest.
+    """
+    location = absolute_location(config.output or config.data)
+    if location.endswith(".json") and not config.verify and config.preview is None:
+        raise UserError(f"{location} names a manifest: shards need a folder or s3:// prefix.")
+    return location
 
 
 def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manifest:
@@ -66,11 +92,11 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     settings = config.shard
     store = open_store(output_location(config), policy=RetryPolicy.of(config.stream))
     with _alone(store):
-        before = _existing(store, settings)
+        before, history = _existing(store, settings), _history(store)
         inventory = inspect(entries, settings, mapper)
         _check_same(store, inventory, before)
         _check_failures(store, inventory, settings)
-        layout = assign(inventory, settings, before, intact_shards(store, before))
+        layout = assign(inventory, settings, before, intact_shards(store, before), history)
         plans = plan_shards(layout, settings)
         written = _write(plans, store, inventory, settings, mapper)
         shards = sorted((*layout.kept, *written), key=lambda s: (s.split != "train", s.path))
@@ -78,8 +104,9 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
         manifest = Manifest(identity_settings(settings), tuple(shards))
         _report(store, inventory, manifest)
         if before is None or manifest.digest != before.digest:
+            _check_alone(store, before, manifest)
             manifest.save(store)
-        _clean(store)
+        _clean(store, history | {shard.path for shard in shards})
     _tell(store, before, manifest, written)
     return manifest
 
@@ -90,14 +117,15 @@ def _alone(store: Store) -> Any:
     if not isinstance(store, LocalStore):
         return nullcontext()
     root = Path(store.location)
-    root.mkdir(parents=True, exist_ok=True)
     stack = ExitStack()
-    try:
-        stack.enter_context(FileLock(root / ".lock", timeout=0))
-    except Timeout:
-        raise UserError(
-            f"another job is writing shards into {root}: wait for it, or choose another output."
-        ) from None
+    with local_files(root):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.enter_context(FileLock(root / ".lock", timeout=0))
+        except Timeout:
+            raise UserError(
+                f"another job is writing shards into {root}: wait for it, or choose another output."
+            ) from None
     return stack
 
 
@@ -192,17 +220,29 @@ def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> No
         )
 
 
-def _clean(store: Store) -> None:
-    """Removes what interrupted or replaced attempts left: our tars that no manifest lists."""
+def _history(store: Store) -> set[str]:
+    """Names of all shards that any manifest lists, the earlier ones too."""
     listed: set[str] = set()
     for name in store.names(f"{HISTORY}/"):
-        manifest = Manifest.parse(store.read(name))
-        if manifest is None:
-            return  # not to be trusted, so nothing is removed
-        listed |= {shard.path for shard in manifest.shards}
+        listed |= {shard.path for shard in Manifest.load(store, name).shards}
+    return listed
+
+
+def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> None:
+    """That nobody else has written there meanwhile, as far as it can be seen."""
+    now = Manifest.load(store) if store.size(FILE_NAME) is not None else None
+    same = (now and now.digest) == (before and before.digest)
+    if not same or len(intact_shards(store, manifest)) < len(manifest.shards):
+        raise UserError(
+            f"another job has written into {store.location} meanwhile: wait until it has ended, "
+            "and run this one again."
+        )
+
+
+def _clean(store: Store, listed: set[str]) -> None:
+    """Removes what interrupted attempts left: notes, and shards of ours that no manifest lists."""
     for name in store.names():
-        stale = name.startswith(("train-", "val-")) and name.endswith(".tar")
-        if name.startswith(f"{PARTS}/") or (stale and name not in listed):
+        if name.startswith(f"{PARTS}/") or (OURS.fullmatch(name) and name not in listed):
             store.delete(name)
 
 

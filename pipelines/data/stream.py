@@ -89,12 +89,17 @@ class BatchMaker:
 
     def __init__(self, dataset: Dataset, settings: CropSettings, seed: int) -> None:
         self.dataset, self.settings, self.seed = dataset, settings, seed
+        self.failed: UserError | None = None
 
     def __getitem__(self, draws: list[Place]) -> "Batch | UserError":
-        try:
-            return self.make(draws)
-        except UserError as error:
-            return error  # torch would bury it in a traceback
+        """A batch, or what is wrong: torch would bury an exception in a traceback. What has gone
+        wrong once is not tried again for the batches that were asked for meanwhile."""
+        if self.failed is None:
+            try:
+                return self.make(draws)
+            except UserError as error:
+                self.failed = error
+        return self.failed
 
     def make(self, draws: list[Place]) -> Batch:
         """The batch of these samples."""
@@ -129,6 +134,7 @@ class TrainingStream:
         start_step: int = 0,
         processes: int = 0,
     ) -> None:
+        check_crop(dataset, settings.crop)
         self.dataset, self.settings, self.seed = dataset, settings, seed
         self.order, self.shards = training_order(dataset, seed)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
@@ -137,7 +143,9 @@ class TrainingStream:
     def __iter__(self) -> Iterator[Batch]:
         blocks = self.order.blocks(self.start_step * self.batch_size, self.rank, self.world_size)
         in_flight = PREFETCH * max(1, self.processes) * self.batch_size
-        prefetcher = ShardPrefetcher(self.dataset, self.order, blocks, self.shards, in_flight)
+        prefetcher = ShardPrefetcher(
+            self.dataset, self.order, blocks, self.shards, in_flight, self.world_size
+        )
         draws = self._draws(prefetcher)
         batches = self._in_processes(draws) if self.processes else self._in_a_thread(draws)
         with prefetcher, closing(batches):
@@ -182,14 +190,14 @@ class TrainingStream:
     ) -> "Generator[Batch | UserError, None, None]":
         pending: deque[Future[Batch | UserError]] = deque()
         maker = self._maker()
-        with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-            try:
-                while True:
-                    while len(pending) < PREFETCH:
-                        pending.append(pool.submit(maker.__getitem__, next(draws)))
-                    yield pending.popleft().result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        try:
+            while True:
+                while len(pending) < PREFETCH:
+                    pending.append(pool.submit(maker.__getitem__, next(draws)))
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Draws(torch.utils.data.Sampler[list[Place]]):
@@ -200,6 +208,16 @@ class _Draws(torch.utils.data.Sampler[list[Place]]):
 
     def __iter__(self) -> Iterator[list[Place]]:
         return self.draws
+
+
+def check_crop(dataset: Dataset, crop: int) -> None:
+    """Raises UserError if a dataset's tiles are smaller than the crops."""
+    tile = dataset.manifest.settings["tile"]
+    if crop > tile:
+        raise UserError(
+            f"train.crop={crop} does not fit into the tiles of {dataset.store.location}, which "
+            f"have {tile} px: set a smaller train.crop, or shard with a larger shard.tile."
+        )
 
 
 def training_order(dataset: Dataset, seed: int) -> tuple[SampleOrder, list[int]]:

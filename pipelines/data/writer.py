@@ -34,40 +34,47 @@ class Written:
 
 def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written:
     """Makes the shard, unless an earlier attempt has. The tar is in place before its note is."""
-    note = f"{PARTS}/{plan.identity(settings)}.json"
+    note, identity = f"{PARTS}/{plan.path}.json", plan.identity(settings)
     if store.size(note) is not None:
         raw = json.loads(store.read(note))
         shard = raw["shard"]
-        if shard is None or store.size(shard["path"]) == shard["bytes"]:
+        intact = shard is None or store.size(shard["path"]) == shard["bytes"]
+        if intact and raw["identity"] == identity:
             return Written(shard, [Skipped(**skipped) for skipped in raw["skipped"]])
+        store.delete(note)  # before the bytes that it speaks of are replaced
     skipped: list[Skipped] = []
+    unusable: set[str] = set()
     buffer = BytesIO()
-    columns = _write_tar(_tiles(plan, settings, skipped), buffer)
+    columns = _write_tar(_tiles(plan, settings, skipped, unusable), buffer)
     shard = None
-    unusable = {item.name for item in skipped}
     if columns["keys"]:
         shard = {
             "path": plan.path,
             "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
             "bytes": buffer.getbuffer().nbytes,
             "split": plan.split,
-            "photos": [p.sha256 for p in plan.photos if p.entry.label not in unusable],
+            "photos": [p.sha256 for p in plan.photos if p.sha256 not in unusable],
         } | columns
         with tempfile.NamedTemporaryFile(prefix="srforge-shard-") as file:
             file.write(buffer.getbuffer())
             file.flush()
             store.write_file(plan.path, Path(file.name))
-    raw = {"shard": shard, "skipped": [asdict(item) for item in skipped]}
+    raw = {"identity": identity, "shard": shard, "skipped": [asdict(item) for item in skipped]}
     store.write(note, json.dumps(raw).encode())
     return Written(shard, skipped)
 
 
-def _tiles(plan: ShardPlan, settings: ShardConfig, skipped: list[Skipped]) -> Iterator[Tile]:
+def _tiles(
+    plan: ShardPlan, settings: ShardConfig, skipped: list[Skipped], unusable: set[str]
+) -> Iterator[Tile]:
+    """The plan's tiles; photos that turn out to be broken are added to `skipped`, their sha256 to
+    `unusable`."""
     for photo in plan.photos:
         try:
             image = decode_photo(_bytes(photo, settings), settings.max_megapixels)
         except UnusableError as error:
-            skipped.append(Skipped(photo.entry.label, error.reason, error.failure))
+            skipped.append(Skipped.of(photo.entry, error.reason, failure=error.failure))
+            unusable.add(photo.sha256)
             continue
         yield from encode_tiles(image, photo.sha256, photo.entry.label, settings, plan.split)
 

@@ -84,7 +84,8 @@ def plan(config: Config) -> str:
     compared = ", ".join([BICUBIC, *config.evaluate.compare])
     return (
         f"measure {model_reference(config)} against {compared} on the validation split of "
-        f"{resolve(config.data)} and write the report to {output_directory(config) / REPORT}"
+        f"{absolute_location(config.data)} and write the report to "
+        f"{output_directory(config) / REPORT}"
     )
 
 
@@ -211,6 +212,7 @@ def _measure(config: Config, models: dict[str, Model], manifest: Manifest) -> li
 
     samples = manifest.split("val")
     settings = to_dict(config) | {"data": absolute_location(config.data)}
+    settings["stream"]["cache"] = str(resolve(config.stream.cache))
     starts = range(0, len(samples), IMAGES_PER_TASK)
     chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
     results: list[ImageResult] = []

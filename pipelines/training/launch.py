@@ -11,6 +11,7 @@ from pipelines import tracking
 from pipelines.cluster import connect
 from pipelines.config import to_dict
 from pipelines.data.dataset import open_dataset
+from pipelines.data.stream import check_crop
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import resolve
@@ -32,7 +33,10 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
     """
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
-    manifest = open_dataset(config.data, config.stream).manifest
+    dataset = open_dataset(config.data, config.stream)
+    manifest = dataset.manifest
+    for name in stages:
+        check_crop(dataset, config.stages[name].train.crop)
     for name in stages:
         init_checkpoint(config, name, planned=stages)
     checkpoints = []

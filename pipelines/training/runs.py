@@ -11,7 +11,7 @@ from pipelines.config import to_dict
 from pipelines.data.manifest import Manifest
 from pipelines.errors import UserError
 from pipelines.schema import Config
-from pipelines.storage import absolute_location, file_sha256
+from pipelines.storage import absolute_location, file_sha256, resolve
 from pipelines.training import checkpoint as ckpt
 from pipelines.training.plan import run_directory, run_name
 
@@ -33,6 +33,7 @@ _FREE = {
 def describe(config: Config, name: str, manifest: Manifest, init: Path | None) -> dict[str, Any]:
     """What a worker needs to know, in plain values and absolute paths: workers run elsewhere."""
     settings = to_dict(config)
+    settings["stream"]["cache"] = str(resolve(config.stream.cache))
     train = settings["stages"][name]["train"]
     identity = {
         "seed": config.seed,

@@ -40,7 +40,9 @@ class Separable:
 
 
 def separate(kernel: Kernel) -> Separable:
-    """The fewest separable integer passes that are about within `TOLERANCE` of `kernel`.
+    """The fewest separable integer passes that are about within `TOLERANCE` of `kernel`: those of
+    the shipped presets are. Kernels far beyond them (a sinc of 41 px, the steepest plateaus) may
+    need more passes than there are, and come out smoother or coarser.
 
     Args:
         kernel: `[size, size]`, odd size, summing to 1.

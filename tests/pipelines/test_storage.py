@@ -35,7 +35,7 @@ def test_a_submitted_job_without_a_home_is_refused(monkeypatch: pytest.MonkeyPat
 def test_object_storage_is_no_path() -> None:
     with pytest.raises(UserError, match="a local folder is needed"):
         resolve("s3://bucket/prefix")
-    assert absolute_location("s3://bucket/prefix/") == "s3://bucket/prefix"
+    assert absolute_location("s3://bucket/prefix") == "s3://bucket/prefix"
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ as `../../x.png` cannot lead anywhere.
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipelines.data.images import UnusableError
-from pipelines.store import open_store
+from pipelines.errors import UserError
+from pipelines.store import RetryPolicy, Store, check_name, open_store
 
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
@@ -25,6 +27,7 @@ class Entry:
 
     container: the folder, `s3://` prefix or archive that holds it. name: its path in there.
     offset: where its bytes begin in a tar. split: the split it belongs to, where the set says so.
+    policy: how long object storage may fail.
     """
 
     kind: Literal["file", "zip", "tar"]
@@ -33,6 +36,7 @@ class Entry:
     size: int
     offset: int = 0
     split: str | None = None
+    policy: RetryPolicy = RetryPolicy()
 
     @property
     def label(self) -> str:
@@ -58,10 +62,14 @@ def read(entry: Entry, max_bytes: int) -> bytes:
         reason = f"too large a file ({entry.size / 2**20:.0f} MiB: shard.max_file_mib)"
         raise UnusableError(reason, failure=True)
     try:
+        check_name(entry.name if entry.kind == "file" else "archived")
+    except UserError:
+        raise UnusableError("a name that cannot be addressed", failure=True) from None
+    try:
         if entry.kind == "zip":
             return _read_zip(entry, max_bytes)
         if entry.container.startswith("s3://"):
-            data = open_store(entry.container).read(entry.name)
+            data = _store(entry.container, entry.policy).read(entry.name)
         else:
             whole = entry.kind == "file"
             path = Path(entry.container) / entry.name if whole else Path(entry.container)
@@ -76,14 +84,22 @@ def read(entry: Entry, max_bytes: int) -> bytes:
     return data
 
 
+@lru_cache(maxsize=8)
+def _store(container: str, policy: RetryPolicy) -> Store:
+    """One client for all photos: making one takes longer than reading a photo."""
+    return open_store(container, policy=policy)
+
+
 def _read_zip(entry: Entry, max_bytes: int) -> bytes:
     try:
         with zipfile.ZipFile(entry.container) as archive, archive.open(entry.name) as member:
             # Headers can lie about sizes: read no more than is allowed.
             data = member.read(max_bytes + 1)
+    except NotImplementedError as error:
+        raise UnusableError(f"packed in a way unknown here ({error})", failure=True) from None
     except RuntimeError:  # what zipfile raises for a password
         raise UnusableError("encrypted", failure=True) from None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise UnusableError(f"damaged in its archive ({error})", failure=True) from None
     if len(data) > max_bytes:
         raise UnusableError("unpacks to more than it says (a zip bomb)", failure=True)

@@ -2,11 +2,9 @@
 
 import gzip
 import lzma
-import os
-import shutil
 import tarfile
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,15 @@ from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
 from pipelines.data.sources.public import SETS, archives_of, missing_archives
 from pipelines.errors import UserError
 from pipelines.storage import digest, home, resolve
-from pipelines.store import open_store
+from pipelines.store import RetryPolicy, open_store, whole_file
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}
 
 
-def find_entries(source: str | list[str], mirror: str | None = None) -> list[Entry]:
+def find_entries(
+    source: str | list[str], mirror: str | None = None, policy: RetryPolicy = RetryPolicy()
+) -> list[Entry]:
     """The photo files of a source, or of several, each source's ordered by name. A public set is
     downloaded first.
 
@@ -30,7 +30,7 @@ def find_entries(source: str | list[str], mirror: str | None = None) -> list[Ent
     """
     entries: list[Entry] = []
     for name in as_list(source):
-        found = list(_find(name, mirror))
+        found = list(_find(name, mirror, policy))
         if not found:
             raise UserError(
                 f"source '{name}' holds no photo: expected files ending in {', '.join(EXTENSIONS)}."
@@ -39,8 +39,10 @@ def find_entries(source: str | list[str], mirror: str | None = None) -> list[Ent
     return entries
 
 
-def describe_source(source: str | list[str], mirror: str | None = None) -> str:
-    """What is known without downloading or opening a photo: for a plan."""
+def describe_source(
+    source: str | list[str], mirror: str | None = None, policy: RetryPolicy = RetryPolicy()
+) -> str:
+    """What is known without downloading, decompressing or opening a photo: for a plan."""
     lines = []
     for name in as_list(source):
         if name in SETS and (missing := missing_archives(name)):
@@ -48,7 +50,10 @@ def describe_source(source: str | list[str], mirror: str | None = None) -> str:
             files = ", ".join(archive.file for archive in missing)
             lines.append(f"source '{name}' would be downloaded first: {files} ({size:.1f} GB)")
             continue
-        found = find_entries(name, mirror)
+        if Path(name).suffix in _COMPRESSED and resolve(name).is_file():
+            lines.append(f"source '{name}' would be decompressed first")
+            continue
+        found = find_entries(name, mirror, policy)
         size = sum(entry.size for entry in found) / 2**20
         lines.append(f"{len(found)} photo files ({size:.1f} MiB) in source '{name}'")
     return "; ".join(lines)
@@ -66,14 +71,14 @@ def as_list(source: str | list[str]) -> list[str]:
     return names
 
 
-def _find(name: str, mirror: str | None) -> Iterator[Entry]:
+def _find(name: str, mirror: str | None, policy: RetryPolicy) -> Iterator[Entry]:
     if name == "sample":
         return _in_store(str(SAMPLE))
     if name in SETS:
         return (entry for path, archive in archives_of(name, mirror)
                 for entry in _in_archive(path, archive.within, archive.split))  # fmt: skip
-    if name.startswith("s3://"):
-        return _in_store(name)
+    if "://" in name:
+        return _in_store(name, policy)
     path = resolve(name)
     if path.is_dir():
         return _in_store(str(path))
@@ -87,10 +92,10 @@ def _find(name: str, mirror: str | None) -> Iterator[Entry]:
     )
 
 
-def _in_store(location: str) -> Iterator[Entry]:
-    for name, size in open_store(location).sizes().items():
+def _in_store(location: str, policy: RetryPolicy = RetryPolicy()) -> Iterator[Entry]:
+    for name, size in open_store(location, policy=policy).sizes().items():
         if is_photo_name(name):
-            yield Entry("file", location, name, size)
+            yield Entry("file", location, name, size, policy=policy)
 
 
 def _in_archive(path: Path, within: str = "", split: str | None = None) -> Iterator[Entry]:
@@ -107,7 +112,7 @@ def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
             for info in archive.infolist():
                 if within in info.filename and is_photo_name(info.filename) and not info.is_dir():
                     yield Entry("zip", str(path), info.filename, info.file_size, split=split)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path} is a damaged zip ({error}): copy it again.") from None
 
 
@@ -118,10 +123,17 @@ def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
             for info in archive:
                 if within in info.name and is_photo_name(info.name) and info.isreg():
                     yield Entry("tar", str(path), info.name, info.size, info.offset_data, split)
-    except (tarfile.TarError, OSError) as error:
+            end = archive.offset
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable zip or tar ({error}): give a folder, a zip or a tar."
         ) from None
+
+    # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(512) != bytes(512):
+            raise UserError(f"{path} is cut or damaged at byte {end}: copy it again.")
 
 
 def _decompressed(path: Path) -> Path:
@@ -131,14 +143,12 @@ def _decompressed(path: Path) -> Path:
     target = home() / "work" / "sources" / f"{path.name.partition('.')[0]}-{identity}.tar"
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     print(f"Decompressing {path} to {target}", flush=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    try:
-        with _COMPRESSED[path.suffix](path, "rb") as packed, os.fdopen(handle, "wb") as plain:
-            shutil.copyfileobj(packed, plain, 2**20)
-        os.replace(temporary, target)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        os.unlink(temporary)
-        raise UserError(f"{path} cannot be decompressed ({error}): copy it again.") from None
+    with whole_file(target) as temporary, temporary.open("wb") as plain:
+        try:
+            with _COMPRESSED[path.suffix](path, "rb") as packed:
+                while block := packed.read(2**20):
+                    plain.write(block)
+        except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{path} cannot be decompressed ({error}): copy it again.") from None
     return target

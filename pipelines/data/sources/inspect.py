@@ -31,6 +31,11 @@ class Skipped:
     name: str
     reason: str
     failure: bool
+    container: str
+
+    @staticmethod
+    def of(entry: Entry, reason: str, *, failure: bool) -> "Skipped":
+        return Skipped(entry.label, reason, failure, entry.container)
 
 
 @dataclass
@@ -56,10 +61,11 @@ def inspect(entries: Sequence[Entry], settings: ShardConfig, mapper: Mapper) -> 
             for item in found:
                 if isinstance(item, Skipped):
                     inventory.skipped.append(item)
-                elif (first := seen.setdefault(item.sha256, item.entry.label)) != item.entry.label:
-                    reason = f"duplicate (of {first})"
-                    inventory.skipped.append(Skipped(item.entry.label, reason, failure=False))
+                elif item.sha256 in seen:
+                    reason = f"duplicate (of {seen[item.sha256]})"
+                    inventory.skipped.append(Skipped.of(item.entry, reason, failure=False))
                 else:
+                    seen[item.sha256] = item.entry.label
                     inventory.photos.append(item)
             bar.update(len(found))
     return inventory
@@ -78,4 +84,4 @@ def inspect_file(entry: Entry, settings: ShardConfig) -> Photo | Skipped:
             entry, hashlib.sha256(data).hexdigest(), photo_size(data, settings.max_megapixels)
         )
     except UnusableError as error:
-        return Skipped(entry.label, error.reason, error.failure)
+        return Skipped.of(entry, error.reason, failure=error.failure)

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.config import load_config
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest
+from pipelines.data.sources import Entry, inspect
 from pipelines.data.stream import Batch, CropSettings, TrainingStream
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
+from pipelines.evaluation import evaluate
+from pipelines.schema import ShardConfig, StreamConfig
 from pipelines.store import open_store
 from srmodels.degradation import PRESETS
 from tests.conftest import ROOT, SMALL, Runner, write_dataset
@@ -193,6 +196,31 @@ def test_the_next_block_arrives_before_it_is_needed(
     else:
         pytest.fail("the second block was not fetched ahead")
     batches.close()  # type: ignore[attr-defined]
+
+
+def test_a_rank_fetches_ahead_for_its_own_lanes_only(
+    large: Path, s3_url: str, tmp_path: Path
+) -> None:
+    upload(large, s3_url)
+    remote = open_dataset(s3_url, settings(tmp_path / "cache", window=2, lanes=4))
+    batches = iter(stream(remote, batch_size=8, rank=1, world_size=4))
+    next(batches)
+    time.sleep(1.5)
+    batches.close()  # type: ignore[attr-defined]
+    assert remote.cache is not None
+    # The present block of its lane and the next one; the border of the lane may add a shard.
+    assert 2 <= remote.cache.fetches <= 2 * 2 + 2
+
+
+def test_photos_under_odd_keys_are_skipped_with_a_reason() -> None:
+    for name in ("a//b.png", "./b.png", "a/../b.png"):
+        found = inspect([Entry("file", "s3://bucket/x", name, 9)], ShardConfig(), starmap)
+        assert [s.reason for s in found.skipped] == ["a name that cannot be addressed"]
+
+
+def test_evaluation_plans_on_a_bucket() -> None:
+    config = load_config([f"recipe={SMALL}", "data=s3://bucket/set", "model=run:x"])
+    assert "validation split of s3://bucket/set" in evaluate.plan(config)
 
 
 def test_jobs_shard_into_a_bucket_and_train_from_it(

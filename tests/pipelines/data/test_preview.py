@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipelines.config import load_config
-from pipelines.data import preview
+from pipelines.data import preview, shard
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from tests.conftest import SMALL
@@ -37,6 +38,25 @@ def test_the_sheet_shows_what_training_would_see(dataset: Path, tmp_path: Path) 
         # Something is written below.
         below = pixels[y + side : y + side + preview.TEXT_HEIGHT, x : x + 2 * side]
         assert (below < 100).any()
+
+
+def test_without_a_source_a_dataset_is_drawn_from_and_not_made_again(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Otherwise the default source, the sample set, would be asked for."""
+    before = (dataset / "manifest.json").read_bytes()
+    path = tmp_path / "a new folder" / "sheet.jpg"
+    shard.run(load_config([f"recipe={SMALL}", f"data={dataset}", f"preview={path}"]))
+    assert path.exists()
+    assert (dataset / "manifest.json").read_bytes() == before
+
+
+def test_crops_larger_than_the_tiles_are_refused(dataset: Path, tmp_path: Path) -> None:
+    config = load_config(
+        [f"data={dataset}", f"preview={tmp_path / 'a.png'}", "train.crop=256", "shard.tile=256"]
+    )
+    with pytest.raises(UserError, match=r"train.crop=256 does not fit .* have 128 px"):
+        preview.run(replace(config, train=replace(config.train, crop=256)), str(dataset))
 
 
 def test_other_endings_are_refused(dataset: Path) -> None:

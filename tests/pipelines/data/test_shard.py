@@ -19,6 +19,7 @@ from pipelines.data.images import decode_photo
 from pipelines.data.layout import split_photos
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import find_entries, inspect
+from pipelines.data.verify import check_shard
 from pipelines.errors import UserError
 from pipelines.schema import ShardConfig, StreamConfig
 from pipelines.store import open_store
@@ -147,6 +148,92 @@ def test_photos_that_are_added_later_are_appended(photos: Path, tmp_path: Path) 
     assert open_dataset(location, StreamConfig()).manifest.digest == before.digest
     assert open_dataset(str(output), StreamConfig()).manifest.digest == after.digest
     assert write_dataset(folder, output).digest == after.digest
+
+
+def test_numbers_are_never_used_again(photos: Path, tmp_path: Path) -> None:
+    """Else a later shard would take the place of one that an earlier manifest lists."""
+    folder, output = tmp_path / "photos", tmp_path / "shards"
+    shutil.copytree(photos, folder)
+    before = write_dataset(folder, output)
+    last = max((s for s in before.shards if s.split == "train"), key=lambda s: s.path)
+    for photo in inspect(find_entries(str(folder)), ShardConfig(), starmap).photos:
+        if photo.sha256 in last.photos:
+            (folder / photo.entry.name).rename(tmp_path / photo.entry.name)
+            moved = tmp_path / photo.entry.name
+    write_dataset(folder, output)
+    Image.open(moved).rotate(180).save(folder / "new.png")
+    write_dataset(folder, output)
+    earlier = open_dataset(str(output / "manifests" / f"{before.digest}.json"), StreamConfig())
+    for shard_ in earlier.manifest.shards:
+        assert check_shard(earlier.store, shard_) == []
+
+
+def test_files_of_the_user_s_beside_the_shards_are_left_alone(photos: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "train-photos.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(photos, "photos")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "train-000001.tar").write_bytes(b"mine")
+    write_dataset(archive, tmp_path)
+    assert archive.exists()
+    assert (tmp_path / "deep" / "train-000001.tar").read_bytes() == b"mine"
+
+
+def test_two_sources_may_use_the_same_names(photos: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(photos, one)
+    other.mkdir()
+    first, second, third = sorted(photos.iterdir())[:3]
+    shutil.copy(first, other / first.name)  # the same name and content: a duplicate
+    (other / second.name).write_bytes(second.read_bytes()[:9000])  # the same name, but broken
+    Image.open(third).rotate(180).save(other / third.name)  # the same name, another photo
+    output = tmp_path / "shards"
+    manifest = write_dataset(f"[{one},{other}]", output, "shard.max_failures=0.2")
+    keys = [key for s in manifest.shards for key in s.keys.tolist()]
+    assert len(keys) == len(set(keys)) == 7 * 6
+    assert len([sha for s in manifest.shards for sha in s.photos]) == 7
+    skipped = json.loads((output / "report.json").read_text())["skipped"]
+    assert sorted((s["name"], s["container"]) for s in skipped) == sorted(
+        [(first.name, str(other)), (second.name, str(other))]
+    )
+    again = write_dataset(f"[{one},{other}]", output, "shard.max_failures=0.2")
+    assert again.digest == manifest.digest
+
+
+def test_a_job_that_finds_another_one_s_manifest_does_not_replace_it(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Object storage has no lock; the folder's is removed here to stand for it."""
+
+    def meanwhile(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        yield from starmap(function, calls)
+        if function.__name__ == "write_shard":
+            (tmp_path / ".lock").unlink()
+            write_dataset(photos, tmp_path, "shard.effort=3")
+
+    config = load_config(
+        [f"recipe={SMALL}", f"source={photos}", f"output={tmp_path}", "shard.shard_mib=0.1"]
+    )
+    with pytest.raises(UserError, match="another job has written into"):
+        shard.make_dataset(config, find_entries(str(photos)), meanwhile)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{tmp}/set.json", "names a manifest: shards need a folder"),
+        ("{tmp}/file", "cannot use .*file"),
+        ("{tmp}/file/below", "cannot use .*below"),
+        ("~nosuchuser/x", "is no path"),
+    ],
+)
+def test_an_output_that_cannot_be_is_one_sentence(
+    photos: Path, tmp_path: Path, data: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=message) as error:
+        write_dataset(photos, data.format(tmp=tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_shards_of_photos_that_are_gone_are_left_out(photos: Path, tmp_path: Path) -> None:

@@ -111,6 +111,40 @@ def test_names_that_lead_out_of_an_archive_lead_nowhere(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "evil.png").exists()
 
 
+@pytest.mark.parametrize("cut", ["header", "member boundary", "inside a member"])
+def test_a_tar_that_is_damaged_is_not_taken_for_a_shorter_one(tmp_path: Path, cut: str) -> None:
+    path = write_tar(tmp_path / "a.tar")
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        third = archive.getmembers()[2]
+    if cut == "header":
+        data[third.offset + 10] ^= 0xFF
+    elif cut == "member boundary":
+        del data[third.offset :]
+    else:
+        del data[third.offset_data + 20 :]
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"damaged|not a readable") as error:
+        find_entries(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "folder")
+    real = os.scandir
+
+    def failing(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise OSError(5, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(UserError, match="Input/output error"):
+        find_entries(str(folder))
+
+
 def test_links_in_a_tar_are_no_photos(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
