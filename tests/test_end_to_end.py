@@ -141,5 +141,5 @@ def test_a_dataset_of_other_photos_is_not_overwritten(
         "jobs/shard.py", f"recipe={SMALL}", "source=sample", SRFORGE_HOME=cluster.home
     )
     assert done.returncode == 2
-    assert "holds a dataset of other photos" in done.stderr
+    assert "photos, of which 0 are in the source" in done.stderr
     assert manifest.read_bytes() == before

@@ -35,6 +35,7 @@ def plan(config: Config) -> str:
         return f"check every byte of the dataset in {target}"
     if _only_preview(config):
         return f"draw training pairs of the dataset in {target}"
+    _check_place(target)
     settings, policy = config.shard, RetryPolicy.of(config.stream)
     return (
         f"{describe_source(source(config), config.mirror, policy)}; tiles of {settings.tile} px "
@@ -75,21 +76,20 @@ def _only_preview(config: Config) -> bool:
 
 
 def output_location(config: Config) -> str:
-    """`output`, else `data`: where a dataset is written is where it is read.
+    """`output`, else `data`: where a dataset is written is where it is read."""
+    return absolute_location(config.output or config.data)
 
-    Raises:
-        UserError: it names a manifest.
-    """
-    location = absolute_location(config.output or config.data)
-    if location.endswith(".json") and not config.verify and config.preview is None:
+
+def _check_place(location: str) -> None:
+    if location.endswith(".json"):
         raise UserError(f"{location} names a manifest: shards need a folder or s3:// prefix.")
-    return location
 
 
 def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manifest:
     """The dataset of a source's files in the output: what is there already is kept, what is new is
     added in shards of its own, shards with photos that are no longer in the source are left out."""
     settings = config.shard
+    _check_place(output_location(config))
     store = open_store(output_location(config), policy=RetryPolicy.of(config.stream))
     with _alone(store):
         before, history = _existing(store, settings), _history(store)
@@ -144,12 +144,14 @@ def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
 
 
 def _check_same(store: Store, inventory: Inventory, before: Manifest | None) -> None:
-    """A dataset grows and shrinks with its source; another source is most likely a mistake."""
+    """A dataset grows and shrinks with its source; a source without most of its photos is most
+    likely another one, given by mistake."""
     known = {sha for shard in before.shards for sha in shard.photos} if before else set()
-    if known and not any(photo.sha256 in known for photo in inventory.photos):
+    left = sum(photo.sha256 in known for photo in inventory.photos)
+    if 2 * left < len(known):
         raise UserError(
-            f"{store.location} holds a dataset of other photos, none of which is in the source: "
-            "choose another output, or give the old source too: source=[old,new]."
+            f"{store.location} holds a dataset of {len(known)} photos, of which {left} are in the "
+            "source: choose another output, or give the old source too: source=[old,new]."
         )
 
 
