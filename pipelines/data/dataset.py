@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,10 +70,13 @@ def intact_shards(store: Store, manifest: Manifest | None) -> set[str]:
 
 
 class Dataset:
-    """Reads samples by their place in a shard. For threads and processes alike; pickles."""
+    """Reads samples by their place in a shard. For threads and processes alike; pickled, it reads
+    the same on another node, without asking anew what is there."""
 
     def __init__(self, store: Store, manifest: Manifest, stream: StreamConfig) -> None:
-        self.store, self.manifest, self.stream = store, manifest, stream
+        self.store, self.manifest = store, manifest
+        # Here, not where it is used: workers have another current directory.
+        self.stream = replace(stream, cache=str(resolve(stream.cache)))
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class Dataset:
         if isinstance(self.store, LocalStore):
             return None
         limit = self.stream.cache_mib * 2**20
-        return ShardCache(resolve(self.stream.cache), limit, RetryPolicy.of(self.stream))
+        return ShardCache(Path(self.stream.cache), limit, RetryPolicy.of(self.stream))
 
     def read(self, sample: Sample) -> dict[str, bytes]:
         """One sample's files by extension.

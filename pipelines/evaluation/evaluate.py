@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines import tracking
-from pipelines.cluster import connect
+from pipelines.cluster import connect, ray_map
 from pipelines.config import from_dict, to_dict
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest, Sample
@@ -122,7 +122,7 @@ def run(config: Config) -> Path:
         print(f"Nothing to do: {model.reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
-    measured = _measure(config, models, manifest)
+    measured = _measure(config, models, dataset)
     results = _summary(config, model, manifest, measured) | {"identity": identity}
     pictures = {
         key: draw(config, models, dataset, key)
@@ -144,11 +144,13 @@ def run(config: Config) -> Path:
 
 
 def measure_images(
-    models: dict[str, Model], settings: dict[str, Any], samples: Sequence[Sample]
+    models: dict[str, Model],
+    dataset: Dataset,
+    settings: dict[str, Any],
+    samples: Sequence[Sample],
 ) -> list[ImageResult]:
     """A Ray task: every method on a few images. `settings` is a whole configuration."""
     config = from_dict(settings)
-    dataset = open_dataset(config.data, config.stream)
     crop = crop_border(config)
     results = []
     for sample in samples:
@@ -207,22 +209,20 @@ def upscale(model: Model, lr: Pixels) -> Pixels:
     return np.asarray(upscale_image(model.network, image, scale=model.network.scale, tiling=tiling))
 
 
-def _measure(config: Config, models: dict[str, Model], manifest: Manifest) -> list[ImageResult]:
+def _measure(config: Config, models: dict[str, Model], dataset: Dataset) -> list[ImageResult]:
     import ray
 
-    samples = manifest.split("val")
-    settings = to_dict(config) | {"data": absolute_location(config.data)}
-    settings["stream"]["cache"] = str(resolve(config.stream.cache))
+    samples = dataset.manifest.split("val")
     starts = range(0, len(samples), IMAGES_PER_TASK)
     chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
     results: list[ImageResult] = []
     with connect(), progress("evaluate", total=len(samples), unit="image") as bar:
-        task = ray.remote(num_cpus=1)(measure_images)
-        # The very weights that were loaded: an alias or a run may move on meanwhile.
-        shared = ray.put(models)
-        pending = [task.remote(shared, settings, chunk) for chunk in chunks]
-        for future, chunk in zip(pending, chunks, strict=True):
-            results += ray.get(future)
+        # The very weights and the very dataset that were opened: an alias, a run or the newest
+        # manifest may move on meanwhile.
+        shared = ray.put(models), ray.put(dataset)
+        calls = [(*shared, to_dict(config), chunk) for chunk in chunks]
+        for measured, chunk in zip(ray_map(measure_images, calls), chunks, strict=True):
+            results += measured
             bar.update(len(chunk))
     return results
 

@@ -34,7 +34,6 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
     dataset = open_dataset(config.data, config.stream)
-    manifest = dataset.manifest
     for name in stages:
         check_crop(dataset, config.stages[name].train.crop)
     for name in stages:
@@ -43,7 +42,7 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
     with ExitStack() as stack:
         for name in stages:
             directory = run_directory(config, run_name(config, name))
-            job = describe(config, name, manifest, init_checkpoint(config, name))
+            job = describe(config, name, dataset, init_checkpoint(config, name))
             if is_done(config, name, job):
                 print(f"Nothing to do: {directory.name} is trained already.", flush=True)
             else:

@@ -8,10 +8,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipelines.config import to_dict
-from pipelines.data.manifest import Manifest
+from pipelines.data.dataset import Dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config
-from pipelines.storage import absolute_location, file_sha256, resolve
+from pipelines.storage import file_sha256
 from pipelines.training import checkpoint as ckpt
 from pipelines.training.plan import run_directory, run_name
 
@@ -30,14 +30,14 @@ _FREE = {
 }
 
 
-def describe(config: Config, name: str, manifest: Manifest, init: Path | None) -> dict[str, Any]:
-    """What a worker needs to know, in plain values and absolute paths: workers run elsewhere."""
+def describe(config: Config, name: str, dataset: Dataset, init: Path | None) -> dict[str, Any]:
+    """What a worker needs to know. Paths are absolute, since workers run elsewhere; those of the
+    configuration stay as they were written, since it ends up in checkpoints and bundles."""
     settings = to_dict(config)
-    settings["stream"]["cache"] = str(resolve(config.stream.cache))
     train = settings["stages"][name]["train"]
     identity = {
         "seed": config.seed,
-        "data": manifest.digest,
+        "data": dataset.manifest.digest,
         "order": {name: settings["stream"][name] for name in ("window", "lanes")},
         "degradation": settings["degradation"],
         "networks": settings["networks"],
@@ -50,7 +50,7 @@ def describe(config: Config, name: str, manifest: Manifest, init: Path | None) -
     return {
         "config": settings,
         "stage": name,
-        "data": absolute_location(config.data),
+        "dataset": dataset,
         "run_directory": str(run_directory(config, run_name(config, name))),
         "init_checkpoint": str(init) if init else None,
         "identity": identity,

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.config import from_dict
-from pipelines.data.dataset import open_dataset
+from pipelines.data.dataset import Dataset
 from pipelines.data.stream import CropSettings, TrainingStream
 from pipelines.schema import Config, TrainConfig
 from pipelines.training import checkpoint as ckpt
@@ -19,8 +19,8 @@ from srmodels.system import Stage, load_system
 def run_rank(job: dict[str, Any]) -> None:
     """Trains (or resumes) the stage that `job` describes.
 
-    Needs an initialised process group. `job` is what `launch.describe` made: the configuration
-    with absolute paths, the stage's name, the run's directory, the MLflow run.
+    Needs an initialised process group. `job` is what `runs.describe` made: the
+    configuration, the stage's name, the opened dataset, the run's directory, the MLflow run.
     """
     config, name = from_dict(job["config"]), job["stage"]
     train = config.stages[name].train
@@ -48,7 +48,7 @@ def run_rank(job: dict[str, Any]) -> None:
         if dist.get_rank() == 0:
             print(f"{name}: resuming at step {first_step} of {train.steps} from {resume}")
 
-    dataset = open_dataset(job["data"], config.stream)
+    dataset: Dataset = job["dataset"]
     stream = TrainingStream(
         dataset,
         CropSettings.of(config, train),

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,22 @@ def test_a_location_may_name_an_earlier_manifest() -> None:
     assert split_location("/a/manifests/x.json") == ("/a", "manifests/x.json")
     assert split_location("s3://b/p/manifests/x.json") == ("s3://b/p", "manifests/x.json")
     assert split_location("/a/old.json") == ("/a", "old.json")
+
+
+def test_an_opened_dataset_reads_the_same_elsewhere(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a worker, which has another home and another current directory."""
+    opened = open_dataset(str(dataset), StreamConfig())
+    sample = opened.manifest.split("train")[0]
+    data = pickle.dumps(opened)
+    home = Path(os.environ["SRFORGE_HOME"])
+    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(data)
+    assert np.array_equal(again.tile(sample), opened.tile(sample))
+    assert again.manifest.digest == opened.manifest.digest
+    assert again.stream.cache == str(home / "work/cache")
 
 
 def test_a_damaged_sample_is_named_when_it_is_read(photos: Path, tmp_path: Path) -> None:

@@ -140,6 +140,14 @@ def test_a_changed_dataset_is_refused_unless_it_is_accepted(photos: Path, tmp_pa
     assert ckpt.load_state(run / "step-000008").manifest == after.digest
 
 
+def test_what_a_run_keeps_names_no_path_of_this_machine(dataset: Path) -> None:
+    """It ends up in bundles: their bytes and digests must not depend on where they were made."""
+    run = train(configure(dataset))
+    kept = ckpt.load_state(run / "step-000004").config
+    assert kept["stream"]["cache"] == "work/cache"
+    assert kept["run"]["storage"] == "work/runs"
+
+
 def test_loader_processes_train_the_same(dataset: Path) -> None:
     alone = train(configure(dataset))
     weights = ckpt.load_weights(alone / "step-000004")
