@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class SRNetwork(nn.Module, ABC):
@@ -37,6 +38,11 @@ class SRNetwork(nn.Module, ABC):
         """The inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run time:
         what exporters trace."""
         return self
+
+    def checkpointed_modules(self) -> list[nn.Module]:
+        """The modules whose activations dominate training's memory, none inside another: what
+        activation checkpointing recomputes. Empty: the network has nothing to recompute."""
+        return []
 
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The weights that ship."""
@@ -154,17 +160,29 @@ def per_sample_normal(seeds: Tensor, shape: Sequence[int], stream: int = 0) -> T
         seeds: `[B]` int64.
         shape: of one sample.
         stream: separates independent draws of the same sample.
+
+    Seeds without values (meta or fake tensors) give noise without values.
     """
+    if _has_no_values(seeds):
+        return torch.empty(len(seeds), *shape, device=seeds.device)
     return torch.stack(
         [torch.randn(tuple(shape), generator=_generator(int(s), stream)) for s in seeds.cpu()]
     ).to(seeds.device)
 
 
 def per_sample_uniform(seeds: Tensor, stream: int = 0) -> Tensor:
-    """Uniform numbers `[B]` in [0, 1), each drawn from its sample's own seed."""
+    """Uniform numbers `[B]` in [0, 1), each drawn from its sample's own seed; without values where
+    the seeds have none."""
+    if _has_no_values(seeds):
+        return torch.empty(len(seeds), device=seeds.device)
     return torch.cat([torch.rand(1, generator=_generator(int(s), stream)) for s in seeds.cpu()]).to(
         seeds.device
     )
+
+
+def _has_no_values(seeds: Tensor) -> bool:
+    """Whether only shapes are computed: what a dry run measures a stage with."""
+    return seeds.is_meta or isinstance(seeds, FakeTensor)
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

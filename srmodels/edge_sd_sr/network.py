@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE, Decoder, HREncoder, LREncoder
 from srmodels.edge_sd_sr.config import EdgeSDSRConfig
 from srmodels.edge_sd_sr.diffusion import Schedule
-from srmodels.edge_sd_sr.unet import UNet
+from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
+from srmodels.layers import ResBlock
 from srmodels.system import SRNetwork
 
 #: Seed of the noise that inference starts from: one picture per input, on every device.
@@ -38,6 +39,11 @@ class EdgeSDSR(SRNetwork):
     def inference_modules(self) -> dict[str, nn.Module]:
         """The networks that ship; the HR encoder stays behind."""
         return {"lr_encoder": self.lr_encoder, "unet": self.unet, "decoder": self.decoder}
+
+    def checkpointed_modules(self) -> list[nn.Module]:
+        """The residual blocks of all networks and the UNet's attention."""
+        blocks = (ResBlock, ResnetBlock, SpatialTransformer)
+        return [module for module in self.modules() if isinstance(module, blocks)]
 
     def to_coded(self, x_h: Tensor, x_l: Tensor) -> Tensor:
         """What the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""

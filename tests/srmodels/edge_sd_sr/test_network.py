@@ -51,6 +51,14 @@ def test_shipped_weights_leave_the_hr_encoder_behind_and_load_again(network: Edg
         )
 
 
+def test_no_recomputed_module_lies_inside_another(network: EdgeSDSR) -> None:
+    modules = network.checkpointed_modules()
+    assert {type(m).__name__ for m in modules} == {"ResBlock", "ResnetBlock", "SpatialTransformer"}
+    assert len({id(m) for outer in modules for m in outer.modules()}) == sum(
+        len(list(outer.modules())) for outer in modules
+    )
+
+
 def test_the_full_size_is_the_same_code_with_other_numbers() -> None:
     """The paper states about 169 M parameters; 163.3 M of them are the UNet's in the
     configuration that fits, at 70 GMACs on a 64x64 latent."""
