@@ -27,7 +27,8 @@ def check(config: Config, system: System) -> None:
         _check_values(stage.train, f"stages.{name}.train.")
     _check_stages(config)
     with torch.device("meta"):
-        lr_multiple = system.build(config.networks).size_multiple
+        network = system.build(config.networks)
+    lr_multiple = network.size_multiple
     hr_multiple = config.networks.scale * lr_multiple
     if not 0 < config.shard.val_fraction < 1:
         raise UserError("shard.val_fraction must lie between 0 and 1.")
@@ -47,6 +48,11 @@ def check(config: Config, system: System) -> None:
         raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
     for name, stage in config.stages.items():
         _check_train(f"stages.{name}.train", stage.train, config.shard.tile, hr_multiple)
+        if stage.train.activation_checkpointing and not network.checkpointed_modules():
+            raise UserError(
+                f"stages.{name}.train.activation_checkpointing must be false: the networks of "
+                f"{system.name} name no modules to recompute."
+            )
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
@@ -81,22 +87,32 @@ def _check_stages(config: Config) -> None:
 
 
 def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:
-    if isinstance(train.workers, bool) or not isinstance(train.workers, int) or train.workers < 0:
-        raise UserError(
-            f"train.workers must be a whole number of at least 0, not {train.workers!r} "
-            "(a range of workers is not supported yet)."
-        )
+    _check_workers(train)
     if train.workers == 0 and train.accelerator == "cuda":
         raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
-    if train.batch_size % train.world_size:
-        raise UserError(
-            f"train.batch_size={train.batch_size} must be a multiple of "
-            f"train.workers={train.workers}: each worker takes an equal share."
-        )
     if train.crop % hr_multiple or train.crop > tile:
         raise UserError(
             f"{where}.crop={train.crop} must be a multiple of {hr_multiple} HR pixels and fit "
             f"into a tile (shard.tile={tile})."
+        )
+
+
+def _check_workers(train: TrainConfig) -> None:
+    workers = train.workers
+    bounds = workers if isinstance(workers, list) else [workers]
+    if any(isinstance(bound, bool) or not isinstance(bound, int) for bound in bounds) or (
+        isinstance(workers, list) and not (len(bounds) == 2 and 1 <= bounds[0] < bounds[1])
+    ):
+        raise UserError(
+            f"train.workers must be a whole number, or [min, max] with 1 <= min < max, not "
+            f"{workers!r}."
+        )
+    if train.max_workers < 0:
+        raise UserError(f"train.workers must be at least 0, not {workers}.")
+    if train.max_workers > train.batch_size:
+        raise UserError(
+            f"train.batch_size={train.batch_size} must be at least train.workers={workers}: each "
+            "worker takes a sample or more per step."
         )
 
 

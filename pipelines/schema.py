@@ -76,7 +76,17 @@ class DegradationConfig:
 class TrainConfig:
     steps: int = key(1000, "optimizer steps of the stage", minimum=1)
     batch_size: int = key(8, "samples per step over all workers", minimum=1)
-    workers: Any = key(1, "Ray Train workers; 0 trains in the job's own process, without a cluster")
+    micro_batch_size: int | None = key(
+        None,
+        "samples of a worker per forward and backward; a larger share is accumulated "
+        "(default: all)",
+        minimum=1,
+    )
+    workers: Any = key(
+        1,
+        "Ray Train workers, or [min, max] of them; 0 trains in the job's own process, without a "
+        "cluster",
+    )
     threads_per_worker: int = key(1, "CPU cores of a worker", minimum=1)
     loader_processes: int = key(
         0, "processes of a worker that prepare samples ahead; 0: a thread of its own", minimum=0
@@ -89,7 +99,15 @@ class TrainConfig:
         "cpu, cuda, or auto: cuda where the cluster has a GPU per worker",
         choices=("auto", "cpu", "cuda"),
     )
-    zero_stage: int = key(0, "DeepSpeed ZeRO stage: 0, 1 or 2", choices=(0, 1, 2))
+    zero_stage: int = key(
+        0,
+        "DeepSpeed ZeRO stage: workers share 0 nothing, 1 optimizer states, 2 gradients too, "
+        "3 weights too",
+        choices=(0, 1, 2, 3),
+    )
+    activation_checkpointing: bool = key(
+        False, "recompute activations in backward instead of keeping them"
+    )
     precision: str = key(
         "fp32", "fp32, or bf16: autocast with fp32 weights", choices=("fp32", "bf16")
     )
@@ -110,9 +128,19 @@ class TrainConfig:
     max_failures: int = key(1, "worker failures after which the run gives up", minimum=0)
 
     @property
+    def min_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return int(self.workers[0] if isinstance(self.workers, list) else self.workers)
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the run makes use of."""
+        return int(self.workers[-1] if isinstance(self.workers, list) else self.workers)
+
+    @property
     def world_size(self) -> int:
-        """Number of processes that share a step."""
-        return max(int(self.workers), 1)
+        """Number of processes that share a step, with all workers there."""
+        return max(self.max_workers, 1)
 
 
 @dataclass

@@ -1,80 +1,121 @@
-"""What a stage will cost before it starts: parameters, GFLOPs, steps, samples, memory."""
+"""What a stage will do and cost, told before it starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import absolute_location, resolve
-from srmodels.system import load_system
-
-
-@dataclass(frozen=True)
-class NetworkCost:
-    """Parameters by module, and GMACs of one inference on an LR tile of `tile` px."""
-
-    parameters: dict[str, int]
-    gmacs: float
-    tile: int
-
-    @property
-    def table(self) -> str:
-        rows = [f"  {name:<12} {count / 1e6:8.3f} M" for name, count in self.parameters.items()]
-        return "\n".join(rows)
-
-
-def network_cost(config: Config) -> NetworkCost:
-    """Measured on the meta device: nothing is allocated."""
-    with torch.device("meta"):
-        network = load_system(config.system).build(config.networks).eval()
-        x_l = torch.empty(1, 3, config.export.tile, config.export.tile)
-    parameters = {
-        name: sum(p.numel() for p in module.parameters())
-        for name, module in network.named_children()
-    }
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(x_l)
-    return NetworkCost(parameters, counter.get_total_flops() / 2e9, config.export.tile)
+from pipelines.training.cost import TrainingCost, network_cost, stage_on_meta, training_cost
+from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
+from srmodels.system import Stage
 
 
 def stage_plan(config: Config, stage: str) -> str:
-    """The plan of one stage, for people."""
-    train = config.stages[stage].train
-    cost = network_cost(config)
-    with torch.device("meta"):
-        network = load_system(config.system).build(config.networks)
-        program = load_system(config.system).stages[config.stages[stage].kind](
-            network, config.stages[stage].options
-        )
-    trained = sum(p.numel() for g in program.parameter_groups() for p in g.parameters)
-    total = sum(cost.parameters.values())
+    """The plan of one stage, for people: what it trains, how long, and what that costs.
+
+    Raises:
+        UserError: the stage's networks and its crops do not fit together.
+    """
+    train, built = config.stages[stage].train, stage_on_meta(config, stage)
+    inference, training = network_cost(config), training_cost(config, stage)
     samples = train.steps * train.batch_size
-    # Weights and EMA of everything; gradient and two Adam moments of what is trained, fp32.
-    shared = 8 * total + 4 * trained * (1 if train.zero_stage < 2 else 1 / train.world_size)
-    memory = shared + 8 * trained * (1 if train.zero_stage < 1 else 1 / train.world_size)
-    lines = [
-        f"stage {stage} ({config.recipe}, run {run_name(config, stage)}):",
-        cost.table,
-        f"  trained      {trained / 1e6:8.3f} M of {total / 1e6:.3f} M",
-        f"  inference    {cost.gmacs:8.3f} GMACs = {2 * cost.gmacs:.3f} GFLOPs for an LR tile of "
-        f"{cost.tile}x{cost.tile} px",
-        f"  steps        {train.steps} of {train.batch_size} samples {_where(train)} = {samples} "
-        f"samples{_epochs(config, samples)}",
-        f"  memory       about {memory / 2**20:.0f} MiB per worker for weights, gradients and "
-        f"optimizer (ZeRO {train.zero_stage}), plus activations",
-    ]
+    sections = {
+        "parameters": _parameters(built),
+        "inference": [
+            f"{inference.gmacs:.3f} GMACs = {2 * inference.gmacs:.3f} GFLOPs for an LR tile of "
+            f"{inference.tile}x{inference.tile} px"
+        ],
+        "training": [
+            f"{training.flops / 1e9:.3f} GFLOPs per sample, forward and backward; "
+            f"{_petaflops(training.flops * samples)} PFLOPs in all"
+        ],
+        "steps": [
+            f"{train.steps} of {train.batch_size} samples {_where(train)} = {samples} "
+            f"samples{_epochs(config, samples)}"
+        ],
+        "learning rate": [_learning_rate(built, train)],
+        "checkpoints": [_checkpoints(built, train)],
+        "memory": _memory(built, train, training),
+    }
+    lines = [f"stage {stage} ({config.recipe}, run {run_name(config, stage)}):"]
+    for title, (first, *others) in sections.items():
+        lines += [f"  {title:<14} {first}", *(f"{'':<17}{line}" for line in others)]
     return "\n".join(lines)
 
 
+def _parameters(stage: Stage) -> list[str]:
+    """A line for each network, and for what a stage's losses bring with them."""
+    modules = dict(stage.network.named_children())
+    modules |= {name: m for name, m in stage.named_children() if m is not stage.network}
+    lines = []
+    for name, module in modules.items():
+        counts = [(p.numel(), p.requires_grad) for p in module.parameters()]
+        total, trained = sum(n for n, _ in counts), sum(n for n, learns in counts if learns)
+        state = {0: "frozen", total: "trained"}.get(trained, f"{trained / 1e6:.3f} M trained")
+        lines.append(f"{name:<12} {total / 1e6:9.3f} M  {state}")
+    total, trained = parameter_counts(stage)
+    return [*lines, f"{'all':<12} {total / 1e6:9.3f} M  {trained / 1e6:.3f} M trained"]
+
+
+def _learning_rate(stage: Stage, train: TrainConfig) -> str:
+    groups = ", ".join(
+        f"{train.learning_rate * group.learning_rate_scale:g} ({group.name})"
+        for group in stage.parameter_groups()
+    )
+    shape = {"cosine": f"cosine to zero at step {train.steps}", "constant": "constant"}
+    warmup = f"linear warm-up over {train.warmup_steps} steps" if train.warmup_steps else ""
+    return f"{groups}: {warmup or 'no warm-up'}, {shape[train.schedule]}"
+
+
+def _checkpoints(stage: Stage, train: TrainConfig) -> str:
+    size = checkpoint_bytes(*parameter_counts(stage), zero_stage=train.zero_stage)
+    written = -(-train.steps // train.checkpoint_every)
+    kept = min(train.keep_checkpoints, written)
+    return (
+        f"every {train.checkpoint_every} steps, about {_mib(size)} MiB each; "
+        f"{kept} of {written} kept = {_mib(kept * size)} MiB"
+    )
+
+
+def _memory(stage: Stage, train: TrainConfig, cost: TrainingCost) -> list[str]:
+    """A table: a row for each number of workers that the run may have, a column for each part."""
+    heads, rows = [], []
+    for ranks in sorted({max(train.min_workers, 1), train.world_size}):
+        share = -(-train.batch_size // ranks)
+        together = min(train.micro_batch_size or share, share)
+        state = rank_memory(
+            *parameter_counts(stage),
+            zero_stage=train.zero_stage,
+            ranks=ranks,
+            precision=train.precision,
+        )
+        parts = {name: size for name, size in state.parts.items() if size}
+        parts["activations"] = cost.activation_bytes(together)
+        parts["all"] = sum(parts.values())
+        heads = [f"{name:>12}" for name in parts]
+        label = f"{ranks} x {together} sample{'s' * (together > 1)}"
+        rows.append(f"{label:<16}" + "".join(f"{_mib(size):>12}" for size in parts.values()))
+    recomputed = ", activations recomputed" if train.activation_checkpointing else ""
+    title = f"MiB of a worker, about (ZeRO {train.zero_stage}, {train.precision}{recomputed})"
+    return [title, f"{'at once':<16}" + "".join(heads), *rows]
+
+
+def _petaflops(flops: int) -> str:
+    peta = flops / 1e15
+    return f"{peta:,.3f}" if peta >= 1e-3 else f"{peta:.1e}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"
+
+
 def _where(train: TrainConfig) -> str:
-    if train.workers == 0:
+    if train.max_workers == 0:
         return "in this process"
-    return f"on {train.workers} worker{'s' * (train.workers > 1)}"
+    several = f"{train.min_workers} to " if train.min_workers < train.max_workers else ""
+    return f"on {several}{train.max_workers} worker{'s' * (train.max_workers > 1)}"
 
 
 def run_name(config: Config, stage: str) -> str:

@@ -1,10 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from pipelines.checks import check
 from pipelines.config import documented_keys, from_dict, load_config, recipe_names, to_dict
 from pipelines.errors import UserError
 from srmodels.degradation import PRESETS
+from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.edge_sd_sr.system import SYSTEM
 from tests.conftest import SMALL
 
 
@@ -55,8 +60,16 @@ def test_names_default_to_the_recipe() -> None:
         ("networks.lr_encoder.channels=-1", r"networks\.lr_encoder\.channels must be greater"),
         ("stages.joint.kind=decoder", "can only be set in a recipe"),
         ("seed=${x}", "seed: Interpolation key 'x' not found"),
-        ("train.workers=[1,4]", "a range of workers is not supported yet"),
-        ("train.workers=3", "train.batch_size=8 must be a multiple of train.workers=3"),
+        ("train.workers=[4,1]", r"\[min, max\] with 1 <= min < max, not \[4, 1\]"),
+        ("train.workers=[0,4]", r"\[min, max\] with 1 <= min < max, not \[0, 4\]"),
+        ("train.workers=[1,2,4]", r"\[min, max\] with 1 <= min < max, not \[1, 2, 4\]"),
+        ("train.workers=[1,2.5]", r"must be a whole number, or \[min, max\]"),
+        ("train.workers=true", "must be a whole number"),
+        ("train.workers=-1", "train.workers must be at least 0, not -1"),
+        ("train.workers=9", "train.batch_size=8 must be at least train.workers=9"),
+        ("train.workers=[2,9]", r"train.batch_size=8 must be at least train.workers=\[2, 9\]"),
+        ("train.zero_stage=4", "train.zero_stage is 4: use one of 0, 1, 2, 3"),
+        ("train.micro_batch_size=0", r"micro_batch_size must be at least 1, not 0"),
         ("train.crop=100", "crop=100 must be a multiple of 32"),
         ("train.crop=512", r"fit into a tile \(shard.tile=256\)"),
         ("train.precision=fp8", "use one of fp32, bf16"),
@@ -73,6 +86,29 @@ def test_mistakes_get_one_clear_sentence(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_config([argument])
     assert "\n" not in str(error.value)
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    train = load_config(["train.workers=[2,5]"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (2, 5, 5)
+    train = load_config(["train.workers=3"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (3, 3, 3)
+    train = load_config(["train.workers=0"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (0, 0, 1)
+
+
+def test_activations_are_only_recomputed_where_the_networks_say_which() -> None:
+    class Unwilling(EdgeSDSR):
+        def checkpointed_modules(self) -> list[nn.Module]:
+            return []
+
+    config = load_config(["stages.joint.train.activation_checkpointing=true"])
+    with pytest.raises(UserError) as error:
+        check(config, replace(SYSTEM, network=Unwilling))
+    assert str(error.value) == (
+        "stages.joint.train.activation_checkpointing must be false: the networks of edge_sd_sr "
+        "name no modules to recompute."
+    )
 
 
 @pytest.mark.parametrize(

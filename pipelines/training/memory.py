@@ -1,0 +1,80 @@
+"""What a worker keeps from step to step, and a checkpoint on disk, by DeepSpeed's ZeRO stage.
+
+Weights are fp32 in either precision (autocast leaves them so), the optimizer is AdamW. As
+DeepSpeed 0.19 does it (runtime/zero/stage_1_and_2.py and stage3.py).
+"""
+
+from dataclasses import dataclass
+
+from srmodels.system import Stage
+
+#: Bytes of one fp32 number.
+FP32 = 4
+#: Numbers in a buffer through which ZeRO 1 to 3 reduce gradients: DeepSpeed's default
+#: `reduce_bucket_size`, which is allocated whole however few the gradients are (on a CPU, pages
+#: that they do not reach stay virtual).
+REDUCE_BUCKET = 500_000_000
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of one rank, but for activations."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    bucket: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """By name, for people."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "EMA": self.ema,
+            "bucket": self.bucket,
+        }
+
+
+def parameter_counts(stage: Stage) -> tuple[int, int]:
+    """(all, trained) parameters of a stage, those of its losses included."""
+    parameters = list(stage.parameters())
+    return (
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+    )
+
+
+def rank_memory(
+    total: int, trained: int, *, zero_stage: int, ranks: int, precision: str = "fp32"
+) -> RankMemory:
+    """The memory of one of `ranks` for `total` parameters, `trained` of which learn.
+
+    AdamW keeps two moments. ZeRO 1 shares them out, along with an fp32 copy of the rank's part of
+    the weights that it steps (also where the weights are fp32 themselves); 2 shares gradients too;
+    3 shares all weights, frozen ones too, and steps them in place. Under autocast to bf16 there is
+    a second bucket: gradients of convolutions and linear layers travel apart from the others.
+
+    The average covers what is trained; ZeRO 3's is that of the rank's part, others are whole.
+    Left out: padding, weights under 1e5 elements, which ZeRO 3 leaves whole, and what ZeRO 3
+    gathers for the modules at work.
+    """
+    part = -(-trained // ranks)
+    second_bucket = {"fp32": 0, "bf16": FP32 if zero_stage < 3 else FP32 // 2}[precision]
+    return RankMemory(
+        weights=FP32 * (total if zero_stage < 3 else -(-total // ranks)),
+        gradients=FP32 * (trained if zero_stage < 2 else part),
+        optimizer=FP32 * {0: 2 * trained, 1: 3 * part, 2: 3 * part, 3: 2 * part}[zero_stage],
+        ema=FP32 * (trained if zero_stage < 3 else part),
+        bucket=(FP32 + second_bucket) * REDUCE_BUCKET if zero_stage > 0 else 0,
+    )
+
+
+def checkpoint_bytes(total: int, trained: int, *, zero_stage: int) -> int:
+    """One checkpoint of all ranks: weights and their average for readers; the engine's own weights
+    and moments, and under ZeRO 1 and 2 the copy of the trained weights that it steps."""
+    for_readers = total + trained
+    engine = total + (3 if zero_stage in (1, 2) else 2) * trained
+    return FP32 * (for_readers + engine)
