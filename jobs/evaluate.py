@@ -11,7 +11,7 @@ from pipelines.job import main
 
 if __name__ == "__main__":
     main(
-        "evaluate",
+        "jobs/evaluate.py",
         __doc__,
         ("model", "data", "stream", "output", "benchmark", "degradation", "evaluate"),
         evaluate.plan,

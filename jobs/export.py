@@ -14,5 +14,9 @@ from pipelines.job import main
 
 if __name__ == "__main__":
     main(
-        "export", __doc__, ("model", "data", "stream", "output", "export"), export.plan, export.run
+        "jobs/export.py",
+        __doc__,
+        ("model", "data", "stream", "output", "export"),
+        export.plan,
+        export.run,
     )

@@ -11,7 +11,7 @@ from pipelines.job import main
 
 if __name__ == "__main__":
     main(
-        "retrain",
+        "jobs/retrain.py",
         __doc__,
         (
             "source",

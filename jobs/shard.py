@@ -11,7 +11,7 @@ from pipelines.job import main
 
 if __name__ == "__main__":
     main(
-        "shard",
+        "jobs/shard.py",
         __doc__,
         (
             "source",

@@ -12,7 +12,7 @@ from pipelines.training.plan import plan_stages
 
 if __name__ == "__main__":
     main(
-        "stage2",
+        "jobs/stage2.py",
         __doc__,
         ("data", "stream", "degradation", "train"),
         lambda config: plan_stages(config, config.stage2),

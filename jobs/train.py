@@ -12,7 +12,7 @@ from pipelines.training.plan import chosen_stage, plan_stages
 
 if __name__ == "__main__":
     main(
-        "train",
+        "jobs/train.py",
         __doc__,
         ("stage", "data", "stream", "degradation", "train"),
         lambda config: plan_stages(config, [chosen_stage(config)]),

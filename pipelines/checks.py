@@ -8,6 +8,7 @@ import torch
 
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
+from srmodels.metrics import SMALLEST
 from srmodels.system import System
 
 #: What a WebP can be at most.
@@ -47,12 +48,18 @@ def check(config: Config, system: System) -> None:
     if config.export.tile % lr_multiple:
         raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
     for name, stage in config.stages.items():
-        _check_train(f"stages.{name}.train", stage.train, config.shard.tile, hr_multiple)
+        where = f"stages.{name}.train"
+        _check_train(where, stage.train, config.shard.tile, hr_multiple)
+        program = system.stages[stage.kind](network, stage.options)
+        _check_groups(where, stage.train, [group.name for group in program.parameter_groups()])
         if stage.train.activation_checkpointing and not network.checkpointed_modules():
             raise UserError(
-                f"stages.{name}.train.activation_checkpointing must be false: the networks of "
+                f"{where}.activation_checkpointing must be false: the networks of "
                 f"{system.name} name no modules to recompute."
             )
+        _check_profile(where, stage.train.profile)
+        if stage.train.validate_every:
+            _check_validation(where, stage.train, config, hr_multiple)
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
@@ -90,6 +97,9 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
     _check_workers(train)
     if train.workers == 0 and train.accelerator == "cuda":
         raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    schedules = {train.schedule, *(group.schedule for group in train.groups.values())}
+    if "step" in schedules and not train.decay_steps:
+        raise UserError(f"{where}: schedule=step needs decay_steps, where the rate drops.")
     if train.crop % hr_multiple or train.crop > tile:
         raise UserError(
             f"{where}.crop={train.crop} must be a multiple of {hr_multiple} HR pixels and fit "
@@ -113,6 +123,40 @@ def _check_workers(train: TrainConfig) -> None:
         raise UserError(
             f"train.batch_size={train.batch_size} must be at least train.workers={workers}: each "
             "worker takes a sample or more per step."
+        )
+
+
+def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
+    for name, group in train.groups.items():
+        if name not in names:
+            raise UserError(
+                f"{where}.groups has no parameter group '{name}': use {_listing(names)}."
+            )
+        _check_values(group, f"{where}.groups.{name}.")
+
+
+def _check_profile(where: str, profile: Any) -> None:
+    if profile is None:
+        return
+    # bool is an int to Python, but nobody's number.
+    numbers = isinstance(profile, list) and [type(number) for number in profile] == [int, int]
+    if not numbers or profile[0] < 0 or profile[1] < 1:
+        raise UserError(
+            f"{where}.profile={profile!r} must be [first_step, num_steps], two whole numbers of at "
+            "least 0 and 1."
+        )
+
+
+def _check_validation(where: str, train: TrainConfig, config: Config, hr_multiple: int) -> None:
+    """What is left of a crop between the borders must do for a metric."""
+    border = config.networks.scale if (b := config.evaluate.crop_border) is None else b
+    side = min(train.validate_crop, config.shard.val_tile) // hr_multiple * hr_multiple
+    if side < 2 * border + SMALLEST:
+        needed = -(-(2 * border + SMALLEST) // hr_multiple) * hr_multiple
+        raise UserError(
+            f"{where}.validate_crop={train.validate_crop} and shard.val_tile="
+            f"{config.shard.val_tile} must be at least {needed} HR pixels to measure anything "
+            f"within a border of {border} px."
         )
 
 

@@ -190,6 +190,8 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         )
     schema.stages = stages
     OmegaConf.set_struct(schema, True)
+    for stage in schema.stages.values():
+        OmegaConf.set_struct(stage.train.groups, False)
     return schema, system
 
 
@@ -203,6 +205,10 @@ def _refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> No
                     f"unknown key '{name}' {where}: "
                     f"'{'.'.join(name.split('.')[:position])}' has no keys of its own."
                 )
+            if dataclasses.is_dataclass(node._metadata.element_type):
+                # A mapping by names that are the user's own, such as train.groups.
+                node = OmegaConf.structured(node._metadata.element_type)
+                continue
             if part not in node:
                 raise UserError(f"unknown key '{name}' {where}{_nearest(name, valid)}")
             node = node._get_node(part)

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Jobs and the command line print it without a traceback and exit with code 2.
     """
+
+
+class Terminated(BaseException):
+    """The process was asked to end and has saved its work; the message says how to go on."""

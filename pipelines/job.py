@@ -1,21 +1,22 @@
 """What every file in jobs/ shares: arguments, --help, --dry-run, and errors in one sentence."""
 
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.config import documented_keys, load_config, recipe_names, to_yaml
-from pipelines.errors import UserError
+from pipelines.errors import Terminated, UserError
 from pipelines.schema import Config
 
 #: Keys that every job understands.
-COMMON = ("recipe", "seed", "run.name", "run.storage", "mlflow")
+COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
 
 
 def main(
-    name: str,
+    program: str,
     description: str,
     keys: Sequence[str],
     plan: Callable[[Config], str],
@@ -26,7 +27,7 @@ def main(
     """The entry point of a job; exits the process.
 
     Args:
-        name: the job's file name without `.py`.
+        program: what a user starts, for `--help`: `jobs/NAME.py`.
         description: for `--help`.
         keys: keys or sections the job uses, besides `COMMON`; they are what `--help` lists.
         plan: says in words what the job would do; raises UserError if it cannot.
@@ -36,7 +37,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if {"-h", "--help"} & set(arguments):
-            print(help_text(name, description, keys))
+            print(help_text(program, description, keys))
             raise SystemExit(0)
         config = load_config([a for a in arguments if a != "--dry-run"])
         if "--dry-run" in arguments:
@@ -46,11 +47,13 @@ def main(
     except UserError as error:
         # One that was raised in a Ray task carries the remote traceback; its cause does not.
         _exit(f"error: {getattr(error, 'cause', error)}", 2)
+    except Terminated as error:
+        _exit(f"terminated: {error}", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         _exit("interrupted: start the same command again to go on.", 130)
 
 
-def help_text(name: str, description: str, keys: Sequence[str]) -> str:
+def help_text(program: str, description: str, keys: Sequence[str]) -> str:
     """What `--help` prints: usage, and the job's keys with defaults and meaning."""
     wanted = (*COMMON, *keys)
     rows = [
@@ -58,7 +61,7 @@ def help_text(name: str, description: str, keys: Sequence[str]) -> str:
         for key, default, meaning in documented_keys()
         if any(key == w or key.startswith(f"{w}.") for w in wanted)
     ]
-    usage = f"usage: jobs/{name}.py [key=value ...] [--dry-run] [--help]"
+    usage = f"usage: {program} [key=value ...] [--dry-run] [--help]"
     note = (
         "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
         f"for one stage. Recipes: {', '.join(recipe_names())}. Relative paths are resolved "

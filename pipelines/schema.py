@@ -29,7 +29,12 @@ def section(cls: type) -> Any:
 @dataclass
 class RunConfig:
     name: str | None = key(None, "fixed name of the run; the same name resumes (default: recipe)")
-    storage: str = key("work/runs", "directory that holds the checkpoints of all runs")
+    storage: str = key(
+        "work/runs", "directory or s3:// prefix that holds the checkpoints of all runs"
+    )
+    scratch: str = key(
+        "work/scratch", "node-local folder for checkpoints on their way to and from s3://"
+    )
 
 
 @dataclass
@@ -70,6 +75,18 @@ class DegradationConfig:
         "bicubic", f"how LR is made from HR: {', '.join(PRESETS)}", choices=tuple(PRESETS)
     )
     options: Any = key(None, "the preset's parameters (--dry-run prints them)")
+
+
+SCHEDULES = ("cosine", "constant", "step")
+SCHEDULE_HELP = "learning rate after warm-up: cosine (to zero), constant, or step"
+
+
+@dataclass
+class GroupConfig:
+    learning_rate: float | None = key(None, "peak learning rate", above=0)
+    weight_decay: float | None = key(None, "AdamW's weight decay", minimum=0)
+    warmup_steps: int | None = key(None, "steps of linear warm-up", minimum=0)
+    schedule: str | None = key(None, SCHEDULE_HELP, choices=SCHEDULES)
 
 
 @dataclass
@@ -115,17 +132,39 @@ class TrainConfig:
     learning_rate: float = key(1e-3, "peak learning rate (AdamW)", above=0)
     weight_decay: float = key(0.0, "AdamW's weight decay", minimum=0)
     warmup_steps: int = key(20, "steps of linear warm-up", minimum=0)
-    schedule: str = key(
-        "cosine",
-        "learning rate after warm-up: cosine (to zero) or constant",
-        choices=("cosine", "constant"),
+    schedule: str = key("cosine", SCHEDULE_HELP, choices=SCHEDULES)
+    decay_steps: list[int] = key([], "schedule=step: the steps at which the learning rate drops")
+    decay_factor: float = key(0.5, "schedule=step: what it is multiplied by there", above=0)
+    groups: dict[str, GroupConfig] = key(
+        {}, "by name of a parameter group: learning_rate, weight_decay, warmup_steps, schedule"
     )
     gradient_clip: float = key(1.0, "largest gradient norm", above=0)
     ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps", above=0)
     checkpoint_every: int = key(100, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = key(2, "newest checkpoints that are kept", minimum=1)
+    keep_best: int = key(0, "checkpoints of the best validation PSNR that are kept", minimum=0)
+    keep_every: int = key(
+        0, "a checkpoint at every multiple of so many steps is kept for ever; 0: none", minimum=0
+    )
     log_every: int = key(10, "steps between metrics in MLflow", minimum=1)
-    max_failures: int = key(1, "worker failures after which the run gives up", minimum=0)
+    validate_every: int = key(
+        0,
+        "steps between validations during training, with the averaged weights; 0: none",
+        minimum=0,
+    )
+    validate_images: int = key(8, "images of the validation split it takes", minimum=1)
+    validate_crop: int = key(256, "side of their centre crops at most, HR pixels", minimum=1)
+    profile: Any = key(
+        None, "[first_step, num_steps]: traces num_steps steps after first_step (torch.profiler)"
+    )
+    channels_last: bool = key(False, "lets images lie in memory as convolutions on a GPU want them")
+    compile: bool = key(False, "compiles the networks with torch.compile")
+    max_skipped_steps: int = key(
+        10, "steps with a gradient that is not finite are skipped, so many at most", minimum=0
+    )
+    max_failures: int = key(
+        5, "failures in a row, without a new checkpoint, before the run gives up", minimum=0
+    )
 
     @property
     def min_workers(self) -> int:

@@ -56,6 +56,15 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
         database.parent.mkdir(parents=True, exist_ok=True)
     else:
         raise UserError(f"mlflow.uri '{uri}' is not of the form http(s)://… or sqlite:///path.")
+    client = open_client(uri)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    return client
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """A client for a tracking server, which need not answer yet; MLflow is told to be quiet."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
@@ -63,7 +72,6 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
     # After the import, which sets levels of its own: a new database announces every migration.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
 

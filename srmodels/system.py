@@ -69,11 +69,11 @@ class SRNetwork(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate: `learning_rate_scale` times the stage's."""
+    """Parameters that share a learning rate and a schedule; a recipe sets them by `name`, under
+    `stages.<stage>.train.groups`."""
 
     name: str
     parameters: Sequence[nn.Parameter]
-    learning_rate_scale: float = 1.0
 
 
 class Stage(nn.Module, ABC):
@@ -86,6 +86,8 @@ class Stage(nn.Module, ABC):
 
     #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
     Options: ClassVar[type]
+    #: Whether `preview` is the networks' inference, from x_l alone.
+    previews_inference: ClassVar[bool] = True
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__()
@@ -99,6 +101,12 @@ class Stage(nn.Module, ABC):
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters this stage trains; everything else of the network is frozen."""
 
+    def parts(self) -> "Mapping[str, Stage]":
+        """Stages that take turns in every step, each with an optimizer and one backward of its own,
+        in this order: generator and discriminator of an adversarial stage, whose network both of
+        them share. By default there is one, without a name: the stage itself."""
+        return {"": self}
+
     @abstractmethod
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """Losses of one batch; the key `loss` is what is minimised.
@@ -110,6 +118,20 @@ class Stage(nn.Module, ABC):
                 that a sample's loss does not depend on the batch or the rank it came with (a stage
                 that cannot keep that says so).
         """
+
+    def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """What the stage can show of its learning: a picture that nears x_h as training goes on.
+
+        Args:
+            x_l: LR images `[B, 3, h, w]` in [0, 1].
+            x_h: HR images `[B, 3, scale·h, scale·w]` in [0, 1], for stages that do not train the
+                inference path.
+
+        Returns:
+            `[B, 3, scale·h, scale·w]`, about [0, 1].
+        """
+        x: Tensor = self.network(x_l)
+        return x
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
+from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]

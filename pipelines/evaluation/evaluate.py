@@ -15,9 +15,9 @@ from pipelines.cluster import connect, ray_map
 from pipelines.config import from_dict, to_dict
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest, Sample
-from pipelines.data.order import sample_seed
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, most_detailed, to_png
+from pipelines.evaluation.protocol import MAX_PSNR, crop_border, low_resolution, psnr
 from pipelines.evaluation.report import loss_curves, render
 from pipelines.progress import progress
 from pipelines.registry.models import Model, absolute, champion, load_model
@@ -30,14 +30,11 @@ from pipelines.storage import (
     resolve,
     write_json,
 )
-from srmodels.degradation import degrade
-from srmodels.metrics import psnr_y, ssim_y
+from srmodels.metrics import ssim_y
 
 RESULTS = "results.json"
 REPORT = "report.html"
 BICUBIC = "bicubic"
-#: What an image without any error counts as, in dB: infinity would swallow the mean.
-MAX_PSNR = 100.0
 #: Images that one Ray task measures: enough to pay for loading the models.
 IMAGES_PER_TASK = 3
 
@@ -156,7 +153,7 @@ def measure_images(
     for sample in samples:
         _, hr, outputs = run_methods(config, models, dataset.tile(sample), sample.key)
         for method, sr in outputs.items():
-            scores = min(psnr_y(sr, hr, crop), MAX_PSNR), ssim_y(sr, hr, crop)
+            scores = psnr(config, sr, hr), ssim_y(sr, hr, crop)
             results.append(ImageResult(sample.key, method, *scores))
     return results
 
@@ -166,8 +163,7 @@ def run_methods(
 ) -> tuple[Pixels, Pixels, dict[str, Pixels]]:
     """LR, HR and every method's output for one image; the degradation is seeded by its key."""
     scale = config.networks.scale
-    generator = np.random.Generator(np.random.Philox(key=sample_seed(config.seed, key, 0)))
-    lr = degrade(hr, scale, config.degradation.options, generator)
+    lr = low_resolution(config, hr, key)
     outputs = {BICUBIC: enlarge(lr, scale, Image.Resampling.BICUBIC)}
     outputs |= {reference: upscale(model, lr) for reference, model in models.items()}
     return lr, hr, outputs
@@ -193,11 +189,6 @@ def draw(config: Config, models: dict[str, Model], dataset: Dataset, key: str) -
     shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST), **outputs}
     area = most_detailed(hr)
     return {kind: image[area] for kind, image in (shown | {"HR": hr}).items()}
-
-
-def crop_border(config: Config) -> int:
-    border = config.evaluate.crop_border
-    return config.networks.scale if border is None else border
 
 
 def upscale(model: Model, lr: Pixels) -> Pixels:

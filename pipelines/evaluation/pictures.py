@@ -1,5 +1,6 @@
 """The pictures of a report: the same part of an image as every method shows it."""
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -50,3 +51,12 @@ def montage(pictures: Pictures) -> Pixels:
         sheet.paste(Image.fromarray(image), (left, 0))
         pen.text((left + width // 2, height + caption // 2), name, "black", font, anchor="mm")
     return np.asarray(sheet)
+
+
+def stack(sheets: Sequence[Pixels]) -> Pixels:
+    """Sheets one below the other, narrower ones with white at their right."""
+    width = max(sheet.shape[1] for sheet in sheets)
+    padded = [
+        np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets
+    ]
+    return np.concatenate(padded)

@@ -134,19 +134,19 @@ def _from_bundle(reference: str, path: Path) -> Model:
 
 
 def _from_run(reference: str, config: Config) -> Model:
-    from pipelines.training import checkpoint as ckpt
-    from pipelines.training.plan import run_directory
+    from pipelines.training.checkpoint import RESULT
+    from pipelines.training.plan import run_checkpoints
 
-    directory = run_directory(config, reference.removeprefix("run:"))
-    newest = ckpt.newest_checkpoint(directory)
+    run = run_checkpoints(config, reference.removeprefix("run:"))
+    newest = run.newest_intact(RESULT)
     if newest is None:
         raise UserError(
-            f"there is no run behind '{reference}' (no complete checkpoint in {directory}): "
+            f"there is no run behind '{reference}' (no complete checkpoint in {run.location}): "
             "train it first, or set run.storage."
         )
-    state = ckpt.load_state(newest)
+    state = newest.state()
     trained = from_dict(state.config)
-    weights = ckpt.load_weights(newest)
+    weights = newest.weights()
     modules = load_system(trained.system).build(trained.networks).inference_modules()
     prefixes = tuple(f"{name}." for name in modules)
     network = build_network(trained, {n: w for n, w in weights.items() if n.startswith(prefixes)})

@@ -1,112 +1,154 @@
-"""DeepSpeed around one stage: optimizer, schedule, precision, ZeRO, and its checkpoint files."""
+"""Steps a stage: its parts one after the other, each with a DeepSpeed engine of its own."""
 
-import logging
-import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from pipelines.data.stream import Batch, to_unit
 from pipelines.errors import UserError
 from pipelines.schema import TrainConfig
+from pipelines.training.part import MicroBatch, Part
+from srmodels.layers.recompute import recompute_in_backward
 from srmodels.system import Stage
 
 
-class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the message names the samples of the step."""
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did. The mean of `losses` over the ranks is that over the step's samples;
+    `applied` is the same on all of them."""
+
+    losses: dict[str, Tensor]
+    applied: bool
 
 
 class Engine:
-    """Steps a stage. Needs an initialised `torch.distributed` process group."""
+    """Steps a stage. Needs an initialised `torch.distributed` process group.
 
-    def __init__(self, stage: Stage, train: TrainConfig, device: torch.device) -> None:
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    Args:
+        universal: whether the checkpoint that will be loaded is in DeepSpeed's universal format.
+
+    Raises:
+        UserError: an adversarial stage under ZeRO 3, which shards the weights of one part only.
+    """
+
+    def __init__(
+        self, stage: Stage, train: TrainConfig, device: torch.device, *, universal: bool = False
+    ) -> None:
         self.stage, self.train, self.device = stage, train, device
-        groups: list[dict[str, Any]] = [
-            {
-                "params": list(group.parameters),
-                "lr": train.learning_rate * group.learning_rate_scale,
-                "name": group.name,
-            }
-            for group in stage.parameter_groups()
-        ]
-        optimizer = torch.optim.AdamW(
-            groups, lr=train.learning_rate, weight_decay=train.weight_decay
-        )
-        self.engine, *_ = deepspeed.initialize(
-            model=stage,
-            optimizer=optimizer,
-            lr_scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(o, self._learning_rate_factor),
-            config=self._deepspeed_config(),
-            dist_init_required=False,
-        )
-
-    def _deepspeed_config(self) -> dict[str, Any]:
-        train = self.train
-        config: dict[str, Any] = {
-            "train_batch_size": train.batch_size,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": train.gradient_clip,
-            "zero_optimization": {"stage": train.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 2**31,
-            "checkpoint": {"tag_validation": "Fail"},
-        }
-        if train.precision == "bf16":
-            # Unlike "bf16", autocast leaves the weights in fp32, and so the EMA exact.
-            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        return config
-
-    def _learning_rate_factor(self, step: int) -> float:
-        train = self.train
-        warmup = min(1.0, (step + 1) / max(train.warmup_steps, 1))
-        if train.schedule == "constant":
-            return warmup
-        return warmup * 0.5 * (1.0 + math.cos(math.pi * min(step / train.steps, 1.0)))
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimizer step; returns this rank's losses, detached.
-
-        Raises:
-            NonFiniteLossError: before the weights are touched.
-        """
-        losses: dict[str, Tensor] = self.engine(
-            to_unit(batch.x_l, self.device),
-            to_unit(batch.x_h, self.device),
-            batch.seeds.to(self.device),
-        )
-        if not torch.isfinite(losses["loss"]):
-            raise NonFiniteLossError(
-                f"the loss is {losses['loss'].item()} on samples {', '.join(batch.keys)}: lower "
-                "train.learning_rate or look at these samples."
+        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        parts = stage.parts()
+        if train.zero_stage == 3 and len(parts) > 1:
+            raise UserError("a stage of several parts needs train.zero_stage=2 or less.")
+        if train.activation_checkpointing:
+            recompute_in_backward(stage.network.checkpointed_modules())
+        if train.compile:
+            for module in stage.network.children():
+                module.compile()
+        world_size = dist.get_world_size()
+        share = -(-train.batch_size // world_size)
+        self.num_micro_batches = -(-share // min(train.micro_batch_size or share, share))
+        self.parts: dict[str, Part] = {}
+        for name, part in parts.items():
+            _train_only(part, parts.values())
+            self.parts[name] = Part(
+                part, train, device, num_micro_batches=self.num_micro_batches, universal=universal
             )
-        self.engine.backward(losses["loss"])
-        self.engine.step()
-        return {name: value.detach() for name, value in losses.items()}
+        if train.channels_last and not train.zero_stage:
+            # Not before: DeepSpeed broadcasts initial weights as flat bytes. Under ZeRO they are
+            # views of one flat buffer, and only the activations are in this format.
+            stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def step(self, batch: Batch, step: int) -> Outcome:
+        """Step number `step` (from 0) on this rank's share of the batch.
+
+        A step whose gradient is not finite on some rank is taken on none: the weights stay.
+        """
+        micro_batches = self._micro_batches(batch)
+        losses: dict[str, Tensor] = {}
+        applied = True
+        for name, part in self._turns():
+            found, taken = part.step(micro_batches, step)
+            losses |= {f"{name}/{k}" if name else k: v for k, v in found.items()}
+            applied &= taken
+        if "loss" not in losses:
+            losses["loss"] = torch.stack([losses[f"{name}/loss"] for name in self.parts]).sum()
+        return Outcome(losses, applied)
+
+    def _turns(self) -> Iterator[tuple[str, Part]]:
+        """Each part, while it alone is what trains."""
+        for name, part in self.parts.items():
+            _train_only(part.stage, (other.stage for other in self.parts.values()))
+            yield name, part
+
+    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        x_l = to_unit(batch.x_l, self.device).to(memory_format=self.memory_format)
+        x_h = to_unit(batch.x_h, self.device).to(memory_format=self.memory_format)
+        seeds = batch.seeds.to(self.device)
+        scale = dist.get_world_size() * self.num_micro_batches / self.train.batch_size
+        split = [tensor.tensor_split(self.num_micro_batches) for tensor in (x_l, x_h, seeds)]
+        # A rank whose share is a sample smaller may run out: every rank must go as often through
+        # backward, so it sends a sample that counts nothing.
+        return [
+            MicroBatch(lr, hr, own, len(own) * scale)
+            if len(own)
+            else MicroBatch(x_l[:1], x_h[:1], seeds[:1], 0.0)
+            for lr, hr, own in zip(*split, strict=True)
+        ]
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that some part trains, by their names in the network's state dict."""
+        trained = {id(p) for part in self.parts.values() for p in part.parameters}
+        return {n: p for n, p in self.stage.network.named_parameters() if id(p) in trained}
 
     @property
     def learning_rates(self) -> dict[str, float]:
         """By parameter group."""
-        return {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
+        return {k: v for part in self.parts.values() for k, v in part.learning_rates.items()}
 
     @property
-    def gradient_norm(self) -> float:
-        return float(self.engine.get_global_grad_norm() or 0.0)
+    def gradient_norms(self) -> dict[str, float]:
+        """Of the last step, before clipping, by part."""
+        return {name: part.gradient_norm for name, part in self.parts.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Full-precision weights of every network, frozen ones too, from the live engine."""
-        weights = {n: v.detach().float() for n, v in self.stage.network.state_dict().items()}
-        assert weights.keys() == self.stage.network.state_dict().keys()
+        """Full-precision weights of every network, frozen ones too, from the live engine, in main
+        memory. Every rank must call it."""
+        weights = {}
+        for name, value in self.stage.network.state_dict(keep_vars=True).items():
+            # Under ZeRO 3 each rank holds a part of a parameter; this does nothing elsewhere.
+            with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
+                weights[name] = value.detach().float().cpu().contiguous().clone()
         return weights
 
-    def save(self, checkpoint: Path) -> None:
-        """The engine's own files; every rank must call it."""
-        self.engine.save_checkpoint(str(checkpoint), tag="engine", save_latest=False)
+    def save(self, folder: Path) -> None:
+        """The engines' own files; every rank must call it."""
+        for name, part in self._turns():
+            part.save(folder, _tag(name))
 
-    def load(self, checkpoint: Path) -> None:
-        """Weights, optimizer and schedule of a checkpoint at the same world size."""
-        path, _ = self.engine.load_checkpoint(str(checkpoint), tag="engine")
-        assert path is not None, f"{checkpoint} has no engine files"
+    def load(self, folder: Path) -> None:
+        """Trained weights and optimizers of a checkpoint; every rank must call it."""
+        for name, part in self._turns():
+            part.load(folder, _tag(name))
+
+    @property
+    def tags(self) -> list[str]:
+        """The folders of a checkpoint that hold DeepSpeed's files."""
+        return [_tag(name) for name in self.parts]
+
+
+def _train_only(stage: Stage, parts: Iterable[Stage]) -> None:
+    """Gradients flow through the weights of the other parts, and not into them."""
+    for part in parts:
+        for group in part.parameter_groups():
+            for parameter in group.parameters:
+                parameter.requires_grad_(part is stage)
+
+
+def _tag(part: str) -> str:
+    return f"engine-{part}" if part else "engine"

@@ -1,10 +1,7 @@
 """Runs stages under Ray Train: checks everything on the driver, then starts or resumes the run."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import tracking
@@ -15,21 +12,25 @@ from pipelines.data.stream import check_crop
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import resolve
-from pipelines.training import checkpoint as ckpt
-from pipelines.training.plan import run_directory, run_name, stage_plan
-from pipelines.training.runs import describe, init_checkpoint, is_done, lease, state_of
+from pipelines.training.checkpoint import Checkpoint
+from pipelines.training.lease import lease
+from pipelines.training.local import train_here
+from pipelines.training.plan import stage_plan
+from pipelines.training.preemption import on_sigterm
+from pipelines.training.runs import describe, ended, init_checkpoint, is_done
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
+def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
     """Trains stages in order; returns the final checkpoint of each.
 
     Stages that are complete are left alone, interrupted ones go on where they stopped.
 
     Raises:
         UserError: anything that can be known before training starts, and training's own failure.
+        Terminated: SIGTERM came; what was trained is saved.
     """
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
@@ -41,48 +42,50 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Path]:
     checkpoints = []
     with ExitStack() as stack:
         for name in stages:
-            directory = run_directory(config, run_name(config, name))
             job = describe(config, name, dataset, init_checkpoint(config, name))
-            if is_done(config, name, job):
-                print(f"Nothing to do: {directory.name} is trained already.", flush=True)
-            else:
+            if not is_done(config, name, job):
                 client = tracking.connect(config)
-                if config.stages[name].train.workers > 0:
+                if config.stages[name].train.max_workers > 0:
                     stack.enter_context(connect())
-                with lease(directory):
+                with lease(job["checkpoints"]):
+                    job["checkpoints"].sweep()
                     _run_stage(config, name, job, client)
-            newest = ckpt.newest_checkpoint(directory)
+            newest = job["checkpoints"].newest()
             assert newest is not None
             checkpoints.append(newest)
     return checkpoints
 
 
 def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowClient") -> None:
-    train, full_name = config.stages[name].train, run_name(config, name)
-    directory = run_directory(config, full_name)
+    train, run = config.stages[name].train, job["checkpoints"]
     job["cuda"] = _use_cuda(train)
     print(stage_plan(config, name), flush=True)
 
     job["mlflow_uri"] = tracking.tracking_uri(config)
-    open_run = tracking.open_run if state_of(directory) else tracking.new_run
+    open_run = tracking.open_run if run.newest() else tracking.new_run
     tags = {"srforge.stage": name, "srforge.manifest": job["identity"]["data"]}
-    job["mlflow_run"] = open_run(client, config, full_name, tags)
+    job["mlflow_run"] = open_run(client, config, run.name, tags)
     tracking.log_params(client, job["mlflow_run"], _parameters(config, name))
     status = "FAILED"
     try:
-        if train.workers == 0:
-            _train_here(job)
+        if train.max_workers == 0:
+            train_here(job)
         else:
-            _fit(job, train, full_name, resolve(config.run.storage))
+            _fit(job, train, run.name)
+        status = "KILLED"
+        ended(config, name, job)
         status = "FINISHED"
     finally:
         client.set_terminated(job["mlflow_run"], status)
-    state = state_of(directory)
-    assert state is not None
-    print(f"Trained {full_name}: loss {state.metrics['train/loss']:.4f}", flush=True)
 
 
-def _fit(job: dict[str, Any], train: TrainConfig, name: str, storage: Path) -> None:
+def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
+    """Trains on the cluster. SIGTERM makes it save its work and end before the last step.
+
+    Raises:
+        UserError: what went wrong, when another attempt would not help.
+    """
+    import ray
     from ray.train import (
         FailureConfig,
         LoggingConfig,
@@ -92,72 +95,56 @@ def _fit(job: dict[str, Any], train: TrainConfig, name: str, storage: Path) -> N
     )
     from ray.train.torch import TorchTrainer
 
+    from pipelines.training.supervisor import Supervisor, train_loop
+
+    supervisor = ray.remote(num_cpus=0)(Supervisor).remote(train.max_failures)
     trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config=job,
+        train_loop,
+        train_loop_config=job | {"supervisor": supervisor},
         scaling_config=ScalingConfig(
-            num_workers=train.workers,
+            num_workers=tuple(train.workers) if isinstance(train.workers, list) else train.workers,
             use_gpu=job["cuda"],
             resources_per_worker={"CPU": train.threads_per_worker, "GPU": int(job["cuda"])},
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            # Ray keeps notes of its own there; checkpoints are ours, in `run.storage`.
+            storage_path=str(resolve("work/ray")),
+            # Whether another attempt makes sense is the supervisor's to say.
+            failure_config=FailureConfig(max_failures=-1),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-        cause = getattr(causes[0], "cause", None) or causes[0]
-        raise UserError(
-            f"training of '{name}' failed: {type(cause).__name__}: {cause} (the log above and "
-            "Ray's dashboard have the details; the same command goes on from the last checkpoint)."
-        ) from None
-
-
-def _train_loop(job: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker."""
-    from pipelines.training.worker import run_rank
-
-    run_rank(job)
-
-
-def _train_here(job: dict[str, Any]) -> None:
-    """One rank in this process. (Ray Train's local mode would do the same, but takes the process
-    group down after each stage, and DeepSpeed holds on to the first one it saw.)"""
-    import torch.distributed as dist
-
-    from pipelines.training.worker import run_rank
-
-    if not dist.is_initialized():
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        store = tempfile.NamedTemporaryFile(prefix="srforge-")  # noqa: SIM115
-        dist.init_process_group("gloo", init_method=f"file://{store.name}", rank=0, world_size=1)
-    run_rank(job)
+    with on_sigterm(supervisor.request_stop.remote):
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise UserError(
+                f"training of '{name}' failed: {error} (the log above and Ray's dashboard have the "
+                "details; the same command goes on from the last checkpoint)."
+            ) from None
+        if failure := ray.get(supervisor.why_failed.remote()):
+            raise UserError(f"training of '{name}' failed: {failure}")
 
 
 def _use_cuda(train: TrainConfig) -> bool:
-    if train.workers == 0:
+    if train.max_workers == 0:
         return False
     import ray
 
+    workers = train.min_workers
     available = ray.cluster_resources().get("GPU", 0)
-    if train.accelerator == "cuda" and available < train.workers:
+    if train.accelerator == "cuda" and available < workers:
         raise UserError(
-            f"train.accelerator=cuda needs a GPU for each of {train.workers} workers, but the "
+            f"train.accelerator=cuda needs a GPU for each of {workers} workers, but the "
             f"cluster has {available:.0f}: set train.workers, or train.accelerator=cpu."
         )
-    cuda = train.accelerator == "cuda" or (
-        train.accelerator == "auto" and available >= train.workers
-    )
+    cuda = train.accelerator == "cuda" or (train.accelerator == "auto" and available >= workers)
     cores = ray.cluster_resources().get("CPU", 0)
-    if not cuda and cores < train.workers * train.threads_per_worker:
+    if not cuda and cores < workers * train.threads_per_worker:
         raise UserError(
-            f"train.workers={train.workers} with train.threads_per_worker="
-            f"{train.threads_per_worker} need {train.workers * train.threads_per_worker} CPU "
+            f"train.workers={workers} with train.threads_per_worker="
+            f"{train.threads_per_worker} need {workers * train.threads_per_worker} CPU "
             f"cores, but the cluster has {cores:.0f}: set fewer."
         )
     return cuda

@@ -10,10 +10,14 @@ from srmodels.system import Stage
 
 #: Bytes of one fp32 number.
 FP32 = 4
-#: Numbers in a buffer through which ZeRO 1 to 3 reduce gradients: DeepSpeed's default
-#: `reduce_bucket_size`, which is allocated whole however few the gradients are (on a CPU, pages
-#: that they do not reach stay virtual).
-REDUCE_BUCKET = 500_000_000
+#: DeepSpeed's default `reduce_bucket_size`.
+LARGEST_BUCKET = 500_000_000
+
+
+def bucket_size(trained: int) -> int:
+    """Numbers in a buffer through which ZeRO 1 to 3 reduce gradients. It is allocated whole, so it
+    is no larger than there are numbers to reduce."""
+    return min(trained, LARGEST_BUCKET)
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,13 @@ def rank_memory(
         gradients=FP32 * (trained if zero_stage < 2 else part),
         optimizer=FP32 * {0: 2 * trained, 1: 3 * part, 2: 3 * part, 3: 2 * part}[zero_stage],
         ema=FP32 * (trained if zero_stage < 3 else part),
-        bucket=(FP32 + second_bucket) * REDUCE_BUCKET if zero_stage > 0 else 0,
+        bucket=(FP32 + second_bucket) * bucket_size(trained) if zero_stage > 0 else 0,
     )
 
 
 def checkpoint_bytes(total: int, trained: int, *, zero_stage: int) -> int:
     """One checkpoint of all ranks: weights and their average for readers; the engine's own weights
-    and moments, and under ZeRO 1 and 2 the copy of the trained weights that it steps."""
+    and moments of what is trained, and under ZeRO 1 and 2 the copy of the weights that it steps."""
     for_readers = total + trained
-    engine = total + (3 if zero_stage in (1, 2) else 2) * trained
+    engine = trained + (3 if zero_stage in (1, 2) else 2) * trained
     return FP32 * (for_readers + engine)

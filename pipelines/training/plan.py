@@ -1,14 +1,16 @@
 """What a stage will do and cost, told before it starts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import absolute_location, resolve
+from pipelines.store import RetryPolicy, open_store
+from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.cost import TrainingCost, network_cost, stage_on_meta, training_cost
 from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
+from pipelines.training.schedule import group_settings
 from srmodels.system import Stage
 
 
@@ -35,7 +37,7 @@ def stage_plan(config: Config, stage: str) -> str:
             f"{train.steps} of {train.batch_size} samples {_where(train)} = {samples} "
             f"samples{_epochs(config, samples)}"
         ],
-        "learning rate": [_learning_rate(built, train)],
+        "learning rate": _learning_rates(built, train),
         "checkpoints": [_checkpoints(built, train)],
         "memory": _memory(built, train, training),
     }
@@ -59,14 +61,24 @@ def _parameters(stage: Stage) -> list[str]:
     return [*lines, f"{'all':<12} {total / 1e6:9.3f} M  {trained / 1e6:.3f} M trained"]
 
 
-def _learning_rate(stage: Stage, train: TrainConfig) -> str:
-    groups = ", ".join(
-        f"{train.learning_rate * group.learning_rate_scale:g} ({group.name})"
-        for group in stage.parameter_groups()
-    )
-    shape = {"cosine": f"cosine to zero at step {train.steps}", "constant": "constant"}
-    warmup = f"linear warm-up over {train.warmup_steps} steps" if train.warmup_steps else ""
-    return f"{groups}: {warmup or 'no warm-up'}, {shape[train.schedule]}"
+def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
+    """A line for each schedule, with the groups that follow it."""
+    programs: dict[str, list[str]] = {}
+    for group in stage.parameter_groups():
+        settings = group_settings(train, group.name)
+        warmup = (
+            f"linear warm-up over {settings.warmup_steps} steps"
+            if settings.warmup_steps
+            else "no warm-up"
+        )
+        shape = {
+            "constant": "constant",
+            "cosine": f"cosine to zero at step {train.steps}",
+            "step": f"times {train.decay_factor:g} at {', '.join(map(str, train.decay_steps))}",
+        }[settings.schedule]
+        label = f"{settings.learning_rate:g} ({group.name})"
+        programs.setdefault(f"{warmup}, {shape}", []).append(label)
+    return [f"{', '.join(groups)}: {program}" for program, groups in programs.items()]
 
 
 def _checkpoints(stage: Stage, train: TrainConfig) -> str:
@@ -123,8 +135,11 @@ def run_name(config: Config, stage: str) -> str:
     return f"{config.run.name}-{stage}"
 
 
-def run_directory(config: Config, name: str) -> Path:
-    return resolve(config.run.storage) / name
+def run_checkpoints(config: Config, name: str) -> Checkpoints:
+    """The checkpoints of the run called `name`. Nothing is read yet."""
+    policy = RetryPolicy.of(config.stream)
+    location = f"{config.run.storage.rstrip('/')}/{name}"
+    return Checkpoints(open_store(location, policy=policy), resolve(config.run.scratch))
 
 
 def _epochs(config: Config, samples: int) -> str:

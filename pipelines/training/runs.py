@@ -1,19 +1,15 @@
-"""What runs there are on disk: whether one is complete, may be resumed, or can start another."""
+"""What runs there are: whether one is complete, may be resumed, or can start another."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from pipelines.config import to_dict
 from pipelines.data.dataset import Dataset
-from pipelines.errors import UserError
+from pipelines.errors import Terminated, UserError
 from pipelines.schema import Config
-from pipelines.storage import file_sha256
-from pipelines.training import checkpoint as ckpt
-from pipelines.training.plan import run_directory, run_name
+from pipelines.training.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
+from pipelines.training.plan import run_checkpoints, run_name
 
 #: Settings of `train` that do not shape what is learned, so a resumed run may change them.
 _FREE = {
@@ -25,12 +21,25 @@ _FREE = {
     "zero_stage",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
+    "keep_every",
     "log_every",
+    "validate_every",
+    "validate_images",
+    "validate_crop",
+    "profile",
+    "micro_batch_size",
+    "activation_checkpointing",
+    "channels_last",
+    "compile",
+    "max_skipped_steps",
     "max_failures",
 }
 
 
-def describe(config: Config, name: str, dataset: Dataset, init: Path | None) -> dict[str, Any]:
+def describe(
+    config: Config, name: str, dataset: Dataset, init: Checkpoint | None
+) -> dict[str, Any]:
     """What a worker needs to know. Paths are absolute, since workers run elsewhere; those of the
     configuration stay as they were written, since it ends up in checkpoints and bundles."""
     settings = to_dict(config)
@@ -42,7 +51,7 @@ def describe(config: Config, name: str, dataset: Dataset, init: Path | None) -> 
         "degradation": settings["degradation"],
         "networks": settings["networks"],
         "options": settings["stages"][name]["options"],
-        "initial weights": file_sha256(init / "model.safetensors") if init else None,
+        "initial weights": init.files[MODEL].sha256 if init else None,
     } | {f"train.{key}": value for key, value in train.items() if key not in _FREE}
     if train["schedule"] == "constant":
         # The cosine depends on how many steps there will be; a constant rate can go on for ever.
@@ -51,38 +60,33 @@ def describe(config: Config, name: str, dataset: Dataset, init: Path | None) -> 
         "config": settings,
         "stage": name,
         "dataset": dataset,
-        "run_directory": str(run_directory(config, run_name(config, name))),
-        "init_checkpoint": str(init) if init else None,
+        "checkpoints": run_checkpoints(config, run_name(config, name)),
+        "init_checkpoint": init,
         "identity": identity,
         "cuda": False,
     }
 
 
-def state_of(run: Path) -> ckpt.RunState | None:
-    """The state of a run's newest complete checkpoint, if it has one."""
-    newest = ckpt.newest_checkpoint(run)
-    return ckpt.load_state(newest) if newest else None
-
-
 def is_done(config: Config, name: str, job: dict[str, Any]) -> bool:
-    """Whether a stage's run has reached its steps.
+    """Whether a stage's run has reached its steps, and its result is intact; says so if it has.
 
     Raises:
         UserError: there is a run of this name, but it was started with other settings.
     """
     train, full_name = config.stages[name].train, run_name(config, name)
-    state = state_of(Path(job["run_directory"]))
-    if state is None:
+    run: Checkpoints = job["checkpoints"]
+    newest = run.newest_intact(STATE)
+    if newest is not None and newest.state().step >= train.steps:
+        newest = run.newest_intact(RESULT)
+    if newest is None:
         return False
+    state = newest.state()
     done = state.step >= train.steps
-    workers = state.world_size if done else train.world_size
-    zero_stage = state.zero_stage if done else train.zero_stage
-    ckpt.check_resumable(
+    check_resumable(
         full_name,
         state,
         job["identity"],
-        workers,
-        zero_stage,
+        state.zero_stage if done else train.zero_stage,
         accept_changed_data=train.accept_changed_data,
     )
     if state.step > train.steps:
@@ -90,10 +94,31 @@ def is_done(config: Config, name: str, job: dict[str, Any]) -> bool:
             f"run '{full_name}' has {state.step} steps already, more than train.steps="
             f"{train.steps}: choose another run.name, or at least as many steps."
         )
+    if done:
+        print(f"Nothing to do: {run.name} is trained already.", flush=True)
     return done
 
 
-def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Path | None:
+def ended(config: Config, name: str, job: dict[str, Any]) -> None:
+    """Says how a run went that has just ended in good order.
+
+    Raises:
+        Terminated: before its last step, because it was asked to.
+    """
+    run: Checkpoints = job["checkpoints"]
+    newest, steps = run.newest(), config.stages[name].train.steps
+    assert newest is not None
+    if newest.step < steps:
+        raise Terminated(
+            f"{run.name} is saved at step {newest.step} of {steps}: start the same command again "
+            "to go on."
+        )
+    # There is none where every step was skipped.
+    loss = newest.state().metrics.get("train/loss", math.nan)
+    print(f"Trained {run.name}: loss {loss:.4f}", flush=True)
+
+
+def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
     """The checkpoint a stage starts from; None if it starts from scratch, or from a stage of
     `planned`, which the same job is going to run first.
 
@@ -103,40 +128,58 @@ def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> P
     before = config.stages[name].init_from
     if before is None or before in planned:
         return None
-    directory = run_directory(config, run_name(config, before))
-    state = state_of(directory)
+    run = run_checkpoints(config, run_name(config, before))
+    newest = run.newest_intact(RESULT)
+    state = newest.state() if newest else None
     # Complete means: it reached the steps that it was started for.
     if state is None or state.step < state.config["stages"][before]["train"]["steps"]:
         raise UserError(
-            f"stage '{name}' starts from stage '{before}', but run '{directory.name}' in "
-            f"{directory.parent} is not complete: run jobs/train.py stage={before} first, with "
-            "the same run.name."
+            f"stage '{name}' starts from stage '{before}', but run '{run.name}' in "
+            f"{run.location.rpartition('/')[0]} is not complete: run jobs/train.py "
+            f"stage={before} first, with the same run.name."
         )
     if state.identity["networks"] != to_dict(config)["networks"]:
         raise UserError(
-            f"stage '{name}' starts from run '{directory.name}', which has other networks: set "
+            f"stage '{name}' starts from run '{run.name}', which has other networks: set "
             "networks.* as they were there, or train that stage again under another run.name."
         )
-    return ckpt.newest_checkpoint(directory)
+    return newest
 
 
-@contextmanager
-def lease(run: Path) -> Iterator[None]:
-    """Nobody else trains this run meanwhile; the lease ends with the process at the latest.
+def check_resumable(
+    name: str,
+    state: RunState,
+    identity: dict[str, Any],
+    zero_stage: int,
+    *,
+    accept_changed_data: bool = False,
+) -> None:
+    """Refuses to go on with other settings than a run was started with, or with another dataset
+    unless that is accepted.
 
     Raises:
-        UserError: another process trains it.
+        UserError: names what differs.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    differing = sorted(
+        key
+        for key in state.identity.keys() | identity.keys()
+        if state.identity.get(key) != identity.get(key)
+    )
+    if differing == ["data"]:
+        if not accept_changed_data:
+            raise UserError(
+                f"the dataset has changed since run '{name}' was started: set data= to the "
+                f"manifest it knows, manifests/{state.manifest}.json of its dataset, or "
+                "train.accept_changed_data=true to go on with the new one."
+            )
+        print(f"{name}: goes on with another dataset, {identity['data']}.", flush=True)
+    elif differing:
         raise UserError(
-            f"run '{run.name}' is being trained by another job: wait for it, stop it, or choose "
-            "another run.name."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            f"run '{name}' was started with other settings ({', '.join(differing)}): "
+            "set another run.name, or delete its folder to start over."
+        )
+    if state.zero_stage != zero_stage:
+        raise UserError(
+            f"run '{name}' was started with train.zero_stage={state.zero_stage} and can only "
+            "resume with the same: set it back, or choose another run.name."
+        )

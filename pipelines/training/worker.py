@@ -1,56 +1,67 @@
-"""One rank of a stage's run: builds network, stage, engine, stream and callbacks, then loops."""
+"""One rank of a stage's run: what it is made of, put together, and the loop over it."""
 
 import os
-from pathlib import Path
-from typing import Any
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import ninja
 import torch
 import torch.distributed as dist
 
 from pipelines.config import from_dict
-from pipelines.data.dataset import Dataset
 from pipelines.data.stream import CropSettings, TrainingStream
-from pipelines.schema import Config, TrainConfig
-from pipelines.training import checkpoint as ckpt
-from srmodels.system import Stage, load_system
+from pipelines.schema import Config
+from pipelines.store import RetryPolicy
+from pipelines.training.checkpoint import Checkpoint, Checkpoints, RunState
+from pipelines.training.preemption import Notice
+
+if TYPE_CHECKING:
+    from pipelines.training.engine import Engine
+    from pipelines.training.loop import Callback
+    from pipelines.training.recorder import Recorder
+
+#: How long the end of a run waits for values that have not reached MLflow.
+PATIENCE_S = 120.0
 
 
-def run_rank(job: dict[str, Any]) -> None:
-    """Trains (or resumes) the stage that `job` describes.
+def run_rank(
+    job: Mapping[str, Any],
+    *,
+    notice: Callable[[], Notice],
+    on_start: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Trains (or resumes) the stage that `job` describes. Needs an initialised process group.
 
-    Needs an initialised process group. `job` is what `runs.describe` made: the
-    configuration, the stage's name, the opened dataset, the run's directory, the MLflow run.
+    Args:
+        job: what `runs.describe` made: the configuration, the stage's name, the opened dataset, the
+            run's checkpoints, the MLflow run if there is one.
+        notice: what this rank was told by now, see `preemption`.
+        on_start: called on rank 0 with the number of steps that are done.
+
+    Raises:
+        UserError: on one rank or all of them; the group cannot go on.
     """
     config, name = from_dict(job["config"]), job["stage"]
     train = config.stages[name].train
-    device = (
-        torch.device("cuda", torch.cuda.current_device()) if job["cuda"] else torch.device("cpu")
-    )
-    # DeepSpeed picks its accelerator when it is imported, and builds a small extension with ninja,
-    # which is not on the PATH where a virtual environment's Python is started by its path.
-    os.environ["DS_ACCELERATOR"] = device.type
-    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', '')}"
-    from pipelines.training.callbacks import CheckpointCallback, EMACallback, MetricsCallback
-    from pipelines.training.ema import EMA
-    from pipelines.training.engine import Engine
+    cuda = job["cuda"]
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    prepare_deepspeed(device)
+    from pipelines.training.build import build_engine
     from pipelines.training.loop import train as run_loop
 
-    run = Path(job["run_directory"])
-    stage = build_stage(config, name, job["init_checkpoint"]).to(device)
-    engine = Engine(stage, train, device)
-    ema = EMA(stage.network, train.ema_half_life)
-    first_step = 0
-    if resume := ckpt.newest_checkpoint(run):
-        engine.load(resume)
-        ema.load_state_dict(ckpt.load_ema(resume))
-        first_step = ckpt.load_state(resume).step
-        if dist.get_rank() == 0:
-            print(f"{name}: resuming at step {first_step} of {train.steps} from {resume}")
-
-    dataset: Dataset = job["dataset"]
+    attempt, resume = _agree(job["checkpoints"])
+    first_step = resume.step if resume else 0
+    if dist.get_rank() == 0:
+        on_start(first_step)
+        if resume:
+            where = f"{first_step} of {train.steps} from {resume.location}"
+            print(f"{name}: resuming at step {where}", flush=True)
+    engine, ema = build_engine(config, name, device, init=job["init_checkpoint"], resume=resume)
     stream = TrainingStream(
-        dataset,
+        job["dataset"],
         CropSettings.of(config, train),
         seed=config.seed,
         batch_size=train.batch_size,
@@ -59,19 +70,58 @@ def run_rank(job: dict[str, Any]) -> None:
         start_step=first_step,
         processes=train.loader_processes,
     )
+    recorder = _recorder(job) if dist.get_rank() == 0 else None
+    with closing(recorder) if recorder else nullcontext():
+        state = resume.state() if resume else None
+        callbacks = _callbacks(job, config, engine, ema, state, attempt, recorder, notice)
+        run_loop(engine, stream, callbacks, first_step=first_step, steps=train.steps)
 
-    leader = dist.get_rank() == 0
-    metrics = MetricsCallback(
-        _client(job) if leader else None,
-        job["mlflow_run"],
+
+def _callbacks(
+    job: Mapping[str, Any],
+    config: Config,
+    engine: "Engine",
+    ema: Any,
+    resumed: RunState | None,
+    attempt: str,
+    recorder: "Recorder | None",
+    notice: Callable[[], Notice],
+) -> "list[Callback]":
+    """In the order in which they see a step: what measures comes before what saves."""
+    from pipelines.training import callbacks as cb
+    from pipelines.training.cost import training_cost
+    from pipelines.training.hardware import peak_flops
+    from pipelines.training.writer import CheckpointWriter, Retention
+
+    name, dataset = job["stage"], job["dataset"]
+    train, device = config.stages[name].train, engine.device
+    first_step = resumed.step if resumed else 0
+    skipped = int(resumed.metrics.get("steps/skipped", 0)) if resumed else 0
+    peak = peak_flops(device, train.precision)
+    metrics = cb.MetricsCallback(
+        recorder,
         engine,
         every=train.log_every,
         batch_size=train.batch_size,
         steps=train.steps,
+        skipped=skipped,
+        flops_per_sample=training_cost(config, name).flops if peak else None,
+        peak_flops=peak,
     )
+    validation = None
+    if train.validate_every:
+        validation = cb.ValidationCallback(
+            engine.stage,
+            config,
+            train,
+            dataset,
+            averaged=ema.applied,
+            recorder=recorder,
+            device=device,
+        )
 
-    def make_state(step: int) -> ckpt.RunState:
-        return ckpt.RunState(
+    def make_state(step: int) -> RunState:
+        return RunState(
             step=step,
             samples=step * train.batch_size,
             world_size=dist.get_world_size(),
@@ -80,33 +130,68 @@ def run_rank(job: dict[str, Any]) -> None:
             manifest=dataset.manifest.digest,
             identity=job["identity"],
             metrics=metrics.last,
+            score=validation.score if validation else None,
             config=job["config"],
         )
 
-    callbacks: list[Any] = [EMACallback(ema), metrics]
-    callbacks.append(CheckpointCallback(run, engine, ema, train, make_state))
-    if leader:
-        callbacks.append(_progress(name, first_step, train))
-    run_loop(engine, stream, callbacks, first_step=first_step, steps=train.steps)
+    policy = RetryPolicy.of(config.stream)
+    writer = CheckpointWriter(
+        job["checkpoints"],
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        attempt=attempt,
+        retention=Retention(train.keep_checkpoints, train.keep_best, train.keep_every),
+        policy=policy,
+    )
+    saving = cb.CheckpointCallback(
+        writer, engine, ema, train, make_state, patience_s=policy.budget_s
+    )
+    chosen: list[Any] = [
+        cb.NonFiniteGuard(train.max_skipped_steps, skipped),
+        cb.EMACallback(ema),
+        metrics,
+        validation,
+        saving,
+        cb.PreemptionCallback(notice, saving.save),
+    ]
+    if recorder:
+        chosen.append(cb.ProgressCallback(name, first_step, train.steps, train.batch_size, device))
+    if recorder and train.profile is not None:
+        chosen.append(
+            cb.ProfilerCallback(
+                *train.profile,
+                folder=job["checkpoints"].workspace / "profile",
+                recorder=recorder,
+                start_step=first_step,
+                device=device,
+            )
+        )
+    return [callback for callback in chosen if callback is not None]
 
 
-def build_stage(config: Config, name: str, init_checkpoint: str | None) -> Stage:
-    """The stage on freshly seeded networks, or on those of a checkpoint. In train mode."""
-    system, stage = load_system(config.system), config.stages[name]
-    torch.manual_seed(config.seed)
-    network = system.build(config.networks)
-    if init_checkpoint is not None:
-        network.load_state_dict(ckpt.load_weights(Path(init_checkpoint)))
-    return system.stages[stage.kind](network, stage.options).train()
+def _agree(run: Checkpoints) -> tuple[str, Checkpoint | None]:
+    """What rank 0 decides for all: this attempt's token, and where it goes on."""
+    decided: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        decided = [uuid.uuid4().hex[:8], run.newest_intact()]
+    dist.broadcast_object_list(decided)
+    return decided[0], decided[1]
 
 
-def _progress(name: str, first_step: int, train: TrainConfig) -> Any:
-    from pipelines.training.callbacks import ProgressCallback
+def _recorder(job: Mapping[str, Any]) -> "Recorder":
+    if job["mlflow_run"] is None:
+        from pipelines.training.recorder import JSONLinesRecorder
 
-    return ProgressCallback(name, first_step, train.steps, train.batch_size)
+        return JSONLinesRecorder(job["checkpoints"].workspace / "metrics.jsonl")
+    from pipelines.training.mlflow_recorder import MLflowRecorder
+
+    return MLflowRecorder(job["mlflow_uri"], job["mlflow_run"], patience_s=PATIENCE_S)
 
 
-def _client(job: dict[str, Any]) -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient(job["mlflow_uri"])
+def prepare_deepspeed(device: torch.device) -> None:
+    """DeepSpeed picks its accelerator when it is imported, and builds a small extension with ninja,
+    which is not on the PATH where a virtual environment's Python is started by its path."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', '')}"
+    # It calls collectives by names that torch is giving up.
+    warnings.filterwarnings("ignore", message=".*is deprecated.*_single", category=FutureWarning)

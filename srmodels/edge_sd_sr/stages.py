@@ -31,6 +31,7 @@ class AutoencoderStage(Stage):
         latent_noise: float = 0.1
         latent_moments_weight: float = 0.1
 
+    previews_inference = False
     network: EdgeSDSR
     options: Options
 
@@ -54,6 +55,10 @@ class AutoencoderStage(Stage):
             "latent_moments": moments,
         }
 
+    def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """x_h through encoder and decoder, since inference needs a UNet, which learns later."""
+        return self.network.decode(self.network.encode(x_h, x_l), x_l)
+
 
 class JointStage(Stage):
     """Trains UNet and LR encoder together; HR encoder and decoder are frozen.
@@ -67,20 +72,15 @@ class JointStage(Stage):
     class Options:
         timestep_power: float = 4.0
         likelihood_weight: float = 0.1
-        lr_encoder_learning_rate_scale: float = 1.0
 
     network: EdgeSDSR
     options: Options
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        network, options = self.network, self.options
+        network = self.network
         return [
             ParameterGroup("unet", list(network.unet.parameters())),
-            ParameterGroup(
-                "lr_encoder",
-                list(network.lr_encoder.parameters()),
-                options.lr_encoder_learning_rate_scale,
-            ),
+            ParameterGroup("lr_encoder", list(network.lr_encoder.parameters())),
         ]
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:

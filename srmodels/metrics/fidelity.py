@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+#: Side of the smallest image, without its border, that has a score.
+SMALLEST = 11
 
 
 def to_y(rgb: Pixels) -> NDArray[np.float64]:
@@ -64,7 +66,7 @@ def ssim_y(a: Pixels, b: Pixels, crop: int) -> float:
 def _cropped_y(a: Pixels, b: Pixels, crop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if a.shape != b.shape:
         raise ValueError(f"cannot compare images of shapes {a.shape} and {b.shape}.")
-    if min(a.shape[:2]) - 2 * crop < 11:
+    if min(a.shape[:2]) - 2 * crop < SMALLEST:
         raise ValueError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
     inner = slice(crop, a.shape[0] - crop), slice(crop, a.shape[1] - crop)
     return to_y(a[inner]), to_y(b[inner])

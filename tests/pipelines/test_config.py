@@ -72,6 +72,12 @@ def test_names_default_to_the_recipe() -> None:
         ("train.micro_batch_size=0", r"micro_batch_size must be at least 1, not 0"),
         ("train.crop=100", "crop=100 must be a multiple of 32"),
         ("train.crop=512", r"fit into a tile \(shard.tile=256\)"),
+        ("train.profile=5", r"train\.profile=5 must be \[first_step, num_steps\]"),
+        ("train.profile=[3,0]", r"\[3, 0\] must be \[first_step, num_steps\], two whole numbers"),
+        ("train.profile=[-1,1]", r"must be \[first_step, num_steps\]"),
+        ("train.profile=[1,true]", r"must be \[first_step, num_steps\]"),
+        ("train.profile=[1,2,3]", r"must be \[first_step, num_steps\]"),
+        ("train.validate_every=-1", r"train\.validate_every must be at least 0"),
         ("train.precision=fp8", "use one of fp32, bf16"),
         ("degradation.preset=fog", "use one of bicubic, bsrgan, realesrgan, realsr_diffusion"),
         ("networks.scale=3", "networks.scale is 3: use one of 2, 4, 8"),
@@ -109,6 +115,15 @@ def test_activations_are_only_recomputed_where_the_networks_say_which() -> None:
         "stages.joint.train.activation_checkpointing must be false: the networks of edge_sd_sr "
         "name no modules to recompute."
     )
+
+
+def test_a_validation_that_could_measure_nothing_is_refused_where_there_is_one() -> None:
+    load_config(["train.validate_crop=16", "train.validate_every=0"])
+    with pytest.raises(UserError, match=r"validate_crop=16 .* must be at least 32 HR pixels"):
+        load_config(["train.validate_crop=16", "train.validate_every=1"])
+    with pytest.raises(UserError, match=r"must be at least 64 HR pixels .* border of 20 px"):
+        load_config(["train.validate_crop=32", "train.validate_every=1", "evaluate.crop_border=20"])
+    load_config(["train.validate_crop=32", "train.validate_every=1"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from pipelines.evaluation.pictures import enlarge, montage, most_detailed
+from pipelines.evaluation.pictures import enlarge, montage, most_detailed, stack
 
 
 def test_the_picture_shows_where_the_detail_is() -> None:
@@ -30,3 +30,12 @@ def test_lr_is_shown_pixel_by_pixel() -> None:
     lr = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     shown = enlarge(lr, 4, Image.Resampling.NEAREST)
     assert (shown[::4, ::4] == lr).all()
+
+
+def test_sheets_of_different_widths_are_stacked_on_white() -> None:
+    wide, narrow = np.zeros((4, 8, 3), np.uint8), np.full((2, 5, 3), 7, np.uint8)
+    stacked = stack([wide, narrow])
+    assert stacked.shape == (6, 8, 3)
+    assert (stacked[:4] == 0).all()
+    assert (stacked[4:, :5] == 7).all()
+    assert (stacked[4:, 5:] == 255).all()

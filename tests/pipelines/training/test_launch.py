@@ -15,10 +15,10 @@ from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.registry.models import load_model
 from pipelines.schema import Config, StreamConfig
-from pipelines.training import checkpoint as ckpt
+from pipelines.training.checkpoint import Checkpoint, Checkpoints
 from pipelines.training.launch import run_stages
-from pipelines.training.plan import run_directory
-from pipelines.training.runs import lease
+from pipelines.training.lease import lease
+from pipelines.training.plan import run_checkpoints
 from tests.conftest import ROOT, SMALL, write_dataset
 
 
@@ -27,22 +27,28 @@ def configure(dataset: Path, *arguments: str) -> Config:
     return load_config([f"recipe={SMALL}", f"data={dataset}", "train.workers=0", *arguments])
 
 
-def train(config: Config, stage: str = "autoencoder") -> Path:
-    """The directory of the run."""
+def train(config: Config, stage: str = "autoencoder") -> Checkpoints:
+    """The checkpoints of the run."""
     run_stages(config, [stage])
-    return run_directory(config, f"{config.run.name}-{stage}")
+    return run_checkpoints(config, f"{config.run.name}-{stage}")
+
+
+def at(run: Checkpoints, step: int) -> Checkpoint:
+    """The one complete checkpoint at a step."""
+    [checkpoint] = [checkpoint for checkpoint in run.complete() if checkpoint.step == step]
+    return checkpoint
 
 
 def test_a_checkpoint_has_all_weights_and_the_state(dataset: Path) -> None:
     config = configure(dataset)
     run = train(config)
-    assert [path.name for path in ckpt.complete_checkpoints(run)] == ["step-000002", "step-000004"]
-    newest = ckpt.newest_checkpoint(run)
+    assert run.steps() == [2, 4]
+    newest = run.newest()
     assert newest is not None
-    state = ckpt.load_state(newest)
+    state = newest.state()
     assert (state.step, state.samples, state.world_size) == (4, 16, 1)
     assert state.manifest == open_dataset(str(dataset), StreamConfig()).manifest.digest
-    model, ema = load_file(newest / "model.safetensors"), load_file(newest / "ema.safetensors")
+    model, ema = load_file(newest.local() / "model.safetensors"), newest.ema()
     parts = {name.split(".")[0] for name in model}
     assert parts == {"hr_encoder", "lr_encoder", "unet", "decoder"}
     assert {name.split(".")[0] for name in ema} == {"hr_encoder", "decoder"}
@@ -59,27 +65,26 @@ def test_resuming_is_bit_identical(dataset: Path, zero_stage: int) -> None:
     whole = train(configure(dataset, "run.name=whole", *extra))
     stopped = train(configure(dataset, "run.name=stopped", *extra))
     # As a worker killed while it wrote the last checkpoint leaves it.
-    (stopped / "step-000004" / "COMPLETE").unlink()
-    (stopped / "step-000004" / "model.safetensors").write_bytes(b"half")
-    assert ckpt.newest_checkpoint(stopped) == stopped / "step-000002"
+    left = at(stopped, 4).local()
+    (left / "COMPLETE").unlink()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert stopped.steps() == [2]
     train(configure(dataset, "run.name=stopped", *extra))
+    assert not left.exists()
     for name in ("model.safetensors", "ema.safetensors"):
-        a = load_file(whole / "step-000004" / name)
-        b = load_file(stopped / "step-000004" / name)
+        a = load_file(at(whole, 4).local() / name)
+        b = load_file(at(stopped, 4).local() / name)
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
-    first = load_file(whole / "step-000002" / "model.safetensors")
-    last = load_file(whole / "step-000004" / "model.safetensors")
+    first = load_file(at(whole, 2).local() / "model.safetensors")
+    last = load_file(at(whole, 4).local() / "model.safetensors")
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
 def test_a_stage_starts_from_the_averaged_weights_of_the_one_before(dataset: Path) -> None:
     config = configure(dataset)
-    before = ckpt.newest_checkpoint(train(config))
-    assert before is not None
-    after = ckpt.newest_checkpoint(train(config, "joint"))
-    assert after is not None
-    expected, joint = ckpt.load_weights(before), ckpt.load_weights(after)
+    expected = at(train(config), 4).weights()
+    joint = at(train(config, "joint"), 4).weights()
     frozen = [key for key in joint if key.startswith(("decoder", "hr_encoder"))]
     assert frozen
     assert all(torch.equal(expected[key], joint[key]) for key in frozen)
@@ -92,13 +97,14 @@ def test_a_stage_starts_from_the_averaged_weights_of_the_one_before(dataset: Pat
 
 def test_old_checkpoints_are_removed(dataset: Path) -> None:
     run = train(configure(dataset, "train.checkpoint_every=1", "train.keep_checkpoints=2"))
-    names = sorted(path.name for path in run.glob("step-*"))
-    assert names == ["step-000003", "step-000004"]
+    assert run.steps() == [3, 4]
+    assert len(list(Path(run.location).glob("*step-*"))) == 2
 
 
 def test_only_the_same_run_resumes(dataset: Path) -> None:
     run = train(configure(dataset))
-    assert run_stages(configure(dataset), ["autoencoder"]) == [run / "step-000004"]
+    [again] = run_stages(configure(dataset), ["autoencoder"])
+    assert again.location == at(run, 4).location
     for argument, message in [
         ("train.learning_rate=1", r"other settings \(train.learning_rate\)"),
         ("seed=1", r"other settings \(seed\)"),
@@ -135,24 +141,26 @@ def test_a_changed_dataset_is_refused_unless_it_is_accepted(photos: Path, tmp_pa
         train(configure(data, *more))
     # Both ways that the message names.
     run = train(configure(data / "manifests" / f"{before.digest}.json", *more))
-    assert ckpt.load_state(run / "step-000006").manifest == before.digest
+    assert at(run, 6).state().manifest == before.digest
     train(configure(data, constant, "train.steps=8", "train.accept_changed_data=true"))
-    assert ckpt.load_state(run / "step-000008").manifest == after.digest
+    assert at(run, 8).state().manifest == after.digest
 
 
-def test_what_a_run_keeps_names_no_path_of_this_machine(dataset: Path) -> None:
+def test_what_a_run_keeps_names_no_path_of_this_machine(dataset: Path, tmp_path: Path) -> None:
     """It ends up in bundles: their bytes and digests must not depend on where they were made."""
     run = train(configure(dataset))
-    kept = ckpt.load_state(run / "step-000004").config
+    kept = at(run, 4).state().config
     assert kept["stream"]["cache"] == "work/cache"
-    assert kept["run"]["storage"] == "work/runs"
+    assert (kept["run"]["storage"], kept["run"]["scratch"]) == ("work/runs", "work/scratch")
+    for name in ("state.json", "COMPLETE", "parts/0.json"):
+        assert str(tmp_path) not in (at(run, 4).local() / name).read_text()
 
 
 def test_loader_processes_train_the_same(dataset: Path) -> None:
     alone = train(configure(dataset))
-    weights = ckpt.load_weights(alone / "step-000004")
+    weights = at(alone, 4).weights()
     ahead = train(configure(dataset, "train.loader_processes=2", "run.name=ahead"))
-    again = ckpt.load_weights(ahead / "step-000004")
+    again = at(ahead, 4).weights()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
@@ -160,7 +168,7 @@ def test_a_constant_rate_can_go_on_but_not_back(dataset: Path) -> None:
     constant = "train.schedule=constant"
     run = train(configure(dataset, constant))
     train(configure(dataset, constant, "train.steps=6"))
-    assert ckpt.newest_checkpoint(run) == run / "step-000006"
+    assert run.steps()[-1] == 6
     with pytest.raises(UserError, match=r"has 6 steps already, more than train\.steps=4"):
         train(configure(dataset, constant))
 
@@ -177,7 +185,7 @@ def test_the_stage_before_must_be_complete_and_have_the_same_networks(dataset: P
 
 def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
     config = configure(dataset)
-    with lease(run_directory(config, "small-autoencoder")):
+    with lease(run_checkpoints(config, "small-autoencoder")):
         done = subprocess.run(
             [sys.executable, "jobs/train.py", f"recipe={SMALL}", f"data={dataset}",
              "train.workers=0", "stage=autoencoder"],
@@ -187,19 +195,46 @@ def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
     assert "is being trained by another job" in done.stderr
 
 
-def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:
-    for step in (999_900, 1_000_000):
-        (ckpt.directory_for(tmp_path, step)).mkdir()
-        ckpt.mark_complete(ckpt.directory_for(tmp_path, step))
-    assert ckpt.newest_checkpoint(tmp_path) == tmp_path / "step-1000000"
-    ckpt.prune(tmp_path, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1000000"]
+def test_a_run_in_a_bucket_is_the_same_as_in_a_folder(dataset: Path, s3_url: str) -> None:
+    here = train(configure(dataset), "autoencoder")
+    bucket = (f"run.storage={s3_url}", "train.checkpoint_every=3")
+    there = train(configure(dataset, *bucket))
+    assert there.steps() == [3, 4]
+    there.discard(4)
+    shutil.rmtree(there.workspace)
+    assert train(configure(dataset, *bucket)).steps() == [3, 4]
+    one, other = at(here, 4).weights(), at(there, 4).weights()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    config = configure(dataset, *bucket)
+    joint = at(train(config, "joint"), 4).state()
+    assert joint.identity["initial weights"] == at(there, 4).files["model.safetensors"].sha256
+    assert load_model("run:small-joint", config).facts["step"] == 4
+    assert [path.name for path in there.workspace.glob("*step-*")] == [at(there, 4).folder]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.json"])
+def test_a_run_whose_result_is_damaged_is_not_done(
+    dataset: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(configure(dataset))
+    weights, damaged = at(run, 4).weights(), at(run, 4).local()
+    data = bytearray((damaged / file).read_bytes())
+    data[-2] ^= 0xFF
+    # Not in place: the loaded weights are views of the file.
+    (damaged / file).unlink()
+    (damaged / file).write_bytes(data)
+    assert load_model("run:small-autoencoder", configure(dataset)).facts["step"] == 2
+    train(configure(dataset))
+    assert f"{damaged} is damaged (file {file}: " in capsys.readouterr().out
+    again = at(run, 4).weights()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_loss_that_is_not_finite_names_its_samples_and_keeps_the_weights(
     dataset: Path,
 ) -> None:
-    config = configure(dataset, "networks.residual_gain=1e30", "train.precision=fp32")
-    with pytest.raises(UserError, match=r"the loss is \w+ on samples [0-9a-f]{16}-\d{4}"):
+    config = configure(dataset, "networks.residual_gain=1e30", "train.max_skipped_steps=1")
+    with pytest.raises(UserError, match=r"step 2: the loss .* on samples [0-9a-f]{16}-\d{4}, "):
         train(config)
-    assert not list(run_directory(config, "small-autoencoder").glob("step-*"))
+    assert run_checkpoints(config, "small-autoencoder").present() == {}

@@ -70,9 +70,18 @@ def test_a_plan_counts_the_epochs_of_its_dataset(dataset: Path) -> None:
             "0.001 (unet), 0.001 (lr_encoder): no warm-up, constant",
         ),
         (
-            ("stages.joint.options.lr_encoder_learning_rate_scale=0.1", "train.steps=9"),
+            ("stages.joint.train.groups.lr_encoder.learning_rate=1e-4", "train.steps=9"),
             "0.001 (unet), 0.0001 (lr_encoder): linear warm-up over 20 steps, "
             "cosine to zero at step 9",
+        ),
+        (
+            (
+                "stages.joint.train.groups.lr_encoder.schedule=step",
+                "stages.joint.train.groups.lr_encoder.warmup_steps=0",
+                "train.decay_steps=[2,3]",
+            ),
+            "0.001 (unet): linear warm-up over 20 steps, cosine to zero at step 4\n"
+            "                 0.001 (lr_encoder): no warm-up, times 0.5 at 2, 3",
         ),
     ],
 )
@@ -82,7 +91,7 @@ def test_a_plan_tells_each_groups_learning_rate(arguments: tuple[str, ...], line
 
 def test_a_plan_tells_how_many_checkpoints_are_kept_and_how_large_they_are() -> None:
     assert re.search(
-        r"\n  checkpoints +every 3 steps, about 1\.2 MiB each; 2 of 4 kept = 2\.3 MiB\n",
+        r"\n  checkpoints +every 3 steps, about 1\.0 MiB each; 2 of 4 kept = 2\.1 MiB\n",
         small_plan("train.steps=10", "train.checkpoint_every=3"),
     )
     assert "1 of 1 kept" in small_plan("train.steps=10", "train.checkpoint_every=50")

@@ -70,3 +70,16 @@ def test_every_stage_learns_one_batch(name: str) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.97 * first
+
+
+def test_a_preview_is_inference_where_the_stage_trains_for_it() -> None:
+    x_l, x_h, _ = batch()
+    for name in ("joint", "decoder"):
+        stage = make_stage(name)
+        assert stage.previews_inference
+        assert torch.equal(stage.preview(x_l, x_h), stage.network(x_l))
+    stage = make_stage("autoencoder")
+    assert not stage.previews_inference
+    preview = stage.preview(x_l, x_h)
+    assert preview.shape == x_h.shape
+    assert not torch.equal(preview, stage.preview(x_l, 1 - x_h))

@@ -1,0 +1,56 @@
+"""Trains one stage of a recipe (stage=NAME) without Ray and MLflow, or resumes it.
+
+In this one process, or under torchrun in as many as it starts (`train.workers` is ignored):
+
+    torchrun --nproc-per-node 2 -m pipelines.training stage=joint key=value
+
+Checkpoints are those of jobs/train.py: either goes on where the other stopped. Metrics go to
+metrics.jsonl in the run's folder.
+"""
+
+import os
+from contextlib import nullcontext
+
+import torch
+
+from pipelines.data.dataset import open_dataset
+from pipelines.data.stream import check_crop
+from pipelines.job import main
+from pipelines.schema import Config
+from pipelines.training.lease import lease
+from pipelines.training.local import train_here
+from pipelines.training.plan import chosen_stage, plan_stages
+from pipelines.training.runs import describe, ended, init_checkpoint, is_done
+
+
+def train_stage(config: Config) -> None:
+    """This rank's part.
+
+    Raises:
+        UserError: see `launch.run_stages`.
+        Terminated: SIGTERM came; the work is saved.
+    """
+    name = chosen_stage(config)
+    train = config.stages[name].train
+    train.workers = int(os.environ.get("WORLD_SIZE", "1"))
+    dataset = open_dataset(config.data, config.stream)
+    check_crop(dataset, train.crop)
+    job = describe(config, name, dataset, init_checkpoint(config, name)) | {"mlflow_run": None}
+    if is_done(config, name, job):
+        return
+    job["cuda"] = train.accelerator != "cpu" and torch.cuda.is_available()
+    leader = os.environ.get("RANK", "0") == "0"
+    with lease(job["checkpoints"]) if leader else nullcontext():
+        train_here(job)
+    if leader:
+        ended(config, name, job)
+
+
+if __name__ == "__main__":
+    main(
+        "python -m pipelines.training",
+        __doc__,
+        ("stage", "data", "stream", "degradation", "train"),
+        lambda config: plan_stages(config, [chosen_stage(config)]),
+        train_stage,
+    )

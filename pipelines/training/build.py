@@ -1,0 +1,70 @@
+"""A stage with its engine and averages, new, from another stage, or from where a run stopped."""
+
+import shutil
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipelines.schema import Config
+from pipelines.training.checkpoint import Checkpoint
+from pipelines.training.ema import EMA
+from pipelines.training.engine import Engine
+from pipelines.training.universal import universal_copy
+from srmodels.system import Stage, load_system
+
+
+def build_stage(config: Config, name: str, weights: Mapping[str, Tensor] | None = None) -> Stage:
+    """The stage on networks with these weights, or on freshly seeded ones. In train mode."""
+    system, stage = load_system(config.system), config.stages[name]
+    torch.manual_seed(config.seed)
+    network = system.build(config.networks)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return system.stages[stage.kind](network, stage.options).train()
+
+
+def build_engine(
+    config: Config,
+    name: str,
+    device: torch.device,
+    *,
+    init: Checkpoint | None = None,
+    resume: Checkpoint | None = None,
+) -> tuple[Engine, EMA]:
+    """The engine of a stage and the averages of what it trains. Every rank must call it.
+
+    Args:
+        init: checkpoint of the stage that this one starts from, by its averaged weights.
+        resume: checkpoint of this very run; it may be one of another number of ranks.
+    """
+    train = config.stages[name].train
+    weights = None
+    if resume is not None:
+        weights = resume.live_weights()
+    elif init is not None:
+        weights = init.weights()
+    universal = (
+        resume is not None
+        and train.zero_stage > 0
+        and resume.state().world_size != dist.get_world_size()
+    )
+    stage = build_stage(config, name, weights).to(device)
+    engine = Engine(stage, train, device, universal=universal)
+    ema = EMA(engine.trained, train.ema_half_life)
+    if resume is not None:
+        _load(engine, resume, universal=universal)
+        ema.load_state_dict(resume.ema())
+    return engine, ema
+
+
+def _load(engine: Engine, checkpoint: Checkpoint, *, universal: bool) -> None:
+    folder = checkpoint.local(tuple(f"{tag}/" for tag in engine.tags))
+    if not universal:
+        return engine.load(folder)
+    name = f"{checkpoint.run.name}-{checkpoint.folder}"
+    copy = universal_copy(folder, engine.tags, checkpoint.run.scratch / "universal" / name)
+    engine.load(copy)
+    dist.barrier()
+    shutil.rmtree(copy, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""Writes checkpoints when they are due, and goes on training when one cannot be written."""
+
+import shutil
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from pipelines.errors import UserError
+from pipelines.schema import TrainConfig
+from pipelines.store import local_files
+from pipelines.training.checkpoint import RunState
+from pipelines.training.ema import EMA
+from pipelines.training.engine import Engine
+from pipelines.training.loop import StepResult
+from pipelines.training.writer import CheckpointWriter, write_weights
+
+#: Between two attempts at a checkpoint that the run cannot do without.
+PAUSE_S = 5.0
+SPARE_BYTES = 1 << 20
+
+
+class CheckpointCallback:
+    """Writes a checkpoint every `train.checkpoint_every` steps, at the last one, and on `save`.
+
+    One that cannot be written, for a full disk or a store that stays away, is given up with a
+    warning: the next one is tried when it is due, and the run keeps what it has. The last one, and
+    one that is asked for, are tried again for `patience_s` seconds.
+
+    Every rank must make the same calls; whatever one of them fails at, all of them agree on.
+
+    Raises:
+        UserError: the last one cannot be written.
+    """
+
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        engine: Engine,
+        ema: EMA,
+        train: TrainConfig,
+        make_state: Callable[[int], RunState],
+        *,
+        patience_s: float,
+    ) -> None:
+        self.writer, self.engine, self.ema, self.train = writer, engine, ema, train
+        self.make_state, self.patience_s = make_state, patience_s
+        self.written = -1
+
+    def after_step(self, result: StepResult) -> None:
+        if result.step == self.train.steps:
+            self.save(result.step)
+        elif result.step % self.train.checkpoint_every == 0:
+            self._warn(self._write(result.step))
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint of this step, unless there is one, and waits until it is complete."""
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            # What has been published for this step may still fail.
+            problem = self._arrived() or ("" if self.written == step else self._write(step))
+            problem = problem or self._arrived()
+            if not problem:
+                return
+            self.written = -1
+            if _agreed(time.monotonic() > deadline):
+                raise UserError(f"the checkpoint of step {step} cannot be written: {problem}")
+            self._warn(problem)
+            time.sleep(PAUSE_S)
+
+    def _write(self, step: int) -> str:
+        """Stages the files and has them published; what prevents it, if anything does."""
+        self._warn(self._arrived())
+        if problem := self._full_disk():
+            return problem
+        folder, state = self.writer.folder(step), self.make_state(step)
+        with local_files(folder):
+            self.engine.save(folder)
+            weights, ema = self.engine.weights(), self.ema.state_dict()
+            if dist.get_rank() == 0:
+                write_weights(folder, weights, ema, state)
+        self.writer.publish(step, state.score)
+        self.written = step
+        return ""
+
+    def _arrived(self) -> str:
+        """Waits for what was published last; the first rank's problem with it, if any had one."""
+        try:
+            self.writer.wait()
+            problem = ""
+        except UserError as error:
+            problem = str(error)
+        return next(filter(None, _gathered(problem)), "")
+
+    def _full_disk(self) -> str:
+        """Whether some disk has no room for what its ranks are going to write. (One that turns out
+        to be full half-way would leave the other ranks waiting in DeepSpeed's barriers.)"""
+        workspace = self.writer.checkpoints.workspace
+        with local_files(workspace):
+            workspace.mkdir(parents=True, exist_ok=True)
+            disk = (socket.gethostname(), workspace.stat().st_dev)
+            free = shutil.disk_usage(workspace).free
+        needed: dict[Any, int] = defaultdict(int)
+        room: dict[Any, int] = {}
+        for place, size, left in _gathered((disk, self._bytes(), free)):
+            needed[place] += size + SPARE_BYTES
+            room[place] = min(left, room.get(place, left))
+        for place, size in needed.items():
+            if room[place] < size:
+                return (
+                    f"the disk that holds {workspace} on {place[0]} has "
+                    f"{room[place] / 2**20:.0f} MiB left and a checkpoint needs "
+                    f"{size / 2**20:.0f}: free some space there, or lower train.keep_checkpoints."
+                )
+        return ""
+
+    def _bytes(self) -> int:
+        """At most what this rank writes: weights, moments, and rank 0 the networks and averages."""
+        trained = sum(p.numel() for p in self.ema.average.values())
+        shards = dist.get_world_size() if self.train.zero_stage else 1
+        everything = sum(_numel(p) for p in self.engine.stage.network.parameters())
+        return 12 * trained // shards + 4 * (2 * trained + everything) * (dist.get_rank() == 0)
+
+    def _warn(self, problem: str) -> None:
+        if problem and dist.get_rank() == 0:
+            print(f"warning: no checkpoint: {problem} Training goes on.", flush=True)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _gathered(value: Any) -> list[Any]:
+    gathered = [value] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def _agreed(value: bool) -> bool:
+    """Rank 0's answer: clocks differ."""
+    return bool(_gathered(value)[0])
+
+
+def _numel(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

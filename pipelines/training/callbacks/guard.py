@@ -1,0 +1,49 @@
+"""Counts the steps that were skipped because a gradient was not finite, and ends hopeless runs."""
+
+import torch
+import torch.distributed as dist
+
+from pipelines.errors import UserError
+from pipelines.training.loop import StepResult
+
+
+class NonFiniteGuard:
+    """Says which samples a skipped step had, and stops after too many of them.
+
+    Args:
+        budget: steps of the run that may be skipped.
+        skipped: those that were skipped before it was resumed.
+
+    Raises:
+        UserError: on every rank, when the budget is spent.
+    """
+
+    def __init__(self, budget: int, skipped: int = 0) -> None:
+        self.budget, self.skipped = budget, skipped
+
+    def after_step(self, result: StepResult) -> None:
+        if result.applied:
+            return
+        self.skipped += 1
+        samples = ", ".join(_suspects(result))
+        what = f"step {result.step}: the loss or its gradient is not finite on samples {samples}"
+        if self.skipped > self.budget:
+            raise UserError(
+                f"{what}, and more than train.max_skipped_steps={self.budget} steps were skipped "
+                "for this: lower train.learning_rate or look at these samples."
+            )
+        if dist.get_rank() == 0:
+            print(f"{what}: skipped.", flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _suspects(result: StepResult) -> list[str]:
+    """The samples of the ranks whose loss was not finite; of all ranks if it only was the gradient.
+    Every rank must call it."""
+    finite = all(bool(torch.isfinite(value)) for value in result.losses.values())
+    found: list[tuple[bool, list[str]]] = [(finite, result.keys)] * dist.get_world_size()
+    dist.all_gather_object(found, (finite, result.keys))
+    bad = [key for finite, keys in found if not finite for key in keys]
+    return bad or [key for _, keys in found for key in keys]

@@ -1,0 +1,138 @@
+"""Looks during training at what the averaged weights would make of the validation split."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from pipelines.data.dataset import Dataset
+from pipelines.evaluation.pictures import Pixels, enlarge, montage, stack
+from pipelines.evaluation.protocol import low_resolution, psnr
+from pipelines.schema import Config, TrainConfig
+from pipelines.training.loop import StepResult
+from pipelines.training.recorder import Recorder
+from srmodels.system import Stage
+from srmodels.upscale import to_pixels, to_tensor
+
+#: Images that are shown.
+NUM_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class _Pair:
+    number: int
+    lr: Pixels
+    hr: Pixels
+
+
+class ValidationCallback:
+    """Measures every `train.validate_every` steps and at the last one, and shows some pictures.
+
+    The images are the first `train.validate_images` of the validation split, cropped to their
+    centre and degraded as in evaluation; ranks share them. The training goes on as if there had
+    been no validation, bit for bit.
+
+    Args:
+        stage: on `device`; its `preview` is what is measured.
+        averaged: within this context, the stage has the averaged weights.
+        recorder: None on all ranks but 0.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: Config,
+        train: TrainConfig,
+        dataset: Dataset,
+        *,
+        averaged: Callable[[], AbstractContextManager[None]],
+        recorder: Recorder | None,
+        device: torch.device,
+    ) -> None:
+        self.stage, self.config, self.train, self.dataset = stage, config, train, dataset
+        self.averaged, self.recorder, self.device = averaged, recorder, device
+        #: PSNR of the last validation, the same on all ranks: the larger the better.
+        self.score: float | None = None
+
+    def after_step(self, result: StepResult) -> None:
+        if result.step % self.train.validate_every == 0 or result.step == self.train.steps:
+            self._validate(result.step)
+
+    def _validate(self, step: int) -> None:
+        with self.averaged(), _undisturbed(self.stage, self.device), torch.no_grad():
+            shown = [(pair, self._predict(pair)) for pair in self._pairs]
+        scale = self.config.networks.scale
+        sums = torch.zeros(3, dtype=torch.float64)
+        for pair, sr in shown:
+            bicubic = enlarge(pair.lr, scale, Image.Resampling.BICUBIC)
+            scores = psnr(self.config, sr, pair.hr), psnr(self.config, bicubic, pair.hr)
+            sums += torch.tensor([*scores, 1.0])
+        sums = sums.to(self.device)
+        dist.all_reduce(sums)
+        prediction, bicubic_psnr, count = sums.tolist()
+        self.score = prediction / count
+        values = {"validation/psnr_y": self.score}
+        if self.stage.previews_inference:
+            values["validation/psnr_y_bicubic"] = bicubic_psnr / count
+        sheets = self._gather(
+            {p.number: self._sheet(p, sr) for p, sr in shown if p.number < NUM_PICTURES}
+        )
+        if self.recorder is not None:
+            self.recorder.metrics(values, step)
+            self.recorder.picture("validation", Image.fromarray(stack(sheets)), step)
+
+    @cached_property
+    def _pairs(self) -> list[_Pair]:
+        """This rank's share of the images."""
+        samples = self.dataset.manifest.split("val")[: self.train.validate_images]
+        pairs = []
+        for number in range(dist.get_rank(), len(samples), dist.get_world_size()):
+            hr = self._centre(self.dataset.tile(samples[number]))
+            lr = low_resolution(self.config, hr, samples[number].key)
+            pairs.append(_Pair(number, lr, hr))
+        return pairs
+
+    def _centre(self, tile: Pixels) -> Pixels:
+        multiple = self.config.networks.scale * self.stage.network.size_multiple
+        height, width = (
+            min(side, self.train.validate_crop) // multiple * multiple for side in tile.shape[:2]
+        )
+        top, left = (tile.shape[0] - height) // 2, (tile.shape[1] - width) // 2
+        return np.ascontiguousarray(tile[top : top + height, left : left + width])
+
+    def _predict(self, pair: _Pair) -> Pixels:
+        x_l, x_h = (to_tensor(image).to(self.device) for image in (pair.lr, pair.hr))
+        return to_pixels(self.stage.preview(x_l, x_h))
+
+    def _sheet(self, pair: _Pair, sr: Pixels) -> Pixels:
+        lr = enlarge(pair.lr, self.config.networks.scale, Image.Resampling.NEAREST)
+        return montage({"LR": lr, "prediction": sr, "HR": pair.hr})
+
+    def _gather(self, mine: dict[int, Pixels]) -> list[Pixels]:
+        """The sheets of all ranks in the images' order; rank 0 alone gets them."""
+        gathered: list[dict[int, Pixels]] = [{}] * dist.get_world_size()
+        dist.gather_object(mine, gathered if dist.get_rank() == 0 else None)
+        sheets = {number: sheet for part in gathered for number, sheet in part.items()}
+        return [sheets[number] for number in sorted(sheets)]
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def _undisturbed(stage: Stage, device: torch.device) -> Iterator[None]:
+    """Evaluation mode and a random state of its own, the same every time; then all as before."""
+    modes = {module: module.training for module in stage.modules()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        try:
+            stage.eval()
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode

@@ -1,0 +1,34 @@
+"""Training without Ray: one rank in this process, alone or as torchrun started it."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.training.preemption import Notice, on_sigterm
+from pipelines.training.worker import run_rank
+
+
+def train_here(job: Mapping[str, Any]) -> None:
+    """Trains as the rank that the environment says (RANK, WORLD_SIZE, …), else alone. SIGTERM makes
+    it save its work and end before the last step."""
+    join_group(cuda=job["cuda"])
+    with on_sigterm() as asked:
+        run_rank(job, notice=lambda: Notice.STOP if asked() else Notice.NONE)
+
+
+def join_group(*, cuda: bool) -> None:
+    """The process group that a rank needs. It is kept: DeepSpeed holds on to the first it sees."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if "WORLD_SIZE" in os.environ:
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend)
+        return
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)

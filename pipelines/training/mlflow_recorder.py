@@ -1,0 +1,224 @@
+"""Sends what callbacks record to MLflow from a thread of its own, so that the server may be away
+for as long as it likes without the training noticing."""
+
+import logging
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from pipelines import tracking
+from pipelines.training.recorder import picture_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+#: How many values MLflow takes in one request.
+MAX_BATCH = 1000
+FIRST_DELAY_S, MAX_DELAY_S = 0.5, 15.0
+#: MLflow's own retries would hold the thread in one request for minutes, unseen from outside.
+_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+#: What no other attempt would change: the run is gone, or a name is not allowed.
+_FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+
+
+@dataclass(frozen=True)
+class _Value:
+    name: str
+    value: float
+    step: int
+    #: Milliseconds since the epoch.
+    time: int
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    folder: str
+    temporary: bool = False
+
+
+class MLflowRecorder:
+    """Records to a run of an MLflow server (or sqlite file).
+
+    Everything arrives once, in the order in which it was recorded: what may or may not have come
+    through is sent again with the same time, which MLflow takes for the same value, and pictures
+    and files overwrite themselves. Files never hold up values. While the recorder is open, MLflow
+    in this process makes single attempts of 30 s, unless the environment says otherwise.
+
+    Args:
+        uri: of the tracking server.
+        run_id: of a run that is there.
+        patience_s: how long `close` waits for what has not arrived.
+    """
+
+    def __init__(self, uri: str, run_id: str, *, patience_s: float) -> None:
+        self._uri, self._run_id, self._patience_s = uri, run_id, patience_s
+        self._values: deque[_Value] = deque()
+        self._files: deque[_File] = deque()
+        self._work, self._closing, self._gave_up = Event(), Event(), Event()
+        self._client: MlflowClient | None = None
+        self._last: dict[str, int] = {}
+        self._failures = self._refused = 0
+        self._reason = "no answer yet"
+        self._stack = ExitStack()
+        self._stack.enter_context(_environment())
+        self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srforge")))
+        self._thread = Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        now = time.time_ns() // 1_000_000
+        self._values.extend(_Value(name, float(v), step, now) for name, v in values.items())
+        self._work.set()
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        place = picture_path(name, step)
+        try:
+            # On disk, not in memory: a server may be away for a night.
+            path = Path(tempfile.mkdtemp(dir=self._spool)) / place.name
+            image.save(path)
+        except OSError as error:
+            return log.warning("cannot keep picture %s for MLflow: %s", place, error)
+        self._files.append(_File(path, str(place.parent), temporary=True))
+        self._work.set()
+
+    def file(self, path: Path, folder: str) -> None:
+        self._files.append(_File(path, folder))
+        self._work.set()
+
+    def close(self) -> None:
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._work.set()
+        self._thread.join(self._patience_s)
+        self._gave_up.set()
+        if self._thread.is_alive():
+            log.warning(
+                "%d values and %d files did not arrive at MLflow (%s): they are lost",
+                len(self._values), len(self._files), self._reason,
+            )  # fmt: skip
+        if self._refused:
+            log.warning("MLflow refused %d values and files in all", self._refused)
+        self._stack.close()
+
+    def _run(self) -> None:
+        while not self._gave_up.is_set():
+            if self._values or self._files:
+                try:
+                    self._send_next()
+                except Exception as error:  # MLflow, requests, boto3, sqlite: whatever they raise
+                    self._failed(error)
+                continue
+            if self._failures:
+                log.warning("MLflow answers again, and everything has arrived")
+                self._failures = 0
+            if self._closing.is_set():
+                return
+            self._work.wait()
+            self._work.clear()
+
+    def _send_next(self) -> None:
+        """Brings the oldest values to MLflow, or a file where there are none."""
+        if values := list(islice(self._values, MAX_BATCH)):
+            with self._refusals(len(values)):
+                self._send_values(values)
+            for _ in values:
+                self._values.popleft()
+        else:
+            file = self._files[0]
+            with self._refusals(1):
+                if not file.path.exists():
+                    raise _GoneError(f"{file.path} is not there any more")
+                self._connected().log_artifact(self._run_id, str(file.path), file.folder)
+            self._files.popleft()
+            if file.temporary:
+                shutil.rmtree(file.path.parent, ignore_errors=True)
+
+    @contextmanager
+    def _refusals(self, count: int) -> Iterator[None]:
+        """Goes on past what no other attempt would change; told once, counted for the end."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_final(error):
+                raise
+            if not self._refused:
+                log.warning("MLflow refuses what is recorded: %s", self._told(error))
+            self._refused += count
+
+    def _send_values(self, values: list[_Value]) -> None:
+        from mlflow.entities import Metric
+
+        client, last, fresh = self._connected(), dict(self._last), []
+        for value in values:
+            if value.step > last.get(value.name, -1):
+                last[value.name] = value.step
+                fresh.append(Metric(value.name, value.value, value.time, value.step))
+        client.log_batch(self._run_id, metrics=fresh, synchronous=True)
+        self._last = last
+
+    def _connected(self) -> "MlflowClient":
+        """The client, once the server has told up to which step it knows each name."""
+        if self._client is None:
+            client = tracking.open_client(self._uri)
+            known = client.get_run(self._run_id).data.to_proto().metrics
+            self._last = {metric.key: metric.step for metric in known}
+            self._client = client
+        return self._client
+
+    def _failed(self, error: Exception) -> None:
+        """Waits until the next attempt; told once per outage."""
+        self._reason = self._told(error)
+        if not self._failures:
+            log.warning("MLflow is away, the training goes on without it (%s)", self._reason)
+        longest = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(self._failures, 10))
+        self._failures += 1
+        if self._closing.is_set():
+            self._gave_up.wait(FIRST_DELAY_S)
+        else:
+            self._closing.wait(random.uniform(longest / 2, longest))
+
+    def _told(self, error: Exception) -> str:
+        """What went wrong, in one line and without the password that an address may hold."""
+        user, at, _ = urlsplit(self._uri).netloc.rpartition("@")
+        text = " ".join(str(error).split()) or type(error).__name__
+        return (text.replace(user + at, "") if at else text)[:300]
+
+
+class _GoneError(Exception):
+    """A file was removed before it could be sent."""
+
+
+def _is_final(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    refused = isinstance(error, MlflowException) and error.error_code in _FINAL
+    return refused or isinstance(error, _GoneError)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """MLflow reads its settings from the environment at every request, and only there."""
+    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

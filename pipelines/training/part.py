@@ -1,0 +1,171 @@
+"""DeepSpeed around one part of a stage: optimizer, precision, ZeRO, and its checkpoint files."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from pipelines.schema import TrainConfig
+from pipelines.training.memory import bucket_size
+from pipelines.training.schedule import group_settings, learning_rate
+from srmodels.system import Stage
+
+# Under which DeepSpeed's converter finds what it needs (`deepspeed.checkpoint.constants`).
+_UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples that go through forward and backward together, on the device.
+
+    weight: what their mean counts for, such that the mean over all micro-batches and ranks of
+        weight · loss is the mean over the samples of the step.
+    """
+
+    x_l: Tensor
+    x_h: Tensor
+    seeds: Tensor
+    weight: float
+
+
+class Part:
+    """One optimizer and one backward. Needs an initialised `torch.distributed` process group.
+
+    Args:
+        universal: whether `load` will be given a universal checkpoint; DeepSpeed wants to know now.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        train: TrainConfig,
+        device: torch.device,
+        *,
+        num_micro_batches: int,
+        universal: bool,
+    ) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        self.stage, self.train = stage, train
+        groups = stage.parameter_groups()
+        self.parameters = [p for group in groups for p in group.parameters]
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": list(group.parameters),
+                    "name": group.name,
+                    "weight_decay": group_settings(train, group.name).weight_decay,
+                }
+                for group in groups
+            ],
+            lr=train.learning_rate,
+            fused=device.type == "cuda",
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=stage,
+            optimizer=optimizer,
+            config=self._config(num_micro_batches, universal),
+            dist_init_required=False,
+        )
+        #: Of the last step, before clipping.
+        self.gradient_norm = 0.0
+
+    def _config(self, num_micro_batches: int, universal: bool) -> dict[str, Any]:
+        train, zero = self.train, self.train.zero_stage
+        bucket = bucket_size(sum(p.numel() for p in self.parameters))
+        config: dict[str, Any] = {
+            # Only its throughput figures depend on this number: shares may differ by a sample.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": num_micro_batches,
+            "gradient_clipping": train.gradient_clip if zero else 0.0,
+            "zero_optimization": {"stage": zero, "reduce_bucket_size": bucket},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+            "checkpoint": {"tag_validation": "Fail", "load_universal": universal},
+        }
+        if zero == 3:
+            # Small parameters that stay gathered would not see weights that are swapped in.
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        if train.precision == "bf16":
+            # Unlike "bf16", autocast leaves the weights in fp32, and so the EMA exact.
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        return config
+
+    def step(
+        self, micro_batches: Sequence[MicroBatch], step: int
+    ) -> tuple[dict[str, Tensor], bool]:
+        """One optimizer step, number `step` from 0 on.
+
+        Returns:
+            this rank's part of the losses (their mean over the ranks is that of the samples), and
+            whether the step was taken: it is not, on any rank, where the gradient is not finite.
+        """
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate(self.train, group["name"], step)
+        total: dict[str, Tensor] = {}
+        applied = True
+        for number, micro in enumerate(micro_batches, 1):
+            losses = self.engine(micro.x_l, micro.x_h, micro.seeds)
+            self.engine.backward(losses["loss"] * micro.weight)
+            if number == len(micro_batches) and not self.train.zero_stage:
+                applied = self._clip()
+            self.engine.step()
+            for name, value in losses.items():
+                share = value.detach() * (micro.weight / len(micro_batches))
+                total[name] = total[name] + share if name in total else share
+        if self.train.zero_stage:
+            applied = self.engine.was_step_applied()
+            self.gradient_norm = float(self.engine.get_global_grad_norm())
+        return total, applied
+
+    def _clip(self) -> bool:
+        """What DeepSpeed does by itself under ZeRO alone: no step where the norm is not finite."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        self.gradient_norm = float(norm)
+        if not math.isfinite(self.gradient_norm):
+            self.engine.zero_grad()
+            return False
+        clip_grads_with_norm_(self.parameters, self.train.gradient_clip, norm)
+        return True
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """By parameter group."""
+        return {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
+
+    def save(self, folder: Path, tag: str) -> None:
+        """This rank's files, into `folder/tag`; every rank must call it."""
+        self.engine.save_checkpoint(
+            str(folder),
+            tag=tag,
+            client_state=_UNIVERSAL,
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Trained weights and optimizer from `folder/tag`; frozen weights are not in there."""
+        optimizer = self.engine.optimizer
+        settings = [_settings(group) for group in optimizer.param_groups]
+        path, _ = self.engine.load_checkpoint(
+            str(folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False
+        )
+        assert path is not None, f"{folder / tag} has no engine files"
+        # From a universal checkpoint, ZeRO 3 gives all groups the first one's settings, and one
+        # and the same step counter, which each of them would then advance.
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        for state in optimizer.state.values():
+            if "step" in state:
+                state["step"] = state["step"].clone()
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

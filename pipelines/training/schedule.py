@@ -1,0 +1,46 @@
+"""Learning rates as a pure function of the step: a resumed run needs no scheduler's state."""
+
+import math
+from dataclasses import dataclass
+
+from pipelines.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What a parameter group is trained with: its own settings, else the stage's."""
+
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    schedule: str
+
+
+def group_settings(train: TrainConfig, group: str) -> GroupSettings:
+    """Those of the group called `group`."""
+    own = train.groups.get(group)
+    chosen = {}
+    for name in GroupSettings.__dataclass_fields__:
+        value = getattr(own, name, None)
+        chosen[name] = getattr(train, name) if value is None else value
+    return GroupSettings(**chosen)
+
+
+def learning_rate(train: TrainConfig, group: str, step: int) -> float:
+    """The rate that a parameter group takes step number `step` (from 0) with.
+
+    Linear warm-up times one of: `constant`; `cosine`, to zero at `train.steps` (Loshchilov and
+    Hutter, arXiv 1608.03983, without restarts); `step`, times `decay_factor` from each of
+    `decay_steps` on.
+    """
+    settings = group_settings(train, group)
+    warmup = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    return settings.learning_rate * (warmup * _decay(train, settings.schedule, step))
+
+
+def _decay(train: TrainConfig, schedule: str, step: int) -> float:
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return float(train.decay_factor ** sum(step >= boundary for boundary in train.decay_steps))
+    return 0.5 * (1.0 + math.cos(math.pi * min(step / train.steps, 1.0)))

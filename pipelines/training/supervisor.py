@@ -1,0 +1,120 @@
+"""What the driver and the workers of a run under Ray tell each other, beside training."""
+
+import threading
+import time
+from typing import Any
+
+from pipelines.errors import UserError
+from pipelines.training.preemption import Notice
+
+POLL_S = 1.0
+
+
+class Supervisor:
+    """A Ray actor, one per run: whether to stop, what no retry would mend, whether retries help.
+
+    Ray Train starts the workers again however often they fail. That is right while each attempt
+    gets further than the one before; an attempt that nobody should make ends here.
+
+    Args:
+        max_failures: attempts in a row that may fail without a new checkpoint.
+    """
+
+    def __init__(self, max_failures: int) -> None:
+        self.max_failures = max_failures
+        self.attempts, self.step = 0, -1
+        self.stop, self.failure, self.cause = False, "", "a worker process died"
+
+    def begin(self) -> bool:
+        """Rank 0, first of all. Whether to train at all."""
+        self.attempts += 1
+        if not self.failure and self.attempts > self.max_failures + 1:
+            where = f"step {self.step}" if self.step >= 0 else "the start"
+            self.failure = (
+                f"it failed {self.attempts - 1} times in a row without getting beyond the "
+                f"checkpoint of {where} (train.max_failures={self.max_failures}); the last cause: "
+                f"{self.cause}. The log above and Ray's dashboard have the details; the same "
+                "command goes on from the last checkpoint."
+            )
+        return not self.failure
+
+    def sensible(self) -> bool:
+        """The other ranks, likewise."""
+        return not self.failure
+
+    def resumed(self, step: int) -> None:
+        """Rank 0, at the step that it goes on from."""
+        if step > self.step:
+            self.attempts, self.step = 1, step
+
+    def failed(self, cause: str, *, hopeless: bool) -> None:
+        """A rank, before it dies of `cause`. `hopeless`: the user has to change something."""
+        self.cause = cause
+        if hopeless and not self.failure:
+            self.failure = cause
+
+    def request_stop(self) -> None:
+        """The driver, when it was asked to end."""
+        self.stop = True
+
+    def stopping(self) -> bool:
+        return self.stop
+
+    def why_failed(self) -> str:
+        """Empty if it did not."""
+        return self.failure
+
+
+class RayNotice:
+    """What this rank was told by now, asked for beside the training.
+
+    Every rank must make one: Ray's own notice is a collective call.
+    """
+
+    def __init__(self, supervisor: Any) -> None:
+        self.supervisor = supervisor
+        self.told = Notice.NONE
+        threading.Thread(target=self._watch, name="notices", daemon=True).start()
+
+    def __call__(self) -> Notice:
+        return self.told
+
+    def _watch(self) -> None:
+        import ray
+        import ray.train
+
+        while self.told is not Notice.STOP:
+            try:
+                if ray.get(self.supervisor.stopping.remote()):
+                    self.told = Notice.STOP
+                elif ray.train.get_preemption_info() is not None:
+                    self.told = Notice.PREEMPTION
+            except Exception:
+                # The group is being taken down: the training itself will notice.
+                return
+            time.sleep(POLL_S)
+
+
+def train_loop(job: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker."""
+    import ray
+    import ray.train
+
+    supervisor = job["supervisor"]
+    leader = ray.train.get_context().get_world_rank() == 0
+    if not ray.get(supervisor.begin.remote() if leader else supervisor.sensible.remote()):
+        return
+    try:
+        from pipelines.training.worker import run_rank
+
+        run_rank(
+            job,
+            notice=RayNotice(supervisor),
+            on_start=lambda step: ray.get(supervisor.resumed.remote(step)),
+        )
+    except Exception as error:
+        told = " ".join(str(error).split())
+        hopeless = isinstance(error, UserError)
+        cause = told if hopeless else f"{type(error).__name__}: {told}"
+        ray.get(supervisor.failed.remote(cause, hopeless=hopeless))
+        raise

@@ -1,0 +1,96 @@
+"""`python -m pipelines.training`: the same training without Ray and MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from pipelines.config import load_config
+from pipelines.training.checkpoint import Checkpoint
+from pipelines.training.launch import run_stages
+from pipelines.training.plan import run_checkpoints
+from tests.conftest import ROOT, SMALL, Runner
+
+
+def arguments(dataset: Path, *more: str) -> list[str]:
+    return [f"recipe={SMALL}", f"data={dataset}", "stage=autoencoder", *more]
+
+
+def newest(*settings: str) -> Checkpoint:
+    found = run_checkpoints(
+        load_config([f"recipe={SMALL}", *settings]), "small-autoencoder"
+    ).newest()
+    assert found is not None
+    return found
+
+
+def test_one_process_trains_what_the_job_trains_without_ray_and_mlflow(
+    dataset: Path, run_python: Runner, tmp_path: Path
+) -> None:
+    blocker = tmp_path / "sitecustomize.py"
+    blocker.write_text("import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\n")
+    home = tmp_path / "plain"
+    done = run_python(
+        "-m", "pipelines.training", *arguments(dataset),
+        SRFORGE_HOME=str(home), PYTHONPATH=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (home / "work/runs/small-autoencoder/metrics.jsonl").read_text().splitlines()
+    assert [entry["step"] for entry in map(json.loads, lines)] == [1, 2, 3, 4]
+
+    config = load_config([*arguments(dataset), "train.workers=0"])
+    (expected,) = run_stages(config, ["autoencoder"])
+    there = newest(f"run.storage={home}/work/runs").weights()
+    assert all(torch.equal(value, there[name]) for name, value in expected.weights().items())
+
+
+def test_a_mistake_is_told_in_a_sentence(dataset: Path, run_python: Runner) -> None:
+    done = run_python("-m", "pipelines.training", *arguments(dataset)[:2])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: which stage?")
+    assert (
+        "usage: python -m pipelines.training [key=value ...]"
+        in run_python("-m", "pipelines.training", "--help").stdout
+    )
+
+
+def test_two_processes_that_are_terminated_save_their_work_for_one(
+    dataset: Path, run_python: Runner
+) -> None:
+    long = arguments(
+        dataset, "train.steps=100000", "train.schedule=constant", "train.zero_stage=2",
+        "train.checkpoint_every=100000", "train.log_every=1",
+    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "-m", "pipelines.training", *long,
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "autoencoder   0%" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        log = process.stdout.read()
+    assert "terminated: small-autoencoder is saved at step" in log, log
+    stopped = newest().state()
+    assert stopped.world_size == 2
+    assert 0 < stopped.step < 100000
+    steps = f"train.steps={stopped.step + 2}"
+    done = run_python("-m", "pipelines.training", *long, steps)
+    assert f"resuming at step {stopped.step} of {stopped.step + 2}" in done.stdout
+    assert newest().state().world_size == 1
+    assert newest().step == stopped.step + 2
+
+
+def test_a_dry_run_tells_the_plan(dataset: Path, run_python: Runner) -> None:
+    done = run_python("-m", "pipelines.training", *arguments(dataset), "--dry-run")
+    assert done.returncode == 0
+    assert "stage autoencoder" in done.stdout
