@@ -94,10 +94,15 @@ def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
         TrainingFailedError,
     )
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from pipelines.training.supervisor import Supervisor, train_loop
 
-    supervisor = ray.remote(num_cpus=0)(Supervisor).remote(train.max_failures)
+    # Beside the driver, where Ray Train's controller is too: any other node may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    supervisor = ray.remote(num_cpus=0, scheduling_strategy=here)(Supervisor).remote(
+        train.max_failures
+    )
     trainer = TorchTrainer(
         train_loop,
         train_loop_config=job | {"supervisor": supervisor},

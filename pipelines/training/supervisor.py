@@ -29,10 +29,10 @@ class Supervisor:
         """Rank 0, first of all. Whether to train at all."""
         self.attempts += 1
         if not self.failure and self.attempts > self.max_failures + 1:
-            where = f"step {self.step}" if self.step >= 0 else "the start"
+            where = f"the checkpoint of step {self.step}" if self.step > 0 else "the start"
             self.failure = (
-                f"it failed {self.attempts - 1} times in a row without getting beyond the "
-                f"checkpoint of {where} (train.max_failures={self.max_failures}); the last cause: "
+                f"it failed {self.attempts - 1} times in a row without getting beyond "
+                f"{where} (train.max_failures={self.max_failures}); the last cause: "
                 f"{self.cause}. The log above and Ray's dashboard have the details; the same "
                 "command goes on from the last checkpoint."
             )
