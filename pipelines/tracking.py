@@ -4,7 +4,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,8 @@ from pipelines.storage import resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 #: Tag by which a run of ours is found again.
 RUN_TAG = "srforge.run"
@@ -143,6 +146,34 @@ def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, s
         tags={RUN_TAG: name, "srforge.config": config_digest(config)} | tags,
     )
     return str(run.info.run_id)
+
+
+def end_run(client: "MlflowClient", run_id: str, status: str) -> None:
+    """Tells how a run ended. A server that is away then, however long the run waited for it, is
+    worth a warning: the work itself is done."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with single_attempts():
+            client.set_terminated(run_id, status)
+    except MlflowException as error:
+        told = str(error).splitlines()[0][:300]
+        log.warning("MLflow still shows the run as running, though it is %s (%s)", status, told)
+
+
+@contextmanager
+def single_attempts() -> Iterator[None]:
+    """Requests to MLflow end after 30 s, unless the environment says otherwise: its own retries
+    would hold a caller in one of them for minutes, unseen from outside."""
+    # MLflow reads its settings from the environment at every request, and only there.
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:

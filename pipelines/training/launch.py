@@ -76,7 +76,7 @@ def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowCl
         ended(config, name, job)
         status = "FINISHED"
     finally:
-        client.set_terminated(job["mlflow_run"], status)
+        tracking.end_run(client, job["mlflow_run"], status)
 
 
 def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:

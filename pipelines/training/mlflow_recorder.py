@@ -2,7 +2,6 @@
 for as long as it likes without the training noticing."""
 
 import logging
-import os
 import random
 import shutil
 import tempfile
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 #: How many values MLflow takes in one request.
 MAX_BATCH = 1000
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 15.0
-#: MLflow's own retries would hold the thread in one request for minutes, unseen from outside.
-_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 #: What no other attempt would change: the run is gone, or a name is not allowed.
 _FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
@@ -76,7 +73,7 @@ class MLflowRecorder:
         self._failures = self._refused = 0
         self._reason = "no answer yet"
         self._stack = ExitStack()
-        self._stack.enter_context(_environment())
+        self._stack.enter_context(tracking.single_attempts())
         self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srforge")))
         self._thread = Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
@@ -210,15 +207,3 @@ def _is_final(error: Exception) -> bool:
 
     refused = isinstance(error, MlflowException) and error.error_code in _FINAL
     return refused or isinstance(error, _GoneError)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """MLflow reads its settings from the environment at every request, and only there."""
-    added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
-    os.environ |= added
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

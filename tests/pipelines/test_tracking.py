@@ -35,3 +35,9 @@ def test_parameters_of_a_resumed_run_stay() -> None:
     assert client.get_run(run).data.params == {
         "train.steps": "5", "train.lr": "0.1", "train.crop": "64",
     }  # fmt: skip
+
+
+def test_a_run_whose_server_is_gone_ends_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    client = tracking.open_client("http://127.0.0.1:9")
+    tracking.end_run(client, "0" * 32, "FINISHED")
+    assert "MLflow still shows the run as running, though it is FINISHED" in caplog.text
