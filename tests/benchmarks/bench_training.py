@@ -235,7 +235,7 @@ def test_two_workers_against_one(tiles: Path, tmp_path: Path) -> None:
             ]
             subprocess.run(
                 [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}",
-                 "--master-port=0", "-m", "pipelines.training", *arguments],
+                 "--standalone", "-m", "pipelines.training", *arguments],
                 cwd=ROOT,
                 env=os.environ | {"SRFORGE_HOME": str(home), "OMP_NUM_THREADS": "1"},
                 check=True,
