@@ -40,7 +40,9 @@ class Engine:
         self, stage: Stage, train: TrainConfig, device: torch.device, *, universal: bool = False
     ) -> None:
         self.stage, self.train, self.device = stage, train, device
-        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        # Batches come as their images were decoded; to bring them into order would cost a copy,
+        # and on a CPU a slower forward.
+        self.memory_format = torch.channels_last if train.channels_last else torch.preserve_format
         parts = stage.parts()
         if train.zero_stage == 3 and len(parts) > 1:
             raise UserError("a stage of several parts needs train.zero_stage=2 or less.")
