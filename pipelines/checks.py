@@ -94,7 +94,7 @@ def _check_stages(config: Config) -> None:
 
 
 def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:
-    _check_workers(train)
+    check_workers(train)
     if train.workers == 0 and train.accelerator == "cuda":
         raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
     schedules = {train.schedule, *(group.schedule for group in train.groups.values())}
@@ -107,7 +107,8 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
         )
 
 
-def _check_workers(train: TrainConfig) -> None:
+def check_workers(train: TrainConfig) -> None:
+    """Raises UserError for workers that are no number or range, or too many for a step."""
     workers = train.workers
     bounds = workers if isinstance(workers, list) else [workers]
     if any(isinstance(bound, bool) or not isinstance(bound, int) for bound in bounds) or (
@@ -149,7 +150,7 @@ def _check_profile(where: str, profile: Any) -> None:
 
 def _check_validation(where: str, train: TrainConfig, config: Config, hr_multiple: int) -> None:
     """What is left of a crop between the borders must do for a metric."""
-    border = config.networks.scale if (b := config.evaluate.crop_border) is None else b
+    border = config.crop_border
     side = min(train.validate_crop, config.shard.val_tile) // hr_multiple * hr_multiple
     if side < 2 * border + SMALLEST:
         needed = -(-(2 * border + SMALLEST) // hr_multiple) * hr_multiple

@@ -25,7 +25,7 @@ from pipelines.registry.register import champion_version
 from pipelines.schema import Config
 from pipelines.storage import new_directory, read_json, resolve
 from pipelines.training.cost import network_cost
-from pipelines.training.plan import run_name
+from pipelines.training.runs import run_name
 from srmodels.edge.onnx import OnnxRunner, check_parity, export_onnx, measure_latency
 from srmodels.upscale import to_tensor
 

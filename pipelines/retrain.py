@@ -13,7 +13,8 @@ from pipelines.registry import register
 from pipelines.schema import Config
 from pipelines.storage import resolve
 from pipelines.training.launch import run_stages
-from pipelines.training.plan import run_name, stage_plan
+from pipelines.training.plan import stage_plan
+from pipelines.training.runs import run_name
 
 #: (name, what runs it); every step gets a configuration of its own.
 Step = tuple[str, Callable[[], Any]]

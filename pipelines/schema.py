@@ -1,5 +1,6 @@
 """Every key that a job or a recipe can set, with its default and its meaning."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,12 @@ class TrainConfig:
         """Number of processes that share a step, with all workers there."""
         return max(self.max_workers, 1)
 
+    def micro_batches(self, ranks: int) -> tuple[int, int]:
+        """How many go through each of `ranks` in a step, and how many samples each has at most."""
+        share = math.ceil(self.batch_size / ranks)
+        samples = min(self.micro_batch_size or share, share)
+        return math.ceil(share / samples), samples
+
 
 @dataclass
 class StageConfig:
@@ -268,3 +275,9 @@ class Config:
     stages: Any = key(None, "the recipe's stages by name")
     stage1: list[str] = key([], "stages that jobs/stage1.py runs, in order")
     stage2: list[str] = key([], "stages that jobs/stage2.py runs, in order")
+
+    @property
+    def crop_border(self) -> int:
+        """Pixels left out of the metrics at each border."""
+        own = self.evaluate.crop_border
+        return int(self.networks.scale if own is None else own)

@@ -101,11 +101,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, in ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def digest(value: Any) -> str:
     """sha256 of a JSON value in canonical form."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -95,6 +95,8 @@ def up(home: Path = ROOT) -> Platform:
         "RAY_AUTH_MODE": "disabled",
         "SRFORGE_HOME": str(home),
         "MLFLOW_TRACKING_URI": mlflow,
+        # Evaluations of language models, for which the server would keep processes waiting.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
     }
     environment.pop("RAY_ADDRESS", None)

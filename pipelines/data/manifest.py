@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
+from pipelines.storage import canonical
 from pipelines.store import Store
 
 VERSION = 2
@@ -173,8 +174,3 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
         return manifest if intact else None
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces, in ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -17,7 +17,7 @@ from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest, Sample
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, most_detailed, to_png
-from pipelines.evaluation.protocol import MAX_PSNR, crop_border, low_resolution, psnr
+from pipelines.evaluation.protocol import MAX_PSNR, low_resolution, psnr
 from pipelines.evaluation.report import loss_curves, render
 from pipelines.progress import progress
 from pipelines.registry.models import Model, absolute, champion, load_model
@@ -148,7 +148,7 @@ def measure_images(
 ) -> list[ImageResult]:
     """A Ray task: every method on a few images. `settings` is a whole configuration."""
     config = from_dict(settings)
-    crop = crop_border(config)
+    crop = config.crop_border
     results = []
     for sample in samples:
         _, hr, outputs = run_methods(config, models, dataset.tile(sample), sample.key)
@@ -221,7 +221,7 @@ def _measure(config: Config, models: dict[str, Model], dataset: Dataset) -> list
 def _summary(
     config: Config, model: Model, manifest: Manifest, measured: list[ImageResult]
 ) -> dict[str, Any]:
-    crop = crop_border(config)
+    crop = config.crop_border
     methods = list(dict.fromkeys(result.method for result in measured))
     rows = {
         method: {

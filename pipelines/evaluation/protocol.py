@@ -20,12 +20,6 @@ def low_resolution(config: Config, hr: Pixels, key: str) -> Pixels:
     return degrade(hr, config.networks.scale, config.degradation.options, generator)
 
 
-def crop_border(config: Config) -> int:
-    """Pixels left out of the metrics at each border."""
-    border = config.evaluate.crop_border
-    return config.networks.scale if border is None else border
-
-
 def psnr(config: Config, sr: Pixels, hr: Pixels) -> float:
     """PSNR on luma in dB, at most `MAX_PSNR`."""
-    return min(psnr_y(sr, hr, crop_border(config)), MAX_PSNR)
+    return min(psnr_y(sr, hr, config.crop_border), MAX_PSNR)

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines import tracking
 from pipelines.evaluation.pictures import Pictures, to_png
 from pipelines.schema import Config
-from pipelines.training.plan import run_name
+from pipelines.training.runs import run_name
 
 #: (stage, [(step, loss)]) as it is drawn.
 Curves = list[tuple[str, list[tuple[int, float]]]]

@@ -135,7 +135,7 @@ def _from_bundle(reference: str, path: Path) -> Model:
 
 def _from_run(reference: str, config: Config) -> Model:
     from pipelines.training.checkpoint import RESULT
-    from pipelines.training.plan import run_checkpoints
+    from pipelines.training.runs import run_checkpoints
 
     run = run_checkpoints(config, reference.removeprefix("run:"))
     newest = run.newest_intact(RESULT)

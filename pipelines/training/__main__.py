@@ -13,6 +13,7 @@ from contextlib import nullcontext
 
 import torch
 
+from pipelines.checks import check_workers
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.job import main
@@ -33,6 +34,7 @@ def train_stage(config: Config) -> None:
     name = chosen_stage(config)
     train = config.stages[name].train
     train.workers = int(os.environ.get("WORLD_SIZE", "1"))
+    check_workers(train)
     dataset = open_dataset(config.data, config.stream)
     check_crop(dataset, train.crop)
     job = describe(config, name, dataset, init_checkpoint(config, name)) | {"mlflow_run": None}
@@ -41,6 +43,8 @@ def train_stage(config: Config) -> None:
     job["cuda"] = train.accelerator != "cpu" and torch.cuda.is_available()
     leader = os.environ.get("RANK", "0") == "0"
     with lease(job["checkpoints"]) if leader else nullcontext():
+        if leader:
+            job["checkpoints"].sweep()
         train_here(job)
     if leader:
         ended(config, name, job)

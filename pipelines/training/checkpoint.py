@@ -130,12 +130,6 @@ class Checkpoints:
         matches = {FOLDER.fullmatch(folder): complete for folder, complete in folders.items()}
         return {Checkpoint(self, int(m[1]), m[2]): done for m, done in matches.items() if m}
 
-    def discard(self, step: int) -> None:
-        """Removes all that there is of a step's checkpoint."""
-        for checkpoint in self.present():
-            if checkpoint.step == step:
-                checkpoint.remove()
-
     def sweep(self) -> None:
         """Removes what killed attempts left. Only for whoever has the run's lease."""
         for checkpoint, complete in self.present().items():

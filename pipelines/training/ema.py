@@ -46,11 +46,14 @@ class EMA:
                 tensor.data = live[name]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whole tensors in main memory; under ZeRO 3 every rank must call it."""
-        return {
-            name: _gathered(average, self.live[name]).cpu()
-            for name, average in self.average.items()
-        }
+        """Whole tensors in main memory, in the usual memory order. Every rank must call it; rank 0
+        gets them, the others nothing."""
+        state = {}
+        for name, average in self.average.items():
+            whole = _gathered(average, self.live[name])
+            if dist.get_rank() == 0:
+                state[name] = whole.cpu().contiguous()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse, at any number of ranks."""

@@ -51,9 +51,7 @@ class Engine:
         if train.compile:
             for module in stage.network.children():
                 module.compile()
-        world_size = dist.get_world_size()
-        share = -(-train.batch_size // world_size)
-        self.num_micro_batches = -(-share // min(train.micro_batch_size or share, share))
+        self.num_micro_batches, _ = train.micro_batches(dist.get_world_size())
         self.parts: dict[str, Part] = {}
         for name, part in parts.items():
             _train_only(part, parts.values())
@@ -120,12 +118,13 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """Full-precision weights of every network, frozen ones too, from the live engine, in main
-        memory. Every rank must call it."""
+        memory. Every rank must call it; rank 0 gets them, the others nothing."""
         weights = {}
         for name, value in self.stage.network.state_dict(keep_vars=True).items():
             # Under ZeRO 3 each rank holds a part of a parameter; this does nothing elsewhere.
             with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
-                weights[name] = value.detach().float().cpu().contiguous().clone()
+                if dist.get_rank() == 0:
+                    weights[name] = _copied(value)
         return weights
 
     def save(self, folder: Path) -> None:
@@ -142,6 +141,12 @@ class Engine:
     def tags(self) -> list[str]:
         """The folders of a checkpoint that hold DeepSpeed's files."""
         return [_tag(name) for name in self.parts]
+
+
+def _copied(value: Tensor) -> Tensor:
+    """In fp32, in main memory, in the usual memory order; nothing else refers to it."""
+    copy = torch.empty(value.shape, dtype=torch.float32)
+    return copy.copy_(value.detach())
 
 
 def _train_only(stage: Stage, parts: Iterable[Stage]) -> None:

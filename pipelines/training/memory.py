@@ -76,9 +76,17 @@ def rank_memory(
     )
 
 
-def checkpoint_bytes(total: int, trained: int, *, zero_stage: int) -> int:
-    """One checkpoint of all ranks: weights and their average for readers; the engine's own weights
-    and moments of what is trained, and under ZeRO 1 and 2 the copy of the weights that it steps."""
-    for_readers = total + trained
-    engine = trained + (3 if zero_stage in (1, 2) else 2) * trained
-    return FP32 * (for_readers + engine)
+def checkpoint_bytes(
+    total: int, trained: int, *, zero_stage: int, ranks: int = 1, rank: int = 0
+) -> int:
+    """What one of `ranks` writes of a checkpoint; where there is one, that is all of it.
+
+    Rank 0 writes the weights and their average for readers. Of what is trained, the engine writes
+    weights and two moments, which ZeRO shares out; ZeRO 1 and 2 the weights once more, on rank 0.
+    """
+    part = -(-trained // ranks)
+    shared, on_rank_0 = {0: (0, 3), 1: (3, 1), 2: (3, 1), 3: (3, 0)}[zero_stage]
+    own = shared * part
+    if rank == 0:
+        own += total + trained + on_rank_0 * trained
+    return FP32 * own

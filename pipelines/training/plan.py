@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
-from pipelines.storage import absolute_location, resolve
-from pipelines.store import RetryPolicy, open_store
-from pipelines.training.checkpoint import Checkpoints
+from pipelines.storage import absolute_location
 from pipelines.training.cost import TrainingCost, network_cost, stage_on_meta, training_cost
 from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
+from pipelines.training.runs import run_name
 from pipelines.training.schedule import group_settings
 from srmodels.system import Stage
 
@@ -95,8 +94,7 @@ def _memory(stage: Stage, train: TrainConfig, cost: TrainingCost) -> list[str]:
     """A table: a row for each number of workers that the run may have, a column for each part."""
     heads, rows = [], []
     for ranks in sorted({max(train.min_workers, 1), train.world_size}):
-        share = -(-train.batch_size // ranks)
-        together = min(train.micro_batch_size or share, share)
+        _, together = train.micro_batches(ranks)
         state = rank_memory(
             *parameter_counts(stage),
             zero_stage=train.zero_stage,
@@ -128,18 +126,6 @@ def _where(train: TrainConfig) -> str:
         return "in this process"
     several = f"{train.min_workers} to " if train.min_workers < train.max_workers else ""
     return f"on {several}{train.max_workers} worker{'s' * (train.max_workers > 1)}"
-
-
-def run_name(config: Config, stage: str) -> str:
-    """The fixed name of a stage's run."""
-    return f"{config.run.name}-{stage}"
-
-
-def run_checkpoints(config: Config, name: str) -> Checkpoints:
-    """The checkpoints of the run called `name`. Nothing is read yet."""
-    policy = RetryPolicy.of(config.stream)
-    location = f"{config.run.storage.rstrip('/')}/{name}"
-    return Checkpoints(open_store(location, policy=policy), resolve(config.run.scratch))
 
 
 def _epochs(config: Config, samples: int) -> str:

@@ -8,8 +8,9 @@ from pipelines.config import to_dict
 from pipelines.data.dataset import Dataset
 from pipelines.errors import Terminated, UserError
 from pipelines.schema import Config
+from pipelines.storage import resolve
+from pipelines.store import RetryPolicy, open_store
 from pipelines.training.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
-from pipelines.training.plan import run_checkpoints, run_name
 
 #: Settings of `train` that do not shape what is learned, so a resumed run may change them.
 _FREE = {
@@ -35,6 +36,18 @@ _FREE = {
     "max_skipped_steps",
     "max_failures",
 }
+
+
+def run_name(config: Config, stage: str) -> str:
+    """The fixed name of a stage's run."""
+    return f"{config.run.name}-{stage}"
+
+
+def run_checkpoints(config: Config, name: str) -> Checkpoints:
+    """The checkpoints of the run called `name`. Nothing is read yet."""
+    policy = RetryPolicy.of(config.stream)
+    location = f"{config.run.storage.rstrip('/')}/{name}"
+    return Checkpoints(open_store(location, policy=policy), resolve(config.run.scratch))
 
 
 def describe(

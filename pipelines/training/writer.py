@@ -73,9 +73,9 @@ class Retention:
 def write_weights(
     folder: Path, model: dict[str, Tensor], ema: dict[str, Tensor], state: RunState
 ) -> None:
-    """Rank 0's files of a checkpoint, besides the engine's."""
-    save_file({k: v.contiguous() for k, v in model.items()}, folder / MODEL)
-    save_file({k: v.contiguous() for k, v in ema.items()}, folder / EMA)
+    """Rank 0's files of a checkpoint, besides the engine's. The tensors are contiguous."""
+    save_file(model, folder / MODEL)
+    save_file(ema, folder / EMA)
     write_json(folder / STATE, asdict(state))
 
 

@@ -46,7 +46,7 @@ class MLflowServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=os.environ | {"PATH": path},
+                env=os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

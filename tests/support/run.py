@@ -14,7 +14,7 @@ from mlflow.entities import Metric
 from pipelines import tracking
 from pipelines.config import load_config
 from pipelines.training.checkpoint import Checkpoint, Checkpoints
-from pipelines.training.plan import run_checkpoints
+from pipelines.training.runs import run_checkpoints
 from tests.conftest import ROOT, SMALL
 
 DEADLINE_S = 300.0

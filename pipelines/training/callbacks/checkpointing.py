@@ -16,6 +16,8 @@ from pipelines.training.checkpoint import RunState
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
 from pipelines.training.loop import StepResult
+from pipelines.training.memory import checkpoint_bytes
+from pipelines.training.ranks import gathered
 from pipelines.training.writer import CheckpointWriter, write_weights
 
 #: Between two attempts at a checkpoint that the run cannot do without.
@@ -93,7 +95,7 @@ class CheckpointCallback:
             problem = ""
         except UserError as error:
             problem = str(error)
-        return next(filter(None, _gathered(problem)), "")
+        return next(filter(None, gathered(problem)), "")
 
     def _full_disk(self) -> str:
         """Whether some disk has no room for what its ranks are going to write. (One that turns out
@@ -105,7 +107,7 @@ class CheckpointCallback:
             free = shutil.disk_usage(workspace).free
         needed: dict[Any, int] = defaultdict(int)
         room: dict[Any, int] = {}
-        for place, size, left in _gathered((disk, self._bytes(), free)):
+        for place, size, left in gathered((disk, self._bytes(), free)):
             needed[place] += size + SPARE_BYTES
             room[place] = min(left, room.get(place, left))
         for place, size in needed.items():
@@ -118,11 +120,14 @@ class CheckpointCallback:
         return ""
 
     def _bytes(self) -> int:
-        """At most what this rank writes: weights, moments, and rank 0 the networks and averages."""
-        trained = sum(p.numel() for p in self.ema.average.values())
-        shards = dist.get_world_size() if self.train.zero_stage else 1
-        everything = sum(_numel(p) for p in self.engine.stage.network.parameters())
-        return 12 * trained // shards + 4 * (2 * trained + everything) * (dist.get_rank() == 0)
+        """What this rank writes."""
+        return checkpoint_bytes(
+            sum(map(_numel, self.engine.stage.network.parameters())),
+            sum(map(_numel, self.engine.trained.values())),
+            zero_stage=self.train.zero_stage,
+            ranks=dist.get_world_size(),
+            rank=dist.get_rank(),
+        )
 
     def _warn(self, problem: str) -> None:
         if problem and dist.get_rank() == 0:
@@ -132,15 +137,9 @@ class CheckpointCallback:
         self.writer.close()
 
 
-def _gathered(value: Any) -> list[Any]:
-    gathered = [value] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
-
-
 def _agreed(value: bool) -> bool:
     """Rank 0's answer: clocks differ."""
-    return bool(_gathered(value)[0])
+    return bool(gathered(value)[0])
 
 
 def _numel(parameter: Any) -> int:

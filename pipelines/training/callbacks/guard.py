@@ -5,6 +5,7 @@ import torch.distributed as dist
 
 from pipelines.errors import UserError
 from pipelines.training.loop import StepResult
+from pipelines.training.ranks import gathered
 
 
 class NonFiniteGuard:
@@ -43,7 +44,6 @@ def _suspects(result: StepResult) -> list[str]:
     """The samples of the ranks whose loss was not finite; of all ranks if it only was the gradient.
     Every rank must call it."""
     finite = all(bool(torch.isfinite(value)) for value in result.losses.values())
-    found: list[tuple[bool, list[str]]] = [(finite, result.keys)] * dist.get_world_size()
-    dist.all_gather_object(found, (finite, result.keys))
+    found = gathered((finite, result.keys))
     bad = [key for finite, keys in found if not finite for key in keys]
     return bad or [key for _, keys in found for key in keys]

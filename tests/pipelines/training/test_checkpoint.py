@@ -24,7 +24,6 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 
 def test_a_run_without_checkpoints_has_none(run: Checkpoints) -> None:
     assert (run.steps(), run.newest(), run.newest_intact()) == ([], None, None)
-    run.discard(3)
     run.sweep()
 
 
@@ -100,7 +99,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_damage(
     def remove_then_read(store: object, name: str) -> bytes:
         if "step-000002" in name:
             monkeypatch.undo()
-            run.discard(2)
+            at(run, 2).remove()
         return read(run.store, name)
 
     monkeypatch.setattr(type(run.store), "read", remove_then_read)
@@ -118,9 +117,9 @@ def test_sweeping_takes_what_is_incomplete_and_nothing_else(run: Checkpoints) ->
     assert run.newest_intact() == at(run, 1)
 
 
-def test_discarding_takes_one_step(run: Checkpoints) -> None:
+def test_removing_takes_one_checkpoint(run: Checkpoints) -> None:
     write(run, "a", 1, 2)
-    run.discard(2)
+    at(run, 2).remove()
     assert folders(run) == {"step-000001-a"}
 
 

@@ -10,33 +10,23 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import tracking
-from pipelines.config import load_config
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.registry.models import load_model
 from pipelines.schema import Config, StreamConfig
-from pipelines.training.checkpoint import Checkpoint, Checkpoints
+from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.launch import run_stages
 from pipelines.training.lease import lease
-from pipelines.training.plan import run_checkpoints
+from pipelines.training.runs import run_checkpoints
 from tests.conftest import ROOT, SMALL, write_dataset
-
-
-def configure(dataset: Path, *arguments: str) -> Config:
-    """The small recipe, trained in this process."""
-    return load_config([f"recipe={SMALL}", f"data={dataset}", "train.workers=0", *arguments])
+from tests.support.checkpoints import at
+from tests.support.training import configure
 
 
 def train(config: Config, stage: str = "autoencoder") -> Checkpoints:
     """The checkpoints of the run."""
     run_stages(config, [stage])
     return run_checkpoints(config, f"{config.run.name}-{stage}")
-
-
-def at(run: Checkpoints, step: int) -> Checkpoint:
-    """The one complete checkpoint at a step."""
-    [checkpoint] = [checkpoint for checkpoint in run.complete() if checkpoint.step == step]
-    return checkpoint
 
 
 def test_a_checkpoint_has_all_weights_and_the_state(dataset: Path) -> None:
@@ -200,7 +190,7 @@ def test_a_run_in_a_bucket_is_the_same_as_in_a_folder(dataset: Path, s3_url: str
     bucket = (f"run.storage={s3_url}", "train.checkpoint_every=3")
     there = train(configure(dataset, *bucket))
     assert there.steps() == [3, 4]
-    there.discard(4)
+    at(there, 4).remove()
     shutil.rmtree(there.workspace)
     assert train(configure(dataset, *bucket)).steps() == [3, 4]
     one, other = at(here, 4).weights(), at(there, 4).weights()

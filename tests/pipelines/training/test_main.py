@@ -12,7 +12,7 @@ import torch
 from pipelines.config import load_config
 from pipelines.training.checkpoint import Checkpoint
 from pipelines.training.launch import run_stages
-from pipelines.training.plan import run_checkpoints
+from pipelines.training.runs import run_checkpoints
 from tests.conftest import ROOT, SMALL, Runner
 
 
@@ -56,6 +56,20 @@ def test_a_mistake_is_told_in_a_sentence(dataset: Path, run_python: Runner) -> N
         "usage: python -m pipelines.training [key=value ...]"
         in run_python("-m", "pipelines.training", "--help").stdout
     )
+
+
+def test_more_ranks_than_samples_are_refused(dataset: Path, run_python: Runner) -> None:
+    done = run_python("-m", "pipelines.training", *arguments(dataset), WORLD_SIZE="9")
+    assert done.returncode == 2
+    assert "must be at least train.workers=9" in done.stderr
+
+
+def test_what_a_killed_attempt_left_is_removed(dataset: Path, run_python: Runner) -> None:
+    left = Path(os.environ["SRFORGE_HOME"]) / "work/runs/small-autoencoder/step-000009-dead"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    assert run_python("-m", "pipelines.training", *arguments(dataset)).returncode == 0
+    assert not left.exists()
 
 
 def test_two_processes_that_are_terminated_save_their_work_for_one(

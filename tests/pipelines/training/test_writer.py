@@ -37,7 +37,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 
 
 def test_state_and_weights_come_back(run: Checkpoints) -> None:
-    model = {"a": torch.rand(3, 4).T, "b": torch.rand(2)}
+    model = {"a": torch.rand(4, 3), "b": torch.rand(2)}
     ema = {"a": torch.rand(4, 3)}
     state = RunState(5, 40, 1, 2, 0, "digest", {"seed": 0}, {"loss": 0.5}, 27.25, {"x": [1]})
     writer = open_writer(run, "a")

@@ -19,7 +19,7 @@ from pipelines.evaluation.protocol import low_resolution, psnr
 from pipelines.schema import Config
 from pipelines.training.callbacks import MetricsCallback, ValidationCallback
 from pipelines.training.launch import run_stages
-from pipelines.training.plan import run_checkpoints
+from pipelines.training.runs import run_checkpoints
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
 from tests.support.training import (
