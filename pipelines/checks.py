@@ -50,8 +50,12 @@ def check(config: Config, system: System) -> None:
     for name, stage in config.stages.items():
         where = f"stages.{name}.train"
         _check_train(where, stage.train, config.shard.tile, hr_multiple)
-        program = system.stages[stage.kind](network, stage.options)
-        _check_groups(where, stage.train, [group.name for group in program.parameter_groups()])
+        try:
+            parts = system.stages[stage.kind](network, stage.options).parts()
+        except ValueError as error:
+            raise UserError(f"stages.{name}.options: {error}") from None
+        names = [group.name for part in parts.values() for group in part.parameter_groups()]
+        _check_groups(where, stage.train, names)
         if stage.train.activation_checkpointing and not network.checkpointed_modules():
             raise UserError(
                 f"{where}.activation_checkpointing must be false: the networks of "

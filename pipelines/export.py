@@ -103,7 +103,6 @@ def _evidence_directory(config: Config, model: Model) -> Path:
 
 def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, Any]:
     cost = network_cost(model.config)
-    shipped = model.network.inference_modules()
     return {
         "name": config.mlflow.model,
         "system": model.config.system,
@@ -116,8 +115,8 @@ def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, A
         "manifest": model.facts["manifest"],
         "config_digest": config_digest(model.config),
         "git_commit": git_commit(),
-        "parameters": sum(cost.parameters[name] for name in shipped),
-        "gmacs": round(cost.gmacs, 3),
+        "parameters": cost.total_parameters,
+        "gmacs": round(cost.total_gmacs, 3),
         "metrics": {
             "protocol": results["protocol"],
             "degradation": results["degradation"],

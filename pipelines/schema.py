@@ -88,6 +88,7 @@ class GroupConfig:
     weight_decay: float | None = key(None, "AdamW's weight decay", minimum=0)
     warmup_steps: int | None = key(None, "steps of linear warm-up", minimum=0)
     schedule: str | None = key(None, SCHEDULE_HELP, choices=SCHEDULES)
+    start_step: int = key(0, "step from which on it learns; before, its rate is zero", minimum=0)
 
 
 @dataclass
@@ -137,7 +138,9 @@ class TrainConfig:
     decay_steps: list[int] = key([], "schedule=step: the steps at which the learning rate drops")
     decay_factor: float = key(0.5, "schedule=step: what it is multiplied by there", above=0)
     groups: dict[str, GroupConfig] = key(
-        {}, "by name of a parameter group: learning_rate, weight_decay, warmup_steps, schedule"
+        {},
+        "by name of a parameter group: learning_rate, weight_decay, warmup_steps, schedule, "
+        "start_step",
     )
     gradient_clip: float = key(1.0, "largest gradient norm", above=0)
     ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps", above=0)

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,6 +84,8 @@ class Stage(nn.Module, ABC):
         options: an instance of the class's `Options`.
     """
 
+    #: Number of the optimizer step that `forward` is called for, from 0; the engine sets it.
+    step: int = 0
     #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
     Options: ClassVar[type]
     #: Whether `preview` is the networks' inference, from x_l alone.
@@ -104,8 +106,26 @@ class Stage(nn.Module, ABC):
     def parts(self) -> "Mapping[str, Stage]":
         """Stages that take turns in every step, each with an optimizer and one backward of its own,
         in this order: generator and discriminator of an adversarial stage, whose network both of
-        them share. By default there is one, without a name: the stage itself."""
+        them share. By default there is one, without a name: the stage itself. To make them freezes
+        what they do not train, so whoever steps them calls `train_only` before each."""
         return {"": self}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What all parts train, each once."""
+        found = {
+            id(parameter): parameter
+            for part in self.parts().values()
+            for group in part.parameter_groups()
+            for parameter in group.parameters
+        }
+        return list(found.values())
+
+    def load_pretrained(self) -> None:
+        """Gives the losses the weights that they need from elsewhere; called before training.
+
+        Raises:
+            ValueError: they are not at hand.
+        """
 
     @abstractmethod
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
@@ -132,6 +152,15 @@ class Stage(nn.Module, ABC):
         """
         x: Tensor = self.network(x_l)
         return x
+
+
+def train_only(stage: Stage, parts: Iterable[Stage]) -> None:
+    """Of these parts, `stage` alone learns: gradients flow through the weights of the others, and
+    not into them."""
+    for part in parts:
+        for group in part.parameter_groups():
+            for parameter in group.parameters:
+                parameter.requires_grad_(part is stage)
 
 
 @dataclass(frozen=True)

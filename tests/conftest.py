@@ -91,6 +91,12 @@ def run_python() -> Runner:
     return run  # type: ignore[return-value]
 
 
+def needs_weights() -> None:
+    """Skips a test where the pretrained weights that it needs are not at hand."""
+    if not os.environ.get("SRFORGE_WEIGHTS"):
+        pytest.skip("SRFORGE_WEIGHTS is not set: no pretrained weights at hand")
+
+
 def data_directory() -> Path:
     """Real photos and benchmark sets, for tests that need them."""
     value = os.environ.get("SRFORGE_DATA")

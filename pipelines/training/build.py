@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.errors import UserError
 from pipelines.schema import Config
 from pipelines.training.checkpoint import Checkpoint
 from pipelines.training.ema import EMA
@@ -16,13 +17,22 @@ from srmodels.system import Stage, load_system
 
 
 def build_stage(config: Config, name: str, weights: Mapping[str, Tensor] | None = None) -> Stage:
-    """The stage on networks with these weights, or on freshly seeded ones. In train mode."""
+    """The stage on networks with these weights, or on freshly seeded ones. In train mode.
+
+    Raises:
+        UserError: weights that its losses need are not at hand.
+    """
     system, stage = load_system(config.system), config.stages[name]
     torch.manual_seed(config.seed)
     network = system.build(config.networks)
     if weights is not None:
         network.load_state_dict(weights)
-    return system.stages[stage.kind](network, stage.options).train()
+    built = system.stages[stage.kind](network, stage.options).train()
+    try:
+        built.load_pretrained()
+    except ValueError as error:
+        raise UserError(f"stage '{name}' cannot start: {error}") from None
+    return built
 
 
 def build_engine(

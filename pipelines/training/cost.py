@@ -4,6 +4,7 @@ Inference runs on the meta device. Training runs on fake CPU tensors: the meta d
 autocast, and only attention that keeps the whole matrix of weights, which no real device does.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -23,18 +24,24 @@ from torch.utils.flop_counter import (
 )
 
 from pipelines.errors import UserError
-from pipelines.schema import Config
+from pipelines.schema import Config, TrainConfig
 from srmodels.layers import recompute_in_backward
-from srmodels.system import Stage, load_system
+from srmodels.system import Stage, load_system, train_only
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Parameters by module, and GMACs of one inference on an LR tile of `tile` px."""
+    """What ships, and one inference on an LR tile of `tile` px: parameters and GMACs by module, and
+    all GMACs."""
 
     parameters: dict[str, int]
-    gmacs: float
+    gmacs: dict[str, float]
+    total_gmacs: float
     tile: int
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(self.parameters.values())
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,16 @@ def network_cost(config: Config) -> NetworkCost:
     with torch.device("meta"):
         network = load_system(config.system).build(config.networks).eval()
         x_l = torch.empty(1, 3, config.export.tile, config.export.tile)
-    parameters = {
-        name: sum(p.numel() for p in module.parameters())
-        for name, module in network.named_children()
-    }
+    shipped = network.inference_modules()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(x_l)
-    return NetworkCost(parameters, counter.get_total_flops() / 2e9, config.export.tile)
+    flops = counter.get_flop_counts()
+    return NetworkCost(
+        {name: sum(p.numel() for p in module.parameters()) for name, module in shipped.items()},
+        {n: sum(flops[f"{type(network).__name__}.{n}"].values()) / 2e9 for n in shipped},
+        counter.get_total_flops() / 2e9,
+        config.export.tile,
+    )
 
 
 def stage_on_meta(config: Config, name: str) -> Stage:
@@ -94,8 +104,8 @@ def training_cost(config: Config, name: str) -> TrainingCost:
 
     What is kept is what autograd saves, unique storages without weights. Where activations are
     recomputed, the largest module that is comes on top: backward holds one of them at a time.
-    Other temporaries are left out. bf16 follows the CPU's autocast; CUDA's keeps norms in fp32 and
-    saves somewhat more.
+    Parts take turns, so the largest counts. Other temporaries are left out. bf16 follows the CPU's
+    autocast; CUDA's keeps norms in fp32 and saves somewhat more.
 
     Raises:
         UserError: the stage's networks and its crops do not fit together.
@@ -107,15 +117,12 @@ def training_cost(config: Config, name: str) -> TrainingCost:
         with FakeTensorMode(allow_non_fake_inputs=True):
             stage: Stage = on_meta.to_empty(device="cpu")
             batches = [crops(samples, train.crop, scale) for samples in (1, 2)]
-            bf16, on_top = train.precision == "bf16", [0, 0]
+            recomputed = None
             if train.activation_checkpointing:
                 modules = stage.network.checkpointed_modules()
-                on_top = [
-                    measure(stage, batch, bf16=bf16, watch=modules).largest_module_bytes
-                    for batch in batches
-                ]
+                recomputed = _measure_parts(stage, train, batches, modules)
                 recompute_in_backward(modules)
-            one, two = (measure(stage, batch, bf16=bf16) for batch in batches)
+            costs = _part_costs(_measure_parts(stage, train, batches), recomputed)
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise  # the stage's code looks at values: nothing that a configuration can mend
     except (RuntimeError, ValueError) as error:
@@ -125,8 +132,38 @@ def training_cost(config: Config, name: str) -> TrainingCost:
             f"({str(error).splitlines()[0].rstrip('.')}): change stages.{name}.train.crop or the "
             "networks."
         ) from None
-    per_sample = two.saved_bytes + on_top[1] - one.saved_bytes - on_top[0]
-    return TrainingCost(one.flops, one.saved_bytes + on_top[0] - per_sample, per_sample)
+    largest = max(costs, key=lambda cost: cost.activation_bytes(1))
+    return dataclasses.replace(largest, flops=sum(cost.flops for cost in costs))
+
+
+def _measure_parts(
+    stage: Stage,
+    train: TrainConfig,
+    batches: list[tuple[Tensor, Tensor, Tensor]],
+    watch: Sequence[nn.Module] = (),
+) -> list[list[Measurement]]:
+    """Of every part, each batch: as it is when the stage ends, with all of its losses."""
+    parts, found = stage.parts(), []
+    for part in parts.values():
+        train_only(part, parts.values())
+        part.step = train.steps
+        bf16 = train.precision == "bf16"
+        found.append([measure(part, batch, bf16=bf16, watch=watch) for batch in batches])
+    return found
+
+
+def _part_costs(
+    measured: list[list[Measurement]], recomputed: list[list[Measurement]] | None
+) -> list[TrainingCost]:
+    """Of every part, from what it took for one sample and for two; where modules are `recomputed`,
+    the largest of them comes on top."""
+    costs = []
+    for number, (one, two) in enumerate(measured):
+        on_top = [m.largest_module_bytes for m in recomputed[number]] if recomputed else [0, 0]
+        per_sample = two.saved_bytes + on_top[1] - one.saved_bytes - on_top[0]
+        fixed = one.saved_bytes + on_top[0] - per_sample
+        costs.append(TrainingCost(one.flops, fixed, per_sample))
+    return costs
 
 
 def crops(samples: int, crop: int, scale: int) -> tuple[Tensor, Tensor, Tensor]:

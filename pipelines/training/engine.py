@@ -1,6 +1,6 @@
 """Steps a stage: its parts one after the other, each with a DeepSpeed engine of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.schema import TrainConfig
 from pipelines.training.part import MicroBatch, Part
 from srmodels.layers.recompute import recompute_in_backward
-from srmodels.system import Stage
+from srmodels.system import Stage, train_only
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Engine:
         self.num_micro_batches, _ = train.micro_batches(dist.get_world_size())
         self.parts: dict[str, Part] = {}
         for name, part in parts.items():
-            _train_only(part, parts.values())
+            train_only(part, parts.values())
             self.parts[name] = Part(
                 part, train, device, num_micro_batches=self.num_micro_batches, universal=universal
             )
@@ -72,6 +72,7 @@ class Engine:
         losses: dict[str, Tensor] = {}
         applied = True
         for name, part in self._turns():
+            part.stage.step = step
             found, taken = part.step(micro_batches, step)
             losses |= {f"{name}/{k}" if name else k: v for k, v in found.items()}
             applied &= taken
@@ -82,7 +83,7 @@ class Engine:
     def _turns(self) -> Iterator[tuple[str, Part]]:
         """Each part, while it alone is what trains."""
         for name, part in self.parts.items():
-            _train_only(part.stage, (other.stage for other in self.parts.values()))
+            train_only(part.stage, (other.stage for other in self.parts.values()))
             yield name, part
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
@@ -147,14 +148,6 @@ def _copied(value: Tensor) -> Tensor:
     """In fp32, in main memory, in the usual memory order; nothing else refers to it."""
     copy = torch.empty(value.shape, dtype=torch.float32)
     return copy.copy_(value.detach())
-
-
-def _train_only(stage: Stage, parts: Iterable[Stage]) -> None:
-    """Gradients flow through the weights of the other parts, and not into them."""
-    for part in parts:
-        for group in part.parameter_groups():
-            for parameter in group.parameters:
-                parameter.requires_grad_(part is stage)
 
 
 def _tag(part: str) -> str:

@@ -44,10 +44,9 @@ class RankMemory:
 
 def parameter_counts(stage: Stage) -> tuple[int, int]:
     """(all, trained) parameters of a stage, those of its losses included."""
-    parameters = list(stage.parameters())
     return (
-        sum(p.numel() for p in parameters),
-        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(p.numel() for p in stage.parameters()),
+        sum(p.numel() for p in stage.trained_parameters()),
     )
 
 

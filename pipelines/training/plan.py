@@ -6,7 +6,13 @@ from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import absolute_location
-from pipelines.training.cost import TrainingCost, network_cost, stage_on_meta, training_cost
+from pipelines.training.cost import (
+    NetworkCost,
+    TrainingCost,
+    network_cost,
+    stage_on_meta,
+    training_cost,
+)
 from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
 from pipelines.training.runs import run_name
 from pipelines.training.schedule import group_settings
@@ -24,10 +30,7 @@ def stage_plan(config: Config, stage: str) -> str:
     samples = train.steps * train.batch_size
     sections = {
         "parameters": _parameters(built),
-        "inference": [
-            f"{inference.gmacs:.3f} GMACs = {2 * inference.gmacs:.3f} GFLOPs for an LR tile of "
-            f"{inference.tile}x{inference.tile} px"
-        ],
+        "inference": _inference(inference),
         "training": [
             f"{training.flops / 1e9:.3f} GFLOPs per sample, forward and backward; "
             f"{_petaflops(training.flops * samples)} PFLOPs in all"
@@ -48,22 +51,36 @@ def stage_plan(config: Config, stage: str) -> str:
 
 def _parameters(stage: Stage) -> list[str]:
     """A line for each network, and for what a stage's losses bring with them."""
+    learns = {id(parameter) for parameter in stage.trained_parameters()}
     modules = dict(stage.network.named_children())
     modules |= {name: m for name, m in stage.named_children() if m is not stage.network}
     lines = []
     for name, module in modules.items():
-        counts = [(p.numel(), p.requires_grad) for p in module.parameters()]
-        total, trained = sum(n for n, _ in counts), sum(n for n, learns in counts if learns)
+        total = sum(p.numel() for p in module.parameters())
+        trained = sum(p.numel() for p in module.parameters() if id(p) in learns)
         state = {0: "frozen", total: "trained"}.get(trained, f"{trained / 1e6:.3f} M trained")
-        lines.append(f"{name:<12} {total / 1e6:9.3f} M  {state}")
+        lines.append(f"{name:<13} {total / 1e6:9.3f} M  {state}")
     total, trained = parameter_counts(stage)
-    return [*lines, f"{'all':<12} {total / 1e6:9.3f} M  {trained / 1e6:.3f} M trained"]
+    return [*lines, f"{'all':<13} {total / 1e6:9.3f} M  {trained / 1e6:.3f} M trained"]
+
+
+def _inference(cost: NetworkCost) -> list[str]:
+    """A line for each network that ships, and what they cost together."""
+    lines = [
+        f"{name:<13} {parameters / 1e6:9.3f} M  {cost.gmacs[name]:9.3f} GMACs"
+        for name, parameters in cost.parameters.items()
+    ]
+    total = (
+        f"{'all':<13} {cost.total_parameters / 1e6:9.3f} M  {cost.total_gmacs:9.3f} GMACs = "
+        f"{2 * cost.total_gmacs:.3f} GFLOPs for an LR tile of {cost.tile}x{cost.tile} px"
+    )
+    return [*lines, total]
 
 
 def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
     """A line for each schedule, with the groups that follow it."""
     programs: dict[str, list[str]] = {}
-    for group in stage.parameter_groups():
+    for group in (g for part in stage.parts().values() for g in part.parameter_groups()):
         settings = group_settings(train, group.name)
         warmup = (
             f"linear warm-up over {settings.warmup_steps} steps"
@@ -76,12 +93,16 @@ def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
             "step": f"times {train.decay_factor:g} at {', '.join(map(str, train.decay_steps))}",
         }[settings.schedule]
         label = f"{settings.learning_rate:g} ({group.name})"
+        if settings.start_step:
+            warmup = f"from step {settings.start_step} on, {warmup}"
         programs.setdefault(f"{warmup}, {shape}", []).append(label)
     return [f"{', '.join(groups)}: {program}" for program, groups in programs.items()]
 
 
 def _checkpoints(stage: Stage, train: TrainConfig) -> str:
-    size = checkpoint_bytes(*parameter_counts(stage), zero_stage=train.zero_stage)
+    kept_weights = sum(p.numel() for p in stage.network.parameters())
+    _, trained = parameter_counts(stage)
+    size = checkpoint_bytes(kept_weights, trained, zero_stage=train.zero_stage)
     written = -(-train.steps // train.checkpoint_every)
     kept = min(train.keep_checkpoints, written)
     return (

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipelines.schema import TrainConfig
+from pipelines.schema import GroupConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -14,27 +14,30 @@ class GroupSettings:
     weight_decay: float
     warmup_steps: int
     schedule: str
+    start_step: int
 
 
 def group_settings(train: TrainConfig, group: str) -> GroupSettings:
     """Those of the group called `group`."""
-    own = train.groups.get(group)
-    chosen = {}
-    for name in GroupSettings.__dataclass_fields__:
-        value = getattr(own, name, None)
-        chosen[name] = getattr(train, name) if value is None else value
-    return GroupSettings(**chosen)
+    own = train.groups.get(group, GroupConfig())
+    shared = {
+        name: getattr(train, name) if (value := getattr(own, name)) is None else value
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "schedule")
+    }
+    return GroupSettings(**shared, start_step=own.start_step)
 
 
 def learning_rate(train: TrainConfig, group: str, step: int) -> float:
     """The rate that a parameter group takes step number `step` (from 0) with.
 
-    Linear warm-up times one of: `constant`; `cosine`, to zero at `train.steps` (Loshchilov and
-    Hutter, arXiv 1608.03983, without restarts); `step`, times `decay_factor` from each of
-    `decay_steps` on.
+    Zero before the group's `start_step`; from there on, linear warm-up times one of: `constant`;
+    `cosine`, to zero at `train.steps` (Loshchilov and Hutter, arXiv 1608.03983, without restarts);
+    `step`, times `decay_factor` from each of `decay_steps` on.
     """
     settings = group_settings(train, group)
-    warmup = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    if step < settings.start_step:
+        return 0.0
+    warmup = min(1.0, (step - settings.start_step + 1) / max(settings.warmup_steps, 1))
     return settings.learning_rate * (warmup * _decay(train, settings.schedule, step))
 
 

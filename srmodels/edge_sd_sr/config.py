@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, fields, is_dataclass
 
+from srmodels.edge_sd_sr.diffusion import PREDICTIONS
+
 
 @dataclass
 class HREncoderConfig:
@@ -40,23 +42,39 @@ class DecoderConfig:
 
 
 @dataclass
+class DiscriminatorConfig:
+    """Patch discriminator of the decoder's finetuning: used in training only."""
+
+    channels: int = 64
+    num_levels: int = 3
+
+
+@dataclass
 class ConditioningConfig:
     """How the LR latent enters the diffusion, besides being concatenated to the UNet's input.
 
-    forward: `additive` lets the forward process end at the LR latent (n = z_l + v·ε), `none` at
-    pure noise. variance: where v comes from; `learned` is the LR encoder's, per latent element.
-    Both are reconstructions of "bidirectional" and "variance conditioning": the paper's equations
-    are not public text.
+    forward: what the forward process ends at (see `diffusion.ForwardProcess`): `none` at the noise
+    n, `additive` at z_l + n, `resshift` the same, on ResShift's way.
+
+    variance: v² of the noise n = v·ε; `zero`, `constant` (with `none` and a `constant_variance` of
+    1, ordinary diffusion), or `learned`, the LR encoder's per latent element.
+
+    Both reconstruct "bidirectional" and "variance conditioning": the paper's equations are not
+    public text.
     """
 
     forward: str = "additive"
     variance: str = "learned"
     constant_variance: float = 0.25
+    resshift_kappa: float = 2.0
+    resshift_power: float = 0.3
 
 
 @dataclass
 class EdgeSDSRConfig:
     """Networks of Edge-SD-SR. Latents live at 1/8 of HR, whatever the scale.
+
+    prediction: what the UNet's output stands for, see `diffusion.Prediction`.
 
     latent_of: what HR encoder and decoder code. `image` as in Stable Diffusion; `residual` is the
     difference between the HR and the bilinearly enlarged LR image (SRDiff, Li et al., arXiv
@@ -69,22 +87,19 @@ class EdgeSDSRConfig:
     latent_of: str = "image"
     residual_gain: float = 10.0
     num_timesteps: int = 1000
+    prediction: str = "residual"
     hr_encoder: HREncoderConfig = field(default_factory=HREncoderConfig)
     lr_encoder: LREncoderConfig = field(default_factory=LREncoderConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    discriminator: DiscriminatorConfig | None = None
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
 
     def __post_init__(self) -> None:
         _positive("networks", self)
         _one_of("networks.scale", self.scale, (2, 4, 8))
         _one_of("networks.latent_of", self.latent_of, ("image", "residual"))
-        _one_of("networks.conditioning.forward", self.conditioning.forward, ("none", "additive"))
-        _one_of(
-            "networks.conditioning.variance",
-            self.conditioning.variance,
-            ("zero", "constant", "learned"),
-        )
+        _check_diffusion(self.conditioning, self.prediction)
         _levels("networks.hr_encoder", self.hr_encoder.channels, self.hr_encoder.num_blocks)
         _levels("networks.decoder", self.decoder.channels, self.decoder.num_blocks)
         unet = self.unet
@@ -105,6 +120,29 @@ class EdgeSDSRConfig:
                     f"networks.unet.channels[{level}] = {unet.channels[level]} must be a multiple "
                     f"of networks.unet.head_channels = {unet.head_channels} to have attention."
                 )
+
+
+def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:
+    forward, variance = conditioning.forward, conditioning.variance
+    _one_of("networks.conditioning.forward", forward, ("none", "additive", "resshift"))
+    _one_of("networks.conditioning.variance", variance, ("zero", "constant", "learned"))
+    _one_of("networks.prediction", prediction, PREDICTIONS)
+    if forward == "none" and variance == "learned":
+        raise ValueError(
+            "networks.conditioning.variance=learned is how far the LR latent is from the HR "
+            "latent, which conditioning.forward=none does not ask: set variance=constant, or "
+            "another forward."
+        )
+    if prediction == "v" and forward == "resshift":
+        raise ValueError(
+            "networks.prediction=v needs a process whose signal and noise share the variance: set "
+            "networks.conditioning.forward=additive or none, or another prediction."
+        )
+    if prediction == "epsilon" and variance == "zero":
+        raise ValueError(
+            "networks.prediction=epsilon has nothing to predict with "
+            "networks.conditioning.variance=zero: set one of them to something else."
+        )
 
 
 def _positive(key: str, value: object) -> None:

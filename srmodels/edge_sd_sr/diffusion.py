@@ -1,32 +1,125 @@
-"""The forward process: where a latent stands at timestep t, and which t are worth training."""
+"""The forward process: where a latent stands at timestep t, what a UNet can predict of it there,
+and which t are worth training."""
+
+import math
 
 import torch
 from torch import Tensor
 
+#: What the UNet's output may stand for, see `Prediction`.
+PREDICTIONS = ("residual", "z_h", "v", "epsilon")
+#: ResShift's own numbers: √η at the last timestep, and κ·√η at the first.
+_LAST_SHARE, _FIRST_NOISE = 0.999**0.5, 0.04
 
-class Schedule:
-    """Stable Diffusion's scaled-linear schedule: z_t = alpha_t · z + sigma_t · n.
 
-    `alpha[t]² + sigma[t]² = 1`; t counts from 0 to `num_timesteps − 1`.
-    Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models".
+class ForwardProcess:
+    """z_t = signal_t · z_h + end_t · z_l + noise_t · n, with n the noise `[B, C, h, w]`.
+
+    Thus z_t is distributed as N(signal_t · z_h + end_t · z_l, noise_t² · Var n) given both latents.
+    The tables `signal`, `end` and `noise` are `[T]` in fp32; t counts from 0 to T − 1.
     """
 
-    def __init__(self, num_timesteps: int) -> None:
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64) ** 2
-        signal = torch.cumprod(1.0 - betas, dim=0)
-        self.num_timesteps = num_timesteps
-        self.alpha = signal.sqrt().float()
-        self.sigma = (1.0 - signal).sqrt().float()
+    def __init__(self, signal: Tensor, end: Tensor, noise: Tensor) -> None:
+        self.signal, self.end, self.noise = signal.float(), end.float(), noise.float()
+        self.num_timesteps = len(signal)
+        #: The last values of `end` and `noise`.
+        self.last = float(end[-1]), float(noise[-1])
 
-    def diffuse(self, z: Tensor, end: Tensor, timesteps: Tensor) -> Tensor:
-        """z_t of latents `z` `[B, C, h, w]` on their way to `end` (same shape) at timesteps `[B]`.
+    @classmethod
+    def towards_noise(cls, num_timesteps: int) -> "ForwardProcess":
+        """Ordinary diffusion: to pure noise, and nothing of z_l on the way.
 
-        `end` is pure noise in ordinary diffusion and the noised LR latent with forward
-        conditioning.
+        signal_t = α_t and noise_t = σ_t of Stable Diffusion's scaled-linear schedule, α² + σ² = 1
+        (Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models").
         """
-        alpha = self.alpha.to(z.device)[timesteps].view(-1, 1, 1, 1).to(z.dtype)
-        sigma = self.sigma.to(z.device)[timesteps].view(-1, 1, 1, 1).to(z.dtype)
-        return alpha * z + sigma * end
+        alpha, sigma = _scaled_linear(num_timesteps)
+        return cls(alpha, torch.zeros_like(sigma), sigma)
+
+    @classmethod
+    def towards_latent(cls, num_timesteps: int) -> "ForwardProcess":
+        """The same schedule, to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
+
+        A reconstruction of Edge-SD-SR's forward conditioning, whose equations are not public.
+        """
+        alpha, sigma = _scaled_linear(num_timesteps)
+        return cls(alpha, sigma, sigma)
+
+    @classmethod
+    def residual_shift(cls, num_timesteps: int, kappa: float, power: float) -> "ForwardProcess":
+        """z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n, as in ResShift (Yue et al., arXiv 2307.12348).
+
+        √η_t rises geometrically from 0.04 / κ, so that the first step hardly shows, to √0.999;
+        with a `power` below 1 most of the way lies in the first steps.
+        """
+        first = min(_FIRST_NOISE / kappa, 0.04)
+        steps = max(num_timesteps - 1, 1)
+        times = torch.arange(num_timesteps, dtype=torch.float64, device="cpu")
+        position = (times / steps) ** power
+        root = first * torch.exp(position * math.log(_LAST_SHARE / first))
+        eta = root**2
+        return cls(1.0 - eta, eta, kappa * root)
+
+    def diffuse(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t of latents `[B, C, h, w]` at timesteps `[B]`."""
+        signal, end, scale = self.at(timesteps)
+        return signal * z_h + end * z_l + scale * noise
+
+    def start(self, z_l: Tensor, noise: Tensor) -> Tensor:
+        """Where inference starts: z_T without what is left of z_h there."""
+        end, scale = self.last
+        return end * z_l + scale * noise
+
+    def at(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """signal, end and noise `[B, 1, 1, 1]` at timesteps `[B]`."""
+        tables = (self.signal, self.end, self.noise)
+        signal, end, noise = (
+            table.to(timesteps.device)[timesteps].view(-1, 1, 1, 1) for table in tables
+        )
+        return signal, end, noise
+
+
+class Prediction:
+    """What the UNet's output stands for, and the ẑ_h that follows from it.
+
+    kind: `z_h` itself; `residual`, z_h − z_l, since z_l is a first guess of z_h already (a
+        reconstruction in the spirit of ResShift); `epsilon`, the noise n (Ho et al., arXiv
+        2006.11239); `v`, signal · (what the process ends at) − noise · z_h (Salimans and Ho, arXiv
+        2202.00512), for processes with signal² + noise² = 1.
+    """
+
+    def __init__(self, kind: str, process: ForwardProcess) -> None:
+        assert kind in PREDICTIONS
+        self.kind, self.process = kind, process
+
+    def target(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet should say, `[B, C, h, w]`."""
+        if self.kind == "z_h":
+            return z_h
+        if self.kind == "residual":
+            return z_h - z_l
+        if self.kind == "epsilon":
+            return noise
+        signal, end, scale = self.process.at(timesteps)
+        return signal * (end / scale * z_l + noise) - scale * z_h
+
+    def z_h(self, output: Tensor, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
+        """ẑ_h `[B, C, h, w]` of what the UNet says."""
+        if self.kind == "z_h":
+            return output
+        if self.kind == "residual":
+            return z_l + output
+        signal, end, scale = self.process.at(timesteps)
+        if self.kind == "epsilon":
+            return (z_t - end * z_l - scale * output) / signal
+        return signal * z_t - scale * output
+
+
+def _scaled_linear(num_timesteps: int) -> tuple[Tensor, Tensor]:
+    # On the CPU, so that it has values in networks that are built on the meta device.
+    roots = (0.00085**0.5, 0.012**0.5)
+    betas = torch.linspace(*roots, num_timesteps, dtype=torch.float64, device="cpu") ** 2
+    signal = torch.cumprod(1.0 - betas, dim=0)
+    return signal.sqrt(), (1.0 - signal).sqrt()
 
 
 def sample_timesteps(uniform: Tensor, num_timesteps: int, power: float) -> Tensor:

@@ -1,14 +1,16 @@
 """The whole Edge-SD-SR: encoders, UNet and decoder, and the one-step inference through them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE, Decoder, HREncoder, LREncoder
 from srmodels.edge_sd_sr.config import EdgeSDSRConfig
-from srmodels.edge_sd_sr.diffusion import Schedule
+from srmodels.edge_sd_sr.diffusion import ForwardProcess, Prediction
 from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
-from srmodels.layers import ResBlock
+from srmodels.layers import PatchDiscriminator, ResBlock
 from srmodels.system import SRNetwork
 
 #: Seed of the noise that inference starts from: one picture per input, on every device.
@@ -18,9 +20,9 @@ INFERENCE_SEED = 0
 class EdgeSDSR(SRNetwork):
     """One-step latent diffusion super-resolution, Noroozi et al., arXiv 2412.06978.
 
-    z_l, log v = E_LR(x_l); the forward process ends at n = z_l + v·ε, so inference starts from
-    z_T = sigma_T · n, one UNet call on concat[z_T, z_l] predicts ẑ_h, and the decoder turns it
-    into the image. The HR encoder is only there for training.
+    z_l, log v² = E_LR(x_l); the forward process ends near z_l + v·ε, so inference starts there, one
+    UNet call on concat[z_T, z_l] predicts ẑ_h, and the decoder turns it into the image. The HR
+    encoder is only there for training.
     """
 
     def __init__(self, config: EdgeSDSRConfig) -> None:
@@ -34,7 +36,13 @@ class EdgeSDSR(SRNetwork):
         self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale)
         self.unet = UNet(config.unet, 2 * latent, latent)
         self.decoder = Decoder(config.decoder, latent)
-        self.schedule = Schedule(config.num_timesteps)
+        self.discriminator = (
+            PatchDiscriminator(config.discriminator.channels, config.discriminator.num_levels)
+            if config.discriminator
+            else None
+        )
+        self.process = _process(config)
+        self.prediction = Prediction(config.prediction, self.process)
 
     def inference_modules(self) -> dict[str, nn.Module]:
         """The networks that ship; the HR encoder stays behind."""
@@ -69,37 +77,31 @@ class EdgeSDSR(SRNetwork):
         """The image `[B, 3, H, W]` of a latent, about [0, 1] (not clamped)."""
         return self.from_coded(self.decoder(z), x_l)
 
-    def standard_deviation(self, log_variance: Tensor) -> Tensor:
-        """v of n = z_l + v·ε, `[B, C, h, w]`, by the recipe's `conditioning.variance`."""
-        variance = self.config.conditioning.variance
-        if variance == "learned":
-            return torch.exp(0.5 * log_variance)
-        constant = 0.0 if variance == "zero" else self.config.conditioning.constant_variance
-        return torch.full_like(log_variance, constant**0.5)
+    def noise(self, log_variance: Tensor, unit_noise: Tensor) -> Tensor:
+        """n = v·ε `[B, C, h, w]`, by the recipe's `conditioning.variance`.
 
-    def end_of_forward_process(self, z_l: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-        """n: what the forward process ends at, and what inference starts from."""
-        if self.config.conditioning.forward == "none":
-            return noise
-        return z_l + self.standard_deviation(log_variance) * noise
-
-    def predict_latent(self, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
-        """ẑ_h from z_t and z_l, `[B, C, h, w]` each.
-
-        The UNet predicts z_h − z_l: z_l is a first guess of z_h already. A reconstruction, in the
-        spirit of ResShift (Yue et al., arXiv 2307.12348).
+        Args:
+            log_variance: the LR encoder's, log v².
+            unit_noise: ε, standard normal.
         """
-        correction: Tensor = self.unet(torch.cat([z_t, z_l], dim=1), timesteps)
-        return z_l + correction
+        conditioning = self.config.conditioning
+        if conditioning.variance == "learned":
+            return torch.exp(0.5 * log_variance) * unit_noise
+        constant = 0.0 if conditioning.variance == "zero" else conditioning.constant_variance
+        return math.sqrt(constant) * unit_noise
+
+    def predict(self, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet says, `[B, C, h, w]`: what that means is `prediction`'s to know."""
+        output: Tensor = self.unet(torch.cat([z_t, z_l], dim=1), timesteps)
+        return output
 
     def one_step_latent(self, x_l: Tensor, noise: Tensor) -> Tensor:
         """ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet call."""
         z_l, log_variance = self.lr_encoder(x_l)
-        end = self.end_of_forward_process(z_l, log_variance, noise)
-        last = self.schedule.num_timesteps - 1
-        z_t = self.schedule.sigma[last].to(end) * end
+        z_t = self.process.start(z_l, self.noise(log_variance, noise))
+        last = self.process.num_timesteps - 1
         timesteps = torch.full((x_l.shape[0],), last, device=x_l.device)
-        return self.predict_latent(z_t, z_l, timesteps)
+        return self.prediction.z_h(self.predict(z_t, z_l, timesteps), z_t, z_l, timesteps)
 
     def inference_noise(self, x_l: Tensor) -> Tensor:
         """The fixed noise for `x_l`: the same for every image of a batch and for every call."""
@@ -115,6 +117,17 @@ class EdgeSDSR(SRNetwork):
         if noise is None:
             noise = self.inference_noise(x_l)
         return self.decode(self.one_step_latent(x_l, noise), x_l).clamp(0.0, 1.0)
+
+
+def _process(config: EdgeSDSRConfig) -> ForwardProcess:
+    conditioning, steps = config.conditioning, config.num_timesteps
+    if conditioning.forward == "resshift":
+        return ForwardProcess.residual_shift(
+            steps, conditioning.resshift_kappa, conditioning.resshift_power
+        )
+    if conditioning.forward == "additive":
+        return ForwardProcess.towards_latent(steps)
+    return ForwardProcess.towards_noise(steps)
 
 
 class _FixedNoise(nn.Module):

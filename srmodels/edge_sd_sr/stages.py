@@ -1,4 +1,4 @@
-"""The training programs of Edge-SD-SR: autoencoder, joint UNet + LR encoder, decoder finetune."""
+"""Stage 1 of Edge-SD-SR: an autoencoder where none is at hand, then UNet and LR encoder."""
 
 from dataclasses import dataclass
 
@@ -63,9 +63,10 @@ class AutoencoderStage(Stage):
 class JointStage(Stage):
     """Trains UNet and LR encoder together; HR encoder and decoder are frozen.
 
-    Loss: ‖ẑ_h − z_h‖² at timesteps drawn towards the last, plus, with learned variance, the
-    negative log-likelihood of z_h under N(z_l, v²), which makes the end of the forward process a
-    calibrated guess of the HR latent. The second term is a reconstruction; its weight is a switch.
+    Loss: the squared error of what the UNet predicts, at timesteps drawn towards the last, plus,
+    with learned variance, the negative log-likelihood of z_h under N(z_l, v²), which makes the end
+    of the forward process a calibrated guess of the HR latent. The second term is a reconstruction;
+    its weight is a switch.
     """
 
     @dataclass
@@ -88,50 +89,19 @@ class JointStage(Stage):
         with torch.no_grad():
             z_h = network.encode(x_h, x_l)
         z_l, log_variance = network.lr_encoder(x_l)
-        noise = per_sample_normal(seeds, z_h.shape[1:], _NOISE)
-        end = network.end_of_forward_process(z_l, log_variance, noise)
+        noise = network.noise(log_variance, per_sample_normal(seeds, z_h.shape[1:], _NOISE))
         timesteps = sample_timesteps(
             per_sample_uniform(seeds, _TIMESTEP),
-            network.schedule.num_timesteps,
+            network.process.num_timesteps,
             self.options.timestep_power,
         )
-        z_t = network.schedule.diffuse(z_h, end, timesteps)
-        latent = F.mse_loss(network.predict_latent(z_t, z_l, timesteps), z_h)
+        z_t = network.process.diffuse(z_h, z_l, noise, timesteps)
+        output = network.predict(z_t, z_l, timesteps)
+        latent = F.mse_loss(output, network.prediction.target(z_h, z_l, noise, timesteps))
         losses = {"loss": latent, "latent": latent}
-        conditioning = network.config.conditioning
-        if conditioning.forward == "additive" and conditioning.variance == "learned":
+        if network.config.conditioning.variance == "learned":
             error = (z_h - z_l).square()
             likelihood = 0.5 * (error * torch.exp(-log_variance) + log_variance).mean()
             losses["likelihood"] = likelihood
             losses["loss"] = latent + self.options.likelihood_weight * likelihood
         return losses
-
-
-class DecoderStage(Stage):
-    """Finetunes the decoder on the frozen UNet's one-step output, where its input really lives.
-
-    Loss: L1 between the decoded one-step prediction and x_h.
-    """
-
-    @dataclass
-    class Options:
-        l1_weight: float = 1.0
-
-    network: EdgeSDSR
-    options: Options
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]
-
-    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        network = self.network
-        with torch.no_grad():
-            factor = network.lr_factor
-            shape = (
-                network.config.latent_channels,
-                x_l.shape[2] // factor,
-                x_l.shape[3] // factor,
-            )
-            z_h = network.one_step_latent(x_l, per_sample_normal(seeds, shape, _NOISE))
-        l1 = F.l1_loss(network.decode(z_h, x_l), x_h)
-        return {"loss": self.options.l1_weight * l1, "l1": l1}

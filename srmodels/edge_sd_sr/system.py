@@ -1,8 +1,9 @@
 """Registers Edge-SD-SR under its name."""
 
 from srmodels.edge_sd_sr.config import EdgeSDSRConfig
+from srmodels.edge_sd_sr.finetune import DecoderStage
 from srmodels.edge_sd_sr.network import EdgeSDSR
-from srmodels.edge_sd_sr.stages import AutoencoderStage, DecoderStage, JointStage
+from srmodels.edge_sd_sr.stages import AutoencoderStage, JointStage
 from srmodels.system import System
 
 SYSTEM = System(

@@ -81,7 +81,7 @@ def test_names_default_to_the_recipe() -> None:
         ("train.precision=fp8", "use one of fp32, bf16"),
         ("degradation.preset=fog", "use one of bicubic, bsrgan, realesrgan, realsr_diffusion"),
         ("networks.scale=3", "networks.scale is 3: use one of 2, 4, 8"),
-        ("recipe=nosuch", "there is no recipe 'nosuch': use edge_sd_sr_tiny"),
+        ("recipe=nosuch", "there is no recipe 'nosuch': use edge_sd_sr, edge_sd_sr_lite"),
         ("stage=nosuch", "no stage 'nosuch': use autoencoder, joint, decoder"),
         ("run.name=a/b", "cannot be a run or model name"),
         ("steps", "cannot read 'steps': arguments are key=value"),

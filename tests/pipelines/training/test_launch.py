@@ -71,6 +71,25 @@ def test_resuming_is_bit_identical(dataset: Path, zero_stage: int) -> None:
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
+def test_an_adversarial_stage_resumes_with_its_discriminator(dataset: Path) -> None:
+    """Bit-identically, from before the discriminator's start."""
+    extra = (
+        "networks.discriminator={channels: 8, num_levels: 1}", "train.keep_checkpoints=9",
+        "stages.decoder.init_from=null", "stages.decoder.options.adversarial_weight=0.1",
+        "stages.decoder.options.adversarial_start=1",
+    )  # fmt: skip
+    runs = [train(configure(dataset, f"run.name={n}", *extra), "decoder") for n in ("a", "b")]
+    at(runs[1], 4).remove()
+    train(configure(dataset, "run.name=b", *extra), "decoder")
+    first, last, again = at(runs[0], 2), at(runs[0], 4).live_weights(), at(runs[1], 4)
+    assert last.keys() == again.live_weights().keys()
+    assert all(torch.equal(last[name], value) for name, value in again.live_weights().items())
+    moved = {
+        n.split(".")[0] for n, w in first.live_weights().items() if not torch.equal(w, last[n])
+    }
+    assert moved == {"decoder", "discriminator"}
+
+
 def test_a_stage_starts_from_the_averaged_weights_of_the_one_before(dataset: Path) -> None:
     config = configure(dataset)
     expected = at(train(config), 4).weights()

@@ -25,6 +25,15 @@ def test_step_drops_at_each_boundary() -> None:
     assert rates(train, 9, 10, 20) == pytest.approx([1.0, 0.1, 0.01])
 
 
+def test_a_group_may_begin_later_and_then_warms_up() -> None:
+    late = GroupConfig(start_step=10)
+    train = TrainConfig(
+        learning_rate=1.0, warmup_steps=2, schedule="constant", groups={"lr_encoder": late}
+    )
+    assert rates(train, 0, 9, 10, 11, group="lr_encoder") == [0.0, 0.0, 0.5, 1.0]
+    assert rates(train, 0, 1) == [0.5, 1.0]
+
+
 def test_a_group_may_have_its_own_of_everything() -> None:
     own = GroupConfig(learning_rate=0.1, warmup_steps=0, schedule="constant")
     train = TrainConfig(learning_rate=1.0, warmup_steps=10, steps=100, groups={"lr_encoder": own})

@@ -1,30 +1,130 @@
+"""The forward processes against their definitions, and each prediction against the process."""
+
+import itertools
+import math
+
+import pytest
 import torch
 
-from srmodels.edge_sd_sr.diffusion import Schedule, sample_timesteps
+from srmodels.edge_sd_sr.diffusion import PREDICTIONS, ForwardProcess, Prediction, sample_timesteps
+
+T = 1000
+PROCESSES = {
+    "none": ForwardProcess.towards_noise(T),
+    "additive": ForwardProcess.towards_latent(T),
+    "resshift": ForwardProcess.residual_shift(T, kappa=2.0, power=0.3),
+}
 
 
-def test_signal_and_noise_share_the_variance() -> None:
-    schedule = Schedule(1000)
-    assert torch.allclose(schedule.alpha**2 + schedule.sigma**2, torch.ones(1000), atol=1e-6)
-    assert torch.all(schedule.alpha.diff() < 0)
+@pytest.mark.parametrize("name", ["none", "additive"])
+def test_signal_and_noise_share_the_variance(name: str) -> None:
+    process = PROCESSES[name]
+    assert torch.allclose(process.signal**2 + process.noise**2, torch.ones(T), atol=1e-6)
+    assert torch.all(process.signal.diff() < 0)
     # Stable Diffusion's last signal level.
-    assert abs(float(schedule.alpha[-1]) ** 2 - 0.00466) < 1e-5
+    assert abs(float(process.signal[-1]) ** 2 - 0.00466) < 1e-5
 
 
-def test_the_forward_process_runs_from_the_latent_to_its_end() -> None:
-    schedule = Schedule(1000)
-    z, end = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    z_t = schedule.diffuse(z, end, torch.tensor([0, 999]))
-    assert torch.allclose(z_t[0], z[0], atol=0.15)
-    assert torch.allclose(z_t[1], end[1], atol=0.3)
-    expected = schedule.alpha[999] * z[1] + schedule.sigma[999] * end[1]
-    assert torch.allclose(z_t[1], expected)
+def test_what_the_processes_end_at() -> None:
+    assert not PROCESSES["none"].end.any()
+    assert torch.equal(PROCESSES["additive"].end, PROCESSES["additive"].noise)
+    resshift = PROCESSES["resshift"]
+    assert torch.allclose(resshift.signal + resshift.end, torch.ones(T))
+    assert torch.allclose(resshift.noise, 2.0 * resshift.end.sqrt(), atol=1e-6)
+    assert float(resshift.end[-1]) == pytest.approx(0.999, abs=1e-6)
+    assert float(resshift.noise[0]) == pytest.approx(0.04, abs=1e-6)
+
+
+def test_residual_shift_takes_the_steps_of_its_paper() -> None:
+    """√η_t = √η_1 · b0^{β_t}, with β_t and b0 as ResShift defines them, for its 15 steps."""
+    steps, kappa, power = 15, 2.0, 0.3
+    process = ForwardProcess.residual_shift(steps, kappa, power)
+    first, last = 0.04 / kappa, math.sqrt(0.999)
+    base = math.exp(math.log(last**2 / first**2) / (2 * (steps - 1)))
+    for t in range(1, steps + 1):
+        exponent = ((t - 1) / (steps - 1)) ** power * (steps - 1)
+        eta = (first * base**exponent) ** 2
+        assert float(process.end[t - 1]) == pytest.approx(eta, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_the_closed_form_marginal_is_that_of_small_steps(name: str) -> None:
+    """Many samples, pushed through the Markov chain step by step, have the mean and the variance
+    that the tables say."""
+    process = PROCESSES[name]
+    generator = torch.Generator().manual_seed(0)
+    z_h, z_l, deviation = 1.5, -0.7, 0.6
+    signal, end, noise = (t.double() for t in (process.signal, process.end, process.noise))
+    samples = torch.full((20_000,), z_h, dtype=torch.float64)
+    reached = 0.0, 1.0, 0.0
+    for t in range(0, 400, 4):
+        # What has to be multiplied, added and scattered to get from one marginal to the next.
+        keep = signal[t] / reached[1]
+        variance = (noise[t] ** 2 - (keep * reached[2]) ** 2).clamp(min=0)
+        drift = end[t] - keep * reached[0]
+        step = torch.randn(len(samples), generator=generator, dtype=torch.float64)
+        samples = keep * samples + drift * z_l + variance.sqrt() * deviation * step
+        reached = float(end[t]), float(signal[t]), float(noise[t])
+    mean = signal[t] * z_h + end[t] * z_l
+    assert float(samples.mean()) == pytest.approx(float(mean), abs=0.03)
+    assert float(samples.std()) == pytest.approx(float(noise[t]) * deviation, rel=0.03)
+    many = torch.full((20_000, 1, 1, 1), t)
+    z_t = process.diffuse(
+        torch.full((20_000, 1, 1, 1), z_h),
+        torch.full((20_000, 1, 1, 1), z_l),
+        deviation * torch.randn(20_000, 1, 1, 1, generator=generator),
+        many.flatten(),
+    )
+    assert float(z_t.mean()) == pytest.approx(float(mean), abs=0.03)
+    assert float(z_t.std()) == pytest.approx(float(noise[t]) * deviation, rel=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_inference_starts_at_the_last_timestep_without_the_hr_latent(name: str) -> None:
+    process = PROCESSES[name]
+    z_l, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    last = torch.full((2,), T - 1)
+    expected = process.diffuse(torch.zeros_like(z_l), z_l, noise, last)
+    assert torch.allclose(process.start(z_l, noise), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    # Residual shift has no velocity, which the configuration refuses.
+    sorted({*itertools.product(PROCESSES, PREDICTIONS)} - {("resshift", "v")}),
+)
+def test_a_right_prediction_gives_the_hr_latent(name: str, kind: str) -> None:
+    process = PROCESSES[name]
+    prediction = Prediction(kind, process)
+    generator = torch.Generator().manual_seed(0)
+    z_h, z_l, noise = torch.randn(3, 5, 4, 3, 3, generator=generator)
+    timesteps = torch.tensor([0, 1, 500, 900, 999])
+    z_t = process.diffuse(z_h, z_l, noise, timesteps)
+    target = prediction.target(z_h, z_l, noise, timesteps)
+    found = prediction.z_h(target, z_t, z_l, timesteps)
+    # What fp32 loses where a thousandth of the signal is left.
+    assert torch.allclose(found, z_h, atol=2e-3)
+    wrong = prediction.z_h(target + 0.1, z_t, z_l, timesteps)
+    assert not torch.allclose(wrong, z_h, atol=2e-3)
+
+
+def test_velocity_and_noise_are_those_of_the_papers() -> None:
+    process = PROCESSES["none"]
+    z_h, z_l, noise = torch.randn(3, 1, 4, 2, 2)
+    timesteps = torch.tensor([300])
+    alpha, sigma = float(process.signal[300]), float(process.noise[300])
+    velocity = Prediction("v", process).target(z_h, z_l, noise, timesteps)
+    assert torch.allclose(velocity, alpha * noise - sigma * z_h, atol=1e-6)
+    assert torch.equal(Prediction("epsilon", process).target(z_h, z_l, noise, timesteps), noise)
+    # Where the process ends at z_l + n, that takes the noise's place.
+    conditioned = Prediction("v", PROCESSES["additive"]).target(z_h, z_l, noise, timesteps)
+    assert torch.allclose(conditioned, alpha * (z_l + noise) - sigma * z_h, atol=1e-6)
 
 
 def test_timesteps_cover_the_range_and_are_drawn_towards_the_last() -> None:
     uniform = torch.linspace(0, 1 - 1e-6, 10_001)
-    even = sample_timesteps(uniform, 1000, power=1.0)
-    late = sample_timesteps(uniform, 1000, power=4.0)
+    even = sample_timesteps(uniform, T, power=1.0)
+    late = sample_timesteps(uniform, T, power=4.0)
     assert even.min() == late.min() == 0
     assert even.max() == late.max() == 999
     assert abs(float(even.float().mean()) - 499.5) < 2

@@ -1,7 +1,10 @@
+from itertools import product
+
 import pytest
 import torch
 
 from pipelines.config import load_config
+from srmodels.edge_sd_sr.diffusion import PREDICTIONS
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.edge_sd_sr.system import SYSTEM
 from srmodels.system import Stage
@@ -70,6 +73,44 @@ def test_every_stage_learns_one_batch(name: str) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.97 * first
+
+
+@pytest.mark.parametrize(
+    ("forward", "variance", "prediction"),
+    [
+        *product(("none",), ("constant",), PREDICTIONS),
+        *product(("additive",), ("learned",), PREDICTIONS),
+        *product(("additive",), ("zero",), ("residual", "z_h", "v")),
+        *product(("resshift",), ("learned",), ("residual", "z_h", "epsilon")),
+    ],
+)
+def test_the_unet_learns_what_inference_makes_of_it(
+    forward: str, variance: str, prediction: str
+) -> None:
+    """Where the UNet says what the joint stage asks of it, the latent that inference would take is
+    the HR latent, and the loss is zero."""
+    settings = [
+        f"networks.conditioning.forward={forward}", f"networks.conditioning.variance={variance}",
+        f"networks.prediction={prediction}",
+    ]  # fmt: skip
+    network = EdgeSDSR(load_config([f"recipe={SMALL}", *settings]).networks)
+    kind = SYSTEM.stages["joint"]
+    stage = kind(network, kind.Options(timestep_power=1.0))
+    x_l, x_h, seeds = batch()
+    z_h = network.encode(x_h, x_l)
+    z_l, _ = network.lr_encoder(x_l)
+    inputs: list[torch.Tensor] = []
+
+    def right_answer(z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        inputs.append(timesteps)
+        z_t = z[:, : z_h.shape[1]]
+        signal, end, scale = network.process.at(timesteps)
+        noise = (z_t - signal * z_h - end * z_l) / scale
+        return network.prediction.target(z_h, z_l, noise, timesteps)
+
+    network.unet.forward = right_answer  # type: ignore[method-assign]
+    assert stage(x_l, x_h, seeds)["latent"].item() < 1e-6
+    assert len(set(inputs[0].tolist())) == len(seeds)
 
 
 def test_a_preview_is_inference_where_the_stage_trains_for_it() -> None:

@@ -1,0 +1,110 @@
+"""LPIPS: how different two images look, by the features of a network that knows images."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srmodels.pretrained import pretrained
+
+#: Numbers of torchvision's `features`, behind whose ReLU the features are compared.
+_TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
+_CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
+_VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual image patch similarity v0.1, Zhang et al., arXiv 1801.03924.
+
+    0 for equal images; the lower the more alike. Has no weights of use before `load`.
+
+    Args:
+        backbone: `alex`, the usual one to report, or `vgg`, the usual one to train with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        features = _alex() if backbone == "alex" else _vgg()
+        starts = (0, *(tap + 1 for tap in _TAPS[backbone]))
+        self.slices = nn.ModuleList(
+            nn.Sequential(*features[first:end]) for first, end in pairwise(starts)
+        )
+        self.heads = nn.ParameterList(torch.zeros(1, c, 1, 1) for c in _CHANNELS[backbone])
+        # ImageNet's mean and deviation, for images in [-1, 1].
+        self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def load(self) -> "LPIPS":
+        """Takes the published weights, see `pretrained`.
+
+        Raises:
+            ValueError: they are not at hand.
+        """
+        name = {"alex": "alexnet", "vgg": "vgg16"}[self.backbone]
+        features = pretrained(f"{name}_features")
+        heads = pretrained(f"lpips_{self.backbone}_heads")
+        number = 0
+        for part in self.slices:
+            assert isinstance(part, nn.Sequential)
+            for layer in part:
+                if isinstance(layer, nn.Conv2d):
+                    own = f"features.{number}."
+                    layer.load_state_dict(
+                        {kind: features[own + kind] for kind in ("weight", "bias")}
+                    )
+                number += 1
+        for number, head in enumerate(self.heads):
+            head.data.copy_(heads[f"lin{number}.model.1.weight"])
+        return self
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """`[B]` distances of two batches `[B, 3, H, W]` of images in [0, 1]."""
+        x, y = (self._normalised(image) for image in (x, y))
+        total = torch.zeros((), device=x.device)
+        for part, head in zip(self.slices, self.heads, strict=True):
+            x, y = part(x), part(y)
+            # Of length 1 along the channels.
+            difference = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
+            total = total + (difference * head).sum(dim=1).mean(dim=(1, 2))
+        return total
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        normalised: Tensor = (image * 2 - 1 - self.mean) / self.std
+        return normalised
+
+
+def _alex() -> list[nn.Module]:
+    """torchvision's `alexnet().features`, up to its last pooling."""
+    return [
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+    ]
+
+
+def _vgg() -> list[nn.Module]:
+    """torchvision's `vgg16().features`, up to its last pooling."""
+    layers: list[nn.Module] = []
+    previous = 3
+    for channels in _VGG:
+        if channels:
+            layers += [nn.Conv2d(previous, channels, 3, padding=1), nn.ReLU()]
+            previous = channels
+        else:
+            layers.append(nn.MaxPool2d(2))
+    return layers

@@ -1,0 +1,96 @@
+"""The decoder's finetuning: each loss does what the recipe says, and by turns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipelines.config import load_config
+from pipelines.errors import UserError
+from srmodels.edge_sd_sr.finetune import DecoderStage
+from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.layers import hinge_discriminator_loss, hinge_generator_loss
+from srmodels.system import train_only
+from tests.conftest import SMALL, needs_weights
+
+CRITIC = "networks.discriminator={channels: 8, num_levels: 1}"
+
+
+def make_stage(**options: object) -> DecoderStage:
+    torch.manual_seed(0)
+    network = EdgeSDSR(load_config([f"recipe={SMALL}", CRITIC]).networks)
+    stage = DecoderStage(network, DecoderStage.Options(**options))  # type: ignore[arg-type]
+    stage.load_pretrained()
+    return stage
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x_l = torch.rand(2, 3, 16, 16, generator=generator)
+    return x_l, torch.rand(2, 3, 64, 64, generator=generator), torch.arange(2)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    needs_weights()
+    stage = make_stage(
+        l1_weight=2.0, lpips_weight=0.5, lpips_backbone="alex", adversarial_weight=0.1
+    )
+    losses = stage(*batch())
+    expected = 2.0 * losses["l1"] + 0.5 * losses["lpips"] + 0.1 * losses["adversarial"]
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert losses["lpips"].item() > 0.1
+
+
+def test_both_parts_see_the_same_picture() -> None:
+    stage = make_stage(adversarial_weight=0.1)
+    decoder, critic = stage.parts().values()
+    assert decoder is stage
+    x_l, x_h, seeds = batch()
+    seen: list[torch.Tensor] = []
+    discriminator = stage.network.discriminator
+    assert discriminator is not None
+    discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    generator_losses, critic_losses = decoder(x_l, x_h, seeds), critic(x_l, x_h, seeds)
+    made, real, fake = seen
+    assert torch.equal(made, fake)
+    assert torch.equal(real, x_h)
+    assert not fake.requires_grad
+    assert generator_losses["l1"].item() == pytest.approx(F.l1_loss(made, x_h).item())
+    scores = discriminator(x_h), discriminator(fake)
+    assert generator_losses["adversarial"].item() == hinge_generator_loss(scores[1]).item()
+    assert critic_losses["loss"].item() == hinge_discriminator_loss(*scores).item()
+
+
+def test_each_part_moves_its_own_weights_alone() -> None:
+    stage = make_stage(adversarial_weight=0.1)
+    parts = stage.parts()
+    for name, part in parts.items():
+        stage.network.zero_grad()
+        train_only(part, parts.values())
+        part(*batch())["loss"].backward()
+        moved = {
+            n.split(".")[0]
+            for n, p in stage.network.named_parameters()
+            if p.grad is not None and p.grad.abs().sum() > 0
+        }
+        assert moved == {name}
+
+
+def test_the_discriminator_has_no_word_before_its_start() -> None:
+    stage = make_stage(adversarial_weight=0.1, adversarial_start=5)
+    decoder, critic = stage.parts().values()
+    decoder.step = critic.step = 4
+    assert "adversarial" not in decoder(*batch())
+    assert critic(*batch())["loss"].item() == 0
+    decoder.step = critic.step = 5
+    assert "adversarial" in decoder(*batch())
+    assert critic(*batch())["loss"].item() > 0
+
+
+def test_an_adversarial_loss_needs_a_discriminator() -> None:
+    settings = [f"recipe={SMALL}", "stages.decoder.options.adversarial_weight=0.1"]
+    with pytest.raises(
+        UserError,
+        match=r"stages.decoder.options: adversarial_weight needs a discriminator: set networks",
+    ):
+        load_config(settings)
+    assert load_config([*settings, CRITIC]).stages["decoder"].options.adversarial_weight == 0.1

@@ -1,0 +1,83 @@
+"""Weights from a folder, from a (local) server, and from nowhere."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from srmodels import pretrained as module
+from srmodels.pretrained import Source, pretrained
+from tests.support.http_server import WebFile, WebServer
+
+WEIGHTS = {"features.0.weight": torch.rand(2, 3), "classifier.0.weight": torch.rand(4)}
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is at hand: no folder, no cache."""
+    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+
+def publish(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, right_hash: bool = True
+) -> WebFile:
+    torch.save(WEIGHTS, tmp_path / "weights.pth")
+    data = (tmp_path / "weights.pth").read_bytes()
+    told = hashlib.sha256(data).hexdigest()[:8] if right_hash else "00000000"
+    file = WebFile(data)
+    url = server.add(f"weights-{told}.pth", file)
+    monkeypatch.setitem(module.SOURCES, "vgg16_features", Source(url, "features.", check_hash=True))
+    return file
+
+
+def test_a_folder_comes_first_and_gives_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = WEIGHTS["features.0.weight"].half()
+    save_file({"features.0.weight": half}, tmp_path / "vgg16_features.safetensors")
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    found = pretrained("vgg16_features")
+    assert found.keys() == {"features.0.weight"}
+    assert torch.equal(found["features.0.weight"], half.float())
+
+
+def test_elsewhere_they_come_from_their_home_once(
+    web_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = publish(web_server, tmp_path, monkeypatch)
+    # A folder without them is no reason to give up.
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    for _ in range(2):
+        found = pretrained("vgg16_features")
+        assert found.keys() == {"features.0.weight"}
+        assert torch.equal(found["features.0.weight"], WEIGHTS["features.0.weight"])
+    assert len(file.sent) == 1
+
+
+def test_what_is_not_what_was_published_is_refused(
+    web_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(web_server, tmp_path, monkeypatch, right_hash=False)
+    with pytest.raises(ValueError, match=r"cannot be had from .*invalid hash value"):
+        pretrained("vgg16_features")
+
+
+def test_offline_the_error_says_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source("http://127.0.0.1:9/vgg.pth")
+    monkeypatch.setitem(module.SOURCES, "lpips_vgg_heads", source)
+    with pytest.raises(
+        ValueError,
+        match=r"'lpips_vgg_heads' cannot be had from http://127.* put lpips_vgg_heads.safetensors "
+        r"into a folder and name it in \$SRFORGE_WEIGHTS",
+    ):
+        pretrained("lpips_vgg_heads")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vgg16_features.safetensors").write_bytes(b"half")
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"vgg16_features.safetensors cannot be read .*get it aga"):
+        pretrained("vgg16_features")
