@@ -51,9 +51,15 @@ def check(config: Config, system: System) -> None:
         where = f"stages.{name}.train"
         _check_train(where, stage.train, config.shard.tile, hr_multiple)
         try:
-            parts = system.stages[stage.kind](network, stage.options).parts()
+            with torch.device("meta"):
+                parts = system.stages[stage.kind](network, stage.options).parts()
         except ValueError as error:
             raise UserError(f"stages.{name}.options: {error}") from None
+        if len(parts) > 1 and stage.train.zero_stage == 3:
+            raise UserError(
+                f"{where}.zero_stage must be 2 or less: the stage has the parts "
+                f"{' and '.join(parts)}, and ZeRO 3 shards the weights of one alone."
+            )
         names = [group.name for part in parts.values() for group in part.parameter_groups()]
         _check_groups(where, stage.train, names)
         if stage.train.activation_checkpointing and not network.checkpointed_modules():

@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -15,11 +17,14 @@ FOLDER = "SRFORGE_WEIGHTS"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a state dict is published. `prefix`: of the names that are used of it."""
+    """Where a state dict is published.
+
+    prefix: of the names that are used of it. sha256: the first digits, as torch hub checks them.
+    """
 
     url: str
     prefix: str = ""
-    check_hash: bool = False
+    sha256: str = ""
 
 
 _TORCHVISION = "https://download.pytorch.org/models"
@@ -27,11 +32,25 @@ _LPIPS = (
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
 )
 SOURCES = {
-    "alexnet_features": Source(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth", "features.", True),
-    "vgg16_features": Source(f"{_TORCHVISION}/vgg16-397923af.pth", "features.", True),
+    "alexnet_features": Source(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth", "features.", "7be5be79"),
+    "vgg16_features": Source(f"{_TORCHVISION}/vgg16-397923af.pth", "features.", "397923af"),
     "lpips_alex_heads": Source(f"{_LPIPS}/alex.pth"),
     "lpips_vgg_heads": Source(f"{_LPIPS}/vgg.pth"),
 }
+
+
+def weights_folder() -> Path | None:
+    """What `$SRFORGE_WEIGHTS` names, if it is set.
+
+    Raises:
+        ValueError: it names no folder.
+    """
+    value = os.environ.get(FOLDER)
+    if not value:
+        return None
+    if not Path(value).is_dir():
+        raise ValueError(f"${FOLDER} is '{value}', which is no folder: correct it, or unset it.")
+    return Path(value).absolute()
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
@@ -43,9 +62,8 @@ def pretrained(name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: they are in none of these places, or damaged.
     """
-    source = SOURCES[name]
-    folder = os.environ.get(FOLDER)
-    path = Path(folder) / f"{name}.safetensors" if folder else None
+    source, folder = SOURCES[name], weights_folder()
+    path = folder / f"{name}.safetensors" if folder else None
     if path is not None and path.is_file():
         try:
             weights = load_file(path)
@@ -57,10 +75,12 @@ def pretrained(name: str) -> dict[str, Tensor]:
                 source.url,
                 map_location="cpu",
                 progress=False,
-                check_hash=source.check_hash,
+                check_hash=bool(source.sha256),
+                # A name of its own: the cache is shared with all that use torch hub.
+                file_name=f"srforge-{name}{'-' * bool(source.sha256)}{source.sha256}.pth",
                 weights_only=True,
             )
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError, HTTPException, UnpicklingError) as error:
             raise ValueError(
                 f"the weights '{name}' cannot be had from {source.url} ({error}): put "
                 f"{name}.safetensors into a folder and name it in ${FOLDER}, or run this once "

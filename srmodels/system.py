@@ -120,8 +120,15 @@ class Stage(nn.Module, ABC):
         }
         return list(found.values())
 
+    def start(self) -> None:
+        """Prepares the networks for a new run of this stage; a resumed one goes on without."""
+
+    def pretrained_names(self) -> Sequence[str]:
+        """The weights that the losses need from elsewhere, see `srmodels.pretrained`."""
+        return ()
+
     def load_pretrained(self) -> None:
-        """Gives the losses the weights that they need from elsewhere; called before training.
+        """Gives the losses those weights; called before training.
 
         Raises:
             ValueError: they are not at hand.
@@ -129,7 +136,7 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        """Losses of one batch; the key `loss` is what is minimised.
+        """Losses of one batch, with the same keys at every step; `loss` is what is minimised.
 
         Args:
             x_l: LR crops `[B, 3, h, w]` in [0, 1].

@@ -21,7 +21,7 @@ from pipelines.schema import Config
 from pipelines.training.lease import lease
 from pipelines.training.local import train_here
 from pipelines.training.plan import chosen_stage, plan_stages
-from pipelines.training.runs import describe, ended, init_checkpoint, is_done
+from pipelines.training.runs import check_pretrained, describe, ended, init_checkpoint, is_done
 
 
 def train_stage(config: Config) -> None:
@@ -37,6 +37,7 @@ def train_stage(config: Config) -> None:
     check_workers(train)
     dataset = open_dataset(config.data, config.stream)
     check_crop(dataset, train.crop)
+    check_pretrained(config, name)
     job = describe(config, name, dataset, init_checkpoint(config, name)) | {"mlflow_run": None}
     if is_done(config, name, job):
         return

@@ -61,6 +61,8 @@ def build_engine(
         and resume.state().world_size != dist.get_world_size()
     )
     stage = build_stage(config, name, weights).to(device)
+    if resume is None:
+        stage.start()
     engine = Engine(stage, train, device, universal=universal)
     ema = EMA(engine.trained, train.ema_half_life)
     if resume is not None:

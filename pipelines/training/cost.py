@@ -85,7 +85,7 @@ def network_cost(config: Config) -> NetworkCost:
     flops = counter.get_flop_counts()
     return NetworkCost(
         {name: sum(p.numel() for p in module.parameters()) for name, module in shipped.items()},
-        {n: sum(flops[f"{type(network).__name__}.{n}"].values()) / 2e9 for n in shipped},
+        {n: sum(flops.get(f"{type(network).__name__}.{n}", {}).values()) / 2e9 for n in shipped},
         counter.get_total_flops() / 2e9,
         config.export.tile,
     )
@@ -132,7 +132,8 @@ def training_cost(config: Config, name: str) -> TrainingCost:
             f"({str(error).splitlines()[0].rstrip('.')}): change stages.{name}.train.crop or the "
             "networks."
         ) from None
-    largest = max(costs, key=lambda cost: cost.activation_bytes(1))
+    _, samples = train.micro_batches(train.world_size)
+    largest = max(costs, key=lambda cost: cost.activation_bytes(samples))
     return dataclasses.replace(largest, flops=sum(cost.flops for cost in costs))
 
 

@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipelines.data.stream import Batch, to_unit
-from pipelines.errors import UserError
 from pipelines.schema import TrainConfig
 from pipelines.training.part import MicroBatch, Part
 from srmodels.layers.recompute import recompute_in_backward
@@ -31,9 +30,6 @@ class Engine:
 
     Args:
         universal: whether the checkpoint that will be loaded is in DeepSpeed's universal format.
-
-    Raises:
-        UserError: an adversarial stage under ZeRO 3, which shards the weights of one part only.
     """
 
     def __init__(
@@ -44,8 +40,7 @@ class Engine:
         # and on a CPU a slower forward.
         self.memory_format = torch.channels_last if train.channels_last else torch.preserve_format
         parts = stage.parts()
-        if train.zero_stage == 3 and len(parts) > 1:
-            raise UserError("a stage of several parts needs train.zero_stage=2 or less.")
+        assert train.zero_stage < 3 or len(parts) == 1, "ZeRO 3 shards the weights of one part"
         if train.activation_checkpointing:
             recompute_in_backward(stage.network.checkpointed_modules())
         if train.compile:
@@ -66,7 +61,8 @@ class Engine:
     def step(self, batch: Batch, step: int) -> Outcome:
         """Step number `step` (from 0) on this rank's share of the batch.
 
-        A step whose gradient is not finite on some rank is taken on none: the weights stay.
+        A part whose gradient is not finite on some rank takes its step on none: its weights stay,
+        and the step counts as not applied.
         """
         micro_batches = self._micro_batches(batch)
         losses: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from pipelines.training.lease import lease
 from pipelines.training.local import train_here
 from pipelines.training.plan import stage_plan
 from pipelines.training.preemption import on_sigterm
-from pipelines.training.runs import describe, ended, init_checkpoint, is_done
+from pipelines.training.runs import check_pretrained, describe, ended, init_checkpoint, is_done
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +37,7 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
     dataset = open_dataset(config.data, config.stream)
     for name in stages:
         check_crop(dataset, config.stages[name].train.crop)
+        check_pretrained(config, name)
     for name in stages:
         init_checkpoint(config, name, planned=stages)
     checkpoints = []

@@ -11,6 +11,7 @@ from pipelines.schema import Config
 from pipelines.storage import resolve
 from pipelines.store import RetryPolicy, open_store
 from pipelines.training.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
+from srmodels.pretrained import pretrained, weights_folder
 
 #: Settings of `train` that do not shape what is learned, so a resumed run may change them.
 _FREE = {
@@ -76,6 +77,7 @@ def describe(
         "checkpoints": run_checkpoints(config, run_name(config, name)),
         "init_checkpoint": init,
         "identity": identity,
+        "pretrained": weights_folder(),
         "cuda": False,
     }
 
@@ -129,6 +131,21 @@ def ended(config: Config, name: str, job: dict[str, Any]) -> None:
     # There is none where every step was skipped.
     loss = newest.state().metrics.get("train/loss", math.nan)
     print(f"Trained {run.name}: loss {loss:.4f}", flush=True)
+
+
+def check_pretrained(config: Config, name: str) -> None:
+    """Sees to it that the weights that a stage's losses need from elsewhere can be had.
+
+    Raises:
+        UserError: they cannot.
+    """
+    from pipelines.training.cost import stage_on_meta
+
+    try:
+        for weights in stage_on_meta(config, name).pretrained_names():
+            pretrained(weights)
+    except ValueError as error:
+        raise UserError(f"stage '{name}' cannot start: {error}") from None
 
 
 def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:

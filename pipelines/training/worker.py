@@ -17,6 +17,7 @@ from pipelines.schema import Config
 from pipelines.store import RetryPolicy
 from pipelines.training.checkpoint import Checkpoint, Checkpoints, RunState
 from pipelines.training.preemption import Notice
+from srmodels.pretrained import FOLDER
 
 if TYPE_CHECKING:
     from pipelines.training.engine import Engine
@@ -49,6 +50,9 @@ def run_rank(
     cuda = job["cuda"]
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     prepare_deepspeed(device)
+    if job["pretrained"] is not None:
+        # The environment of a cluster's workers is not the job's.
+        os.environ[FOLDER] = str(job["pretrained"])
     from pipelines.training.build import build_engine
     from pipelines.training.loop import train as run_loop
 

@@ -37,7 +37,7 @@ class UNetConfig:
 class DecoderConfig:
     """Latent → image, channels and blocks per level from coarse to fine."""
 
-    channels: list[int] = field(default_factory=lambda: [192, 64, 64, 48])
+    channels: list[int] = field(default_factory=lambda: [224, 64, 64, 48])
     num_blocks: list[int] = field(default_factory=lambda: [3, 3, 2, 1])
 
 
@@ -54,10 +54,11 @@ class ConditioningConfig:
     """How the LR latent enters the diffusion, besides being concatenated to the UNet's input.
 
     forward: what the forward process ends at (see `diffusion.ForwardProcess`): `none` at the noise
-    n, `additive` at z_l + n, `resshift` the same, on ResShift's way.
+    n, `additive` at z_l + n, `resshift` at z_l + `resshift_kappa` · n, on ResShift's way.
 
     variance: v² of the noise n = v·ε; `zero`, `constant` (with `none` and a `constant_variance` of
-    1, ordinary diffusion), or `learned`, the LR encoder's per latent element.
+    1, ordinary diffusion), or `learned`, the LR encoder's per latent element. With `zero`, a UNet
+    that is given z_t and z_l can work out z_h before the last timestep, which is no help at it.
 
     Both reconstruct "bidirectional" and "variance conditioning": the paper's equations are not
     public text.
@@ -76,6 +77,9 @@ class EdgeSDSRConfig:
 
     prediction: what the UNet's output stands for, see `diffusion.Prediction`.
 
+    teacher: whether there are a UNet and an LR encoder for half the scale beside the ones that
+    ship, from which these learn by scale distillation.
+
     latent_of: what HR encoder and decoder code. `image` as in Stable Diffusion; `residual` is the
     difference between the HR and the bilinearly enlarged LR image (SRDiff, Li et al., arXiv
     2104.14951), `residual_gain` times: a small network need not learn again what the LR image
@@ -93,12 +97,17 @@ class EdgeSDSRConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     discriminator: DiscriminatorConfig | None = None
+    teacher: bool = False
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
 
     def __post_init__(self) -> None:
         _positive("networks", self)
         _one_of("networks.scale", self.scale, (2, 4, 8))
         _one_of("networks.latent_of", self.latent_of, ("image", "residual"))
+        if self.teacher and self.scale == 2:
+            raise ValueError(
+                "networks.teacher has half the scale, so networks.scale must be 4 or 8."
+            )
         _check_diffusion(self.conditioning, self.prediction)
         _levels("networks.hr_encoder", self.hr_encoder.channels, self.hr_encoder.num_blocks)
         _levels("networks.decoder", self.decoder.channels, self.decoder.num_blocks)
@@ -133,6 +142,16 @@ def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:
             "latent, which conditioning.forward=none does not ask: set variance=constant, or "
             "another forward."
         )
+    if (forward, variance) == ("none", "zero"):
+        raise ValueError(
+            "networks.conditioning.forward=none starts from noise, and variance=zero leaves none: "
+            "set variance=constant, or another forward."
+        )
+    if prediction == "epsilon" and forward == "resshift":
+        raise ValueError(
+            "networks.prediction=epsilon cannot give the HR latent where resshift ends, with a "
+            "thousandth of it left: set another prediction, or another forward."
+        )
     if prediction == "v" and forward == "resshift":
         raise ValueError(
             "networks.prediction=v needs a process whose signal and noise share the variance: set "
@@ -149,7 +168,7 @@ def _positive(key: str, value: object) -> None:
     """Every number is a size, a count or a gain: none of them can be zero or less."""
     if is_dataclass(value):
         for item in fields(value):
-            if item.name not in ("num_blocks", "attention_levels", "constant_variance"):
+            if item.name not in ("num_blocks", "attention_levels"):
                 _positive(f"{key}.{item.name}", getattr(value, item.name))
     elif isinstance(value, list):
         for number, element in enumerate(value):

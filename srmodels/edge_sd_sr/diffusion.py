@@ -48,7 +48,7 @@ class ForwardProcess:
     def residual_shift(cls, num_timesteps: int, kappa: float, power: float) -> "ForwardProcess":
         """z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n, as in ResShift (Yue et al., arXiv 2307.12348).
 
-        √η_t rises geometrically from 0.04 / κ, so that the first step hardly shows, to √0.999;
+        √η_t rises geometrically from 0.04 / κ (at most 0.04), a step that hardly shows, to √0.999;
         with a `power` below 1 most of the way lies in the first steps.
         """
         first = min(_FIRST_NOISE / kappa, 0.04)

@@ -1,6 +1,6 @@
 """Stage 2 of Edge-SD-SR: the decoder, and the discriminator that judges it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.layers import hinge_discriminator_loss, hinge_generator_loss
-from srmodels.metrics import LPIPS
+from srmodels.metrics.lpips import BACKBONES, LPIPS
 from srmodels.system import ParameterGroup, Stage, per_sample_normal
 
 
 class DecoderStage(Stage):
     """Finetunes the decoder on the frozen UNet's one-step output, where its input really lives.
 
-    Loss: L1 between the decoded one-step prediction and x_h, LPIPS, and from `adversarial_start` on
-    the hinge loss of a patch discriminator, which learns by turns. The paper names no losses; this
-    is the usual trio of latent diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed
-    weights.
+    Loss: L1 between the decoded one-step prediction and x_h, LPIPS, and from step
+    `adversarial_start` on the hinge loss of a patch discriminator, which learns by turns from the
+    beginning. The paper names no losses; this is the usual trio of latent diffusion's decoders
+    (Rombach et al., arXiv 2112.10752), with fixed weights.
 
     Raises:
-        ValueError: an adversarial loss without `networks.discriminator`.
+        ValueError: impossible options, or an adversarial loss without `networks.discriminator`.
     """
 
     @dataclass
@@ -33,21 +33,27 @@ class DecoderStage(Stage):
         adversarial_weight: float = 0.0
         adversarial_start: int = 0
 
-        def __post_init__(self) -> None:
-            if self.lpips_backbone not in ("alex", "vgg"):
-                raise ValueError(f"lpips_backbone is '{self.lpips_backbone}': use alex or vgg.")
-
     network: EdgeSDSR
     options: Options
 
     def __init__(self, network: EdgeSDSR, options: Options) -> None:
         super().__init__(network, options)
+        for name in ("l1_weight", "lpips_weight", "adversarial_weight", "adversarial_start"):
+            if getattr(options, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(options, name)}.")
+        if options.lpips_backbone not in BACKBONES:
+            raise ValueError(
+                f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
+            )
         self.lpips = LPIPS(options.lpips_backbone) if options.lpips_weight else None
         if options.adversarial_weight and network.discriminator is None:
             raise ValueError(
                 "adversarial_weight needs a discriminator: set networks.discriminator, for example "
                 "to {channels: 64}, or adversarial_weight to 0."
             )
+
+    def pretrained_names(self) -> Sequence[str]:
+        return self.lpips.pretrained_names if self.lpips is not None else ()
 
     def load_pretrained(self) -> None:
         if self.lpips is not None:
@@ -69,16 +75,17 @@ class DecoderStage(Stage):
         if self.lpips is not None:
             losses["lpips"] = self.lpips(x, x_h).mean()
             losses["loss"] = losses["loss"] + options.lpips_weight * losses["lpips"]
-        if options.adversarial_weight and self.step >= options.adversarial_start:
+        if options.adversarial_weight:
             assert network.discriminator is not None
             losses["adversarial"] = hinge_generator_loss(network.discriminator(x))
-            weighted = options.adversarial_weight * losses["adversarial"]
-            losses["loss"] = losses["loss"] + weighted
+            if self.step >= options.adversarial_start:
+                weighted = options.adversarial_weight * losses["adversarial"]
+                losses["loss"] = losses["loss"] + weighted
         return losses
 
 
 class _DiscriminatorPart(Stage):
-    """Learns to tell x_h from what the decoder makes; sees both as soon as its word counts."""
+    """Learns to tell x_h from what the decoder makes."""
 
     network: EdgeSDSR
     options: DecoderStage.Options
@@ -93,9 +100,8 @@ class _DiscriminatorPart(Stage):
         with torch.no_grad():
             x = network.decode(_latent(network, x_l, seeds), x_l)
         real, fake = network.discriminator(x_h), network.discriminator(x)
-        counts = float(self.step >= self.options.adversarial_start)
         return {
-            "loss": counts * hinge_discriminator_loss(real, fake),
+            "loss": hinge_discriminator_loss(real, fake),
             "real": real.mean(),
             "fake": fake.mean(),
         }

@@ -17,12 +17,22 @@ from srmodels.system import SRNetwork
 INFERENCE_SEED = 0
 
 
+class Teacher(nn.Module):
+    """UNet and LR encoder for half the scale: used in training only."""
+
+    def __init__(self, config: EdgeSDSRConfig) -> None:
+        super().__init__()
+        latent = config.latent_channels
+        self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale // 2)
+        self.unet = UNet(config.unet, 2 * latent, latent)
+
+
 class EdgeSDSR(SRNetwork):
     """One-step latent diffusion super-resolution, Noroozi et al., arXiv 2412.06978.
 
-    z_l, log v² = E_LR(x_l); the forward process ends near z_l + v·ε, so inference starts there, one
-    UNet call on concat[z_T, z_l] predicts ẑ_h, and the decoder turns it into the image. The HR
-    encoder is only there for training.
+    z_l, log v² = E_LR(x_l); inference starts where the forward process ends (by default near
+    z_l + v·ε), one UNet call on concat[z_T, z_l] predicts ẑ_h, and the decoder turns it into the
+    image. HR encoder, teacher and discriminator are only there for training.
     """
 
     def __init__(self, config: EdgeSDSRConfig) -> None:
@@ -41,6 +51,7 @@ class EdgeSDSR(SRNetwork):
             if config.discriminator
             else None
         )
+        self.teacher = Teacher(config) if config.teacher else None
         self.process = _process(config)
         self.prediction = Prediction(config.prediction, self.process)
 
@@ -90,18 +101,24 @@ class EdgeSDSR(SRNetwork):
         constant = 0.0 if conditioning.variance == "zero" else conditioning.constant_variance
         return math.sqrt(constant) * unit_noise
 
-    def predict(self, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet says, `[B, C, h, w]`: what that means is `prediction`'s to know."""
-        output: Tensor = self.unet(torch.cat([z_t, z_l], dim=1), timesteps)
+    def predict(
+        self, z_t: Tensor, z_l: Tensor, timesteps: Tensor, by: "EdgeSDSR | Teacher | None" = None
+    ) -> Tensor:
+        """What a UNet says, by default the one that ships, `[B, C, h, w]`: what that means is
+        `prediction`'s to know."""
+        output: Tensor = (by or self).unet(torch.cat([z_t, z_l], dim=1), timesteps)
         return output
 
-    def one_step_latent(self, x_l: Tensor, noise: Tensor) -> Tensor:
-        """ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet call."""
-        z_l, log_variance = self.lr_encoder(x_l)
+    def one_step_latent(
+        self, x_l: Tensor, noise: Tensor, by: "EdgeSDSR | Teacher | None" = None
+    ) -> Tensor:
+        """ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet call. The
+        teacher's LR images are twice as large."""
+        z_l, log_variance = (by or self).lr_encoder(x_l)
         z_t = self.process.start(z_l, self.noise(log_variance, noise))
         last = self.process.num_timesteps - 1
         timesteps = torch.full((x_l.shape[0],), last, device=x_l.device)
-        return self.prediction.z_h(self.predict(z_t, z_l, timesteps), z_t, z_l, timesteps)
+        return self.prediction.z_h(self.predict(z_t, z_l, timesteps, by), z_t, z_l, timesteps)
 
     def inference_noise(self, x_l: Tensor) -> Tensor:
         """The fixed noise for `x_l`: the same for every image of a batch and for every call."""

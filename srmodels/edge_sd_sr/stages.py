@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srmodels.edge_sd_sr.diffusion import sample_timesteps
-from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.edge_sd_sr.network import EdgeSDSR, Teacher
 from srmodels.system import ParameterGroup, Stage, per_sample_normal, per_sample_uniform
 
 # Independent random draws of one sample.
@@ -64,9 +64,12 @@ class JointStage(Stage):
     """Trains UNet and LR encoder together; HR encoder and decoder are frozen.
 
     Loss: the squared error of what the UNet predicts, at timesteps drawn towards the last, plus,
-    with learned variance, the negative log-likelihood of z_h under N(z_l, v²), which makes the end
-    of the forward process a calibrated guess of the HR latent. The second term is a reconstruction;
-    its weight is a switch.
+    with learned variance, the negative log-likelihood of z_h under N(z_l, v²): without it v would
+    shrink, since noise only makes the first term's task harder. The second term is a
+    reconstruction; its weight is a switch.
+
+    Raises:
+        ValueError: impossible options.
     """
 
     @dataclass
@@ -77,18 +80,38 @@ class JointStage(Stage):
     network: EdgeSDSR
     options: Options
 
+    def __init__(self, network: EdgeSDSR, options: Options) -> None:
+        if options.timestep_power <= 0:
+            raise ValueError(f"timestep_power must be above 0, not {options.timestep_power}.")
+        super().__init__(network, options)
+
+    @property
+    def learner(self) -> EdgeSDSR | Teacher:
+        """Whose UNet and LR encoder learn."""
+        return self.network
+
+    def learners_view(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """The LR image that it sees."""
+        return x_l
+
     def parameter_groups(self) -> list[ParameterGroup]:
-        network = self.network
         return [
-            ParameterGroup("unet", list(network.unet.parameters())),
-            ParameterGroup("lr_encoder", list(network.lr_encoder.parameters())),
+            ParameterGroup("unet", list(self.learner.unet.parameters())),
+            ParameterGroup("lr_encoder", list(self.learner.lr_encoder.parameters())),
         ]
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         network = self.network
         with torch.no_grad():
             z_h = network.encode(x_h, x_l)
-        z_l, log_variance = network.lr_encoder(x_l)
+        encoded = self.learner.lr_encoder(self.learners_view(x_l, x_h))
+        at = self._diffused(z_h, encoded, seeds)
+        output = network.predict(at.z_t, at.z_l, at.timesteps, self.learner)
+        target = network.prediction.target(z_h, at.z_l, at.noise, at.timesteps)
+        return self._losses(F.mse_loss(output, target), z_h, at)
+
+    def _diffused(self, z_h: Tensor, encoded: tuple[Tensor, Tensor], seeds: Tensor) -> "_Diffused":
+        network, (z_l, log_variance) = self.network, encoded
         noise = network.noise(log_variance, per_sample_normal(seeds, z_h.shape[1:], _NOISE))
         timesteps = sample_timesteps(
             per_sample_uniform(seeds, _TIMESTEP),
@@ -96,12 +119,109 @@ class JointStage(Stage):
             self.options.timestep_power,
         )
         z_t = network.process.diffuse(z_h, z_l, noise, timesteps)
-        output = network.predict(z_t, z_l, timesteps)
-        latent = F.mse_loss(output, network.prediction.target(z_h, z_l, noise, timesteps))
+        return _Diffused(z_t, z_l, log_variance, noise, timesteps)
+
+    def _losses(self, latent: Tensor, z_h: Tensor, at: "_Diffused") -> dict[str, Tensor]:
         losses = {"loss": latent, "latent": latent}
-        if network.config.conditioning.variance == "learned":
-            error = (z_h - z_l).square()
-            likelihood = 0.5 * (error * torch.exp(-log_variance) + log_variance).mean()
+        if self.network.config.conditioning.variance == "learned":
+            error = (z_h - at.z_l).square()
+            likelihood = 0.5 * (error * torch.exp(-at.log_variance) + at.log_variance).mean()
             losses["likelihood"] = likelihood
             losses["loss"] = latent + self.options.likelihood_weight * likelihood
         return losses
+
+
+class TeacherStage(JointStage):
+    """The same for the teacher, whose LR image is x_h at half its size: the first half of scale
+    distillation (YONOS-SR, Noroozi et al., arXiv 2401.17258).
+
+    Raises:
+        ValueError: there is no teacher.
+    """
+
+    previews_inference = False
+
+    def __init__(self, network: EdgeSDSR, options: JointStage.Options) -> None:
+        _check_teacher(network)
+        super().__init__(network, options)
+
+    @property
+    def learner(self) -> Teacher:
+        assert self.network.teacher is not None
+        return self.network.teacher
+
+    def learners_view(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        return teachers_view(x_h, self.network.scale)
+
+    def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """What the teacher makes of its own, better, LR image."""
+        network, noise = self.network, self.network.inference_noise(x_l)
+        z_h = network.one_step_latent(self.learners_view(x_l, x_h), noise, self.learner)
+        return network.decode(z_h, x_l)
+
+
+class DistillationStage(JointStage):
+    """Trains UNet and LR encoder on what the frozen teacher says of the same z_t: the second half
+    of scale distillation. The UNet starts as a copy of the teacher's.
+
+    Loss: ‖ẑ_h(z_t, z_l) − target‖², the target a mixture of the teacher's ẑ_h(z_t, z_l′), in the
+    proportion `teacher_weight`, and z_h; plus the joint stage's likelihood. z_t is the student's,
+    which ends at its own z_l. That, the mixture, and a weight of 1 at every t are reconstructions.
+
+    Raises:
+        ValueError: there is no teacher.
+    """
+
+    @dataclass
+    class Options(JointStage.Options):
+        teacher_weight: float = 1.0
+
+    options: Options
+
+    def __init__(self, network: EdgeSDSR, options: Options) -> None:
+        _check_teacher(network)
+        if not 0 <= options.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be from 0 to 1, not {options.teacher_weight}.")
+        super().__init__(network, options)
+
+    def start(self) -> None:
+        assert self.network.teacher is not None
+        self.network.unet.load_state_dict(self.network.teacher.unet.state_dict())
+
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        network, prediction = self.network, self.network.prediction
+        with torch.no_grad():
+            z_h = network.encode(x_h, x_l)
+        at = self._diffused(z_h, network.lr_encoder(x_l), seeds)
+        output = network.predict(at.z_t, at.z_l, at.timesteps)
+        found = prediction.z_h(output, at.z_t, at.z_l, at.timesteps)
+        with torch.no_grad():
+            assert network.teacher is not None
+            z_t, (z_l, _) = at.z_t, network.teacher.lr_encoder(teachers_view(x_h, network.scale))
+            output = network.predict(z_t, z_l, at.timesteps, network.teacher)
+            told = prediction.z_h(output, z_t, z_l, at.timesteps)
+            target = torch.lerp(z_h, told, self.options.teacher_weight)
+        return self._losses(F.mse_loss(found, target), z_h, at)
+
+
+@dataclass(frozen=True)
+class _Diffused:
+    """A point of the forward process, and what it was made of."""
+
+    z_t: Tensor
+    z_l: Tensor
+    log_variance: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
+def teachers_view(x_h: Tensor, scale: int) -> Tensor:
+    """x_l′ `[B, 3, 2h, 2w]`: x_h as the teacher of a network for ×`scale` sees it, reduced by half
+    of that with an antialiased bicubic filter and degraded in no other way (a reconstruction)."""
+    reduced = F.interpolate(x_h, scale_factor=2 / scale, mode="bicubic", antialias=True)
+    return reduced.clamp(0.0, 1.0)
+
+
+def _check_teacher(network: EdgeSDSR) -> None:
+    if network.teacher is None:
+        raise ValueError("scale distillation needs a teacher: set networks.teacher=true.")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from srmodels.pretrained import pretrained
 
+BACKBONES = ("alex", "vgg")
 #: Numbers of torchvision's `features`, behind whose ReLU the features are compared.
 _TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
 _CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
@@ -40,27 +41,33 @@ class LPIPS(nn.Module):
         self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
+    @property
+    def pretrained_names(self) -> tuple[str, str]:
+        """Of its features and of its heads, see `pretrained`."""
+        features = {"alex": "alexnet_features", "vgg": "vgg16_features"}[self.backbone]
+        return features, f"lpips_{self.backbone}_heads"
+
     def load(self) -> "LPIPS":
         """Takes the published weights, see `pretrained`.
 
         Raises:
-            ValueError: they are not at hand.
+            ValueError: they are not at hand, or not those of this network.
         """
-        name = {"alex": "alexnet", "vgg": "vgg16"}[self.backbone]
-        features = pretrained(f"{name}_features")
-        heads = pretrained(f"lpips_{self.backbone}_heads")
-        number = 0
-        for part in self.slices:
-            assert isinstance(part, nn.Sequential)
-            for layer in part:
-                if isinstance(layer, nn.Conv2d):
-                    own = f"features.{number}."
-                    layer.load_state_dict(
-                        {kind: features[own + kind] for kind in ("weight", "bias")}
-                    )
-                number += 1
-        for number, head in enumerate(self.heads):
-            head.data.copy_(heads[f"lin{number}.model.1.weight"])
+        features, heads = (pretrained(name) for name in self.pretrained_names)
+        layers = [layer for part in self.slices for layer in part.children()]
+        expected = {
+            f"features.{number}.{kind}": value
+            for number, layer in enumerate(layers)
+            for kind, value in layer.named_parameters()
+        } | {f"lin{number}.model.1.weight": head for number, head in enumerate(self.heads)}
+        found = features | heads
+        for name, value in expected.items():
+            if name not in found or found[name].shape != value.shape:
+                raise ValueError(
+                    f"the weights {' and '.join(self.pretrained_names)} are not LPIPS's: {name} is "
+                    "missing or has another shape; get them again."
+                )
+            value.data.copy_(found[name])
         return self
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def publish(
     told = hashlib.sha256(data).hexdigest()[:8] if right_hash else "00000000"
     file = WebFile(data)
     url = server.add(f"weights-{told}.pth", file)
-    monkeypatch.setitem(module.SOURCES, "vgg16_features", Source(url, "features.", check_hash=True))
+    monkeypatch.setitem(module.SOURCES, "vgg16_features", Source(url, "features.", told))
     return file
 
 
@@ -73,6 +73,21 @@ def test_offline_the_error_says_where_to_put_them(monkeypatch: pytest.MonkeyPatc
         match=r"'lpips_vgg_heads' cannot be had from http://127.* put lpips_vgg_heads.safetensors "
         r"into a folder and name it in \$SRFORGE_WEIGHTS",
     ):
+        pretrained("lpips_vgg_heads")
+
+
+def test_a_folder_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRFORGE_WEIGHTS", "/no/such/folder")
+    with pytest.raises(ValueError, match=r"\$SRFORGE_WEIGHTS is '/no/such/folder', which is no fo"):
+        pretrained("vgg16_features")
+
+
+def test_what_is_no_state_dict_is_refused(
+    web_server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = web_server.add("vgg.pth", WebFile(b"<html>sorry</html>"))
+    monkeypatch.setitem(module.SOURCES, "lpips_vgg_heads", Source(url))
+    with pytest.raises(ValueError, match=r"'lpips_vgg_heads' cannot be had from"):
         pretrained("lpips_vgg_heads")
 
 

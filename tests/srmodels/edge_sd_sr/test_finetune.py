@@ -77,13 +77,44 @@ def test_each_part_moves_its_own_weights_alone() -> None:
 
 def test_the_discriminator_has_no_word_before_its_start() -> None:
     stage = make_stage(adversarial_weight=0.1, adversarial_start=5)
-    decoder, critic = stage.parts().values()
-    decoder.step = critic.step = 4
-    assert "adversarial" not in decoder(*batch())
-    assert critic(*batch())["loss"].item() == 0
-    decoder.step = critic.step = 5
-    assert "adversarial" in decoder(*batch())
-    assert critic(*batch())["loss"].item() > 0
+    stage.step = 4
+    before = stage(*batch())
+    assert before["loss"].item() == before["l1"].item()
+    stage.step = 5
+    after = stage(*batch())
+    assert after.keys() == before.keys()
+    expected = after["l1"] + 0.1 * after["adversarial"]
+    assert after["loss"].item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("part", ["decoder", "discriminator"])
+def test_a_samples_loss_does_not_depend_on_the_others(part: str) -> None:
+    stage = make_stage(adversarial_weight=0.1).parts()[part]
+    x_l, x_h, seeds = batch()
+    together = stage(x_l, x_h, seeds)["loss"].item()
+    alone = [stage(x_l[i : i + 1], x_h[i : i + 1], seeds[i : i + 1])["loss"] for i in range(2)]
+    assert together == pytest.approx(torch.stack(alone).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("lpips_backbone=resnet", "lpips_backbone is 'resnet': use alex or vgg"),
+        ("adversarial_start=-1", "adversarial_start must be at least 0, not -1"),
+        ("l1_weight=-1", "l1_weight must be at least 0"),
+    ],
+)
+def test_impossible_options_are_refused(option: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"stages\.decoder\.options: {message}"):
+        load_config([f"recipe={SMALL}", f"stages.decoder.options.{option}"])
+
+
+def test_an_adversarial_stage_cannot_have_its_weights_shared_out() -> None:
+    settings = [f"recipe={SMALL}", CRITIC, "stages.decoder.options.adversarial_weight=0.1"]
+    with pytest.raises(
+        UserError, match=r"decoder\.train\.zero_stage must be 2 or less: the stage "
+    ):
+        load_config([*settings, "train.zero_stage=3"])
 
 
 def test_an_adversarial_loss_needs_a_discriminator() -> None:

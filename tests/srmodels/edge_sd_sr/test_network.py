@@ -61,7 +61,7 @@ def test_no_recomputed_module_lies_inside_another(network: EdgeSDSR) -> None:
 
 
 FORWARD = {
-    "none": ("constant", "zero"),
+    "none": ("constant",),
     "additive": ("learned", "constant", "zero"),
     "resshift": ("learned", "constant", "zero"),
 }
@@ -145,6 +145,15 @@ def test_the_full_size_has_the_papers_parameters_and_operations(recipe: str, gma
         ({"conditioning": ConditioningConfig("sideways")}, "networks.conditioning.forward"),
         ({"conditioning": ConditioningConfig(variance="big")}, "networks.conditioning.variance"),
         ({"conditioning": ConditioningConfig("none")}, "forward=none does not ask"),
+        ({"conditioning": ConditioningConfig("none", "zero")}, "variance=zero leaves none"),
+        (
+            {"conditioning": ConditioningConfig(constant_variance=-1.0)},
+            r"networks.conditioning.constant_variance must be greater than 0, not -1.0",
+        ),
+        (
+            {"conditioning": ConditioningConfig("resshift"), "prediction": "epsilon"},
+            "a thousandth of it left",
+        ),
         ({"conditioning": ConditioningConfig("resshift"), "prediction": "v"}, "share the variance"),
         (
             {"conditioning": ConditioningConfig(variance="zero"), "prediction": "epsilon"},

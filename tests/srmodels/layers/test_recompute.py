@@ -12,7 +12,7 @@ from tests.conftest import SMALL
 
 def make_stage(kind: str) -> Stage:
     torch.manual_seed(0)
-    network = SYSTEM.build(load_config([f"recipe={SMALL}"]).networks)
+    network = SYSTEM.build(load_config([f"recipe={SMALL}", "networks.teacher=true"]).networks)
     return SYSTEM.stages[kind](network, SYSTEM.stages[kind].Options())
 
 

@@ -1,9 +1,12 @@
 """LPIPS with the published weights, against values of the reference implementation."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from srmodels.metrics import LPIPS
 from srmodels.upscale import to_tensor
@@ -27,6 +30,28 @@ def test_it_is_the_reference_implementations(lpips: LPIPS) -> None:
     expected = {"alex": 0.4754, "vgg": 0.5862}[lpips.backbone]
     with torch.no_grad():
         assert lpips(to_tensor(hr), to_tensor(large)).item() == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_each_image_has_its_own_distance(backbone: str) -> None:
+    """With random weights: what does not need the published ones."""
+    torch.manual_seed(0)
+    lpips = LPIPS(backbone)
+    for head in lpips.heads:
+        torch.nn.init.uniform_(head)
+    x, y = torch.rand(2, 3, 3, 64, 64)
+    distances = lpips(x, y)
+    assert distances.shape == (3,)
+    assert torch.allclose(distances[1:2], lpips(x[1:2], y[1:2]), rtol=1e-4)
+    assert torch.allclose(distances, lpips(y, x), rtol=1e-4)
+
+
+def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("alexnet_features", "lpips_alex_heads"):
+        save_file({"features.0.weight": torch.rand(3)}, tmp_path / f"{name}.safetensors")
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"are not LPIPS's: features\.0\.weight is missing or has"):
+        LPIPS("alex").load()
 
 
 def test_equal_images_are_at_no_distance_and_others_are(lpips: LPIPS) -> None:
