@@ -142,6 +142,7 @@ def check_pretrained(config: Config, name: str) -> None:
     from pipelines.training.cost import stage_on_meta
 
     try:
+        weights_folder()  # also where nothing is needed of it: workers are told where it is
         for weights in stage_on_meta(config, name).pretrained_names():
             pretrained(weights)
     except ValueError as error:

@@ -64,6 +64,29 @@ def test_more_ranks_than_samples_are_refused(dataset: Path, run_python: Runner) 
     assert "must be at least train.workers=9" in done.stderr
 
 
+def test_weights_that_cannot_be_had_end_a_run_before_it_starts(
+    dataset: Path, run_python: Runner, tmp_path: Path
+) -> None:
+    nowhere = {"SRFORGE_WEIGHTS": str(tmp_path / "none")}
+    done = run_python("-m", "pipelines.training", *arguments(dataset), **nowhere)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: stage 'autoencoder' cannot start: $SRFORGE_WEIGHTS is")
+    offline = {
+        "SRFORGE_WEIGHTS": str(tmp_path), "TORCH_HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",
+    }  # fmt: skip
+    lpips = (
+        "stage=decoder",
+        "stages.decoder.init_from=null",
+        "stages.decoder.options.lpips_weight=1",
+    )
+    done = run_python("-m", "pipelines.training", *arguments(dataset, *lpips), **offline)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "stage 'decoder' cannot start: the weights 'vgg16_features' cannot be had" in done.stderr
+    assert not (Path(os.environ["SRFORGE_HOME"]) / "work/runs/small-decoder").exists()
+
+
 def test_what_a_killed_attempt_left_is_removed(dataset: Path, run_python: Runner) -> None:
     left = Path(os.environ["SRFORGE_HOME"]) / "work/runs/small-autoencoder/step-000009-dead"
     left.mkdir(parents=True)
