@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -47,27 +48,53 @@ def test_residual_shift_takes_the_steps_of_its_paper() -> None:
         assert float(process.end[t - 1]) == pytest.approx(eta, rel=1e-5)
 
 
+#: What z, z_h, z_l and the noise are multiplied by in a step.
+Step = tuple[float, float, float, float]
+
+
+def diffusion_steps(end: bool) -> Iterator[Step]:
+    """DDPM's transition, √(1 − β_t) z + √β_t n, with Stable Diffusion's β; one that ends at z_l
+    drifts there as fast as the noise rises."""
+    betas = [(0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) * t / (T - 1)) ** 2 for t in range(T)]
+    kept = 1.0
+    for beta in betas:
+        before, kept = math.sqrt(1 - kept), kept * (1 - beta)
+        drift = math.sqrt(1 - kept) - math.sqrt(1 - beta) * before if end else 0.0
+        yield math.sqrt(1 - beta), 0.0, drift, math.sqrt(beta)
+
+
+def residual_shift_steps(kappa: float, power: float) -> Iterator[Step]:
+    """ResShift's transition (equation 1): z + α_t (z_l − z_h) + κ √α_t n, α_t = η_t − η_{t−1}."""
+    first, last, before = 0.04 / kappa, math.sqrt(0.999), 0.0
+    for t in range(T):
+        eta = first**2 * (last / first) ** (2 * (t / (T - 1)) ** power)
+        alpha, before = eta - before, eta
+        yield 1.0, -alpha, alpha, kappa * math.sqrt(alpha)
+
+
+STEPS = {
+    "none": lambda: diffusion_steps(end=False),
+    "additive": lambda: diffusion_steps(end=True),
+    "resshift": lambda: residual_shift_steps(kappa=2.0, power=0.3),
+}
+
+
 @pytest.mark.parametrize("name", sorted(PROCESSES))
 def test_the_closed_form_marginal_is_that_of_small_steps(name: str) -> None:
-    """Many samples, pushed through the Markov chain step by step, have the mean and the variance
-    that the tables say."""
-    process = PROCESSES[name]
+    """Many samples, pushed through the Markov chain of the definition step by step, are scattered
+    as the tables say."""
+    process, last = PROCESSES[name], 400
     generator = torch.Generator().manual_seed(0)
     z_h, z_l, deviation = 1.5, -0.7, 0.6
-    signal, end, noise = (t.double() for t in (process.signal, process.end, process.noise))
     samples = torch.full((20_000,), z_h, dtype=torch.float64)
-    reached = 0.0, 1.0, 0.0
-    for t in range(0, 400, 4):
-        # What has to be multiplied, added and scattered to get from one marginal to the next.
-        keep = signal[t] / reached[1]
-        variance = (noise[t] ** 2 - (keep * reached[2]) ** 2).clamp(min=0)
-        drift = end[t] - keep * reached[0]
-        step = torch.randn(len(samples), generator=generator, dtype=torch.float64)
-        samples = keep * samples + drift * z_l + variance.sqrt() * deviation * step
-        reached = float(end[t]), float(signal[t]), float(noise[t])
-    mean = signal[t] * z_h + end[t] * z_l
-    assert float(samples.mean()) == pytest.approx(float(mean), abs=0.03)
-    assert float(samples.std()) == pytest.approx(float(noise[t]) * deviation, rel=0.03)
+    for keep, image, drift, scatter in itertools.islice(STEPS[name](), last + 1):
+        noise = torch.randn(len(samples), generator=generator, dtype=torch.float64)
+        samples = keep * samples + image * z_h + drift * z_l + scatter * deviation * noise
+    t = last
+    mean = float(process.signal[t] * z_h + process.end[t] * z_l)
+    spread = float(process.noise[t]) * deviation
+    assert float(samples.mean()) == pytest.approx(mean, abs=0.03)
+    assert float(samples.std()) == pytest.approx(spread, rel=0.03)
     many = torch.full((20_000, 1, 1, 1), t)
     z_t = process.diffuse(
         torch.full((20_000, 1, 1, 1), z_h),
@@ -75,8 +102,8 @@ def test_the_closed_form_marginal_is_that_of_small_steps(name: str) -> None:
         deviation * torch.randn(20_000, 1, 1, 1, generator=generator),
         many.flatten(),
     )
-    assert float(z_t.mean()) == pytest.approx(float(mean), abs=0.03)
-    assert float(z_t.std()) == pytest.approx(float(noise[t]) * deviation, rel=0.03)
+    assert float(z_t.mean()) == pytest.approx(mean, abs=0.03)
+    assert float(z_t.std()) == pytest.approx(spread, rel=0.03)
 
 
 @pytest.mark.parametrize("name", sorted(PROCESSES))
