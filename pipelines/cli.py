@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -18,6 +19,7 @@ from pipelines.progress import progress
 from pipelines.registry.models import Model, champion, load_model, shipped_models
 from pipelines.schema import Config
 from pipelines.storage import write_bytes
+from srmodels.color import COLOR_FIXES
 from srmodels.upscale import Tiling, num_tiles, upscale_image
 
 
@@ -84,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument(
         "--overlap", type=int, default=None, metavar="PX", help="LR pixels tiles share"
     )
+    upscale.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="tiles that are upscaled at once"
+    )
+    upscale.add_argument(
+        "--color-fix",
+        choices=COLOR_FIXES,
+        help="give the result the colours of the photo: details alone are the model's (wavelet), "
+        "or mean and contrast of each channel are the photo's (adain)",
+    )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
     models = commands.add_parser("models", help="list the models at hand")
@@ -124,10 +135,13 @@ def _upscale(parsed: argparse.Namespace) -> int:
     tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
     if not 0 <= tiling.overlap < tile:
         raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
+    if parsed.batch < 1:
+        raise UserError(f"--batch must be at least 1, not {parsed.batch}.")
+    options = {"batch_size": parsed.batch, "color_fix": COLOR_FIXES.get(parsed.color_fix)}
     failures = 0
     for task in tasks:
         try:
-            upscale_file(model, task, tiling)
+            upscale_file(model, task, tiling, **options)
         except UserError as error:
             if len(tasks) == 1:
                 raise
@@ -169,8 +183,11 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
     return [Task(source, target)]
 
 
-def upscale_file(model: Model, task: Task, tiling: Tiling) -> None:
+def upscale_file(model: Model, task: Task, tiling: Tiling, **options: Any) -> None:
     """Upscales one photo with a progress bar over its tiles; the file appears whole.
+
+    Args:
+        options: further ones of `upscale_image`.
 
     Raises:
         UserError: it cannot be read, or the format cannot hold its transparency.
@@ -197,6 +214,7 @@ def upscale_file(model: Model, task: Task, tiling: Tiling) -> None:
                     scale=scale,
                     tiling=tiling,
                     on_tile=bar.update,
+                    **options,
                 )
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -45,6 +46,8 @@ def upscale_image(
     *,
     scale: int,
     tiling: Tiling = Tiling(),
+    batch_size: int = 1,
+    color_fix: Callable[[Tensor, Tensor], Tensor] | None = None,
     on_tile: Callable[[int], None] = lambda done: None,
 ) -> Image.Image:
     """The image, `scale` times as large along each side.
@@ -54,8 +57,11 @@ def upscale_image(
     Grayscale stays grayscale; palette images become RGB or RGBA.
 
     Args:
-        network: maps LR tiles `[1, 3, tile, tile]` in [0, 1] to HR tiles.
+        network: maps LR tiles `[B, 3, tile, tile]` in [0, 1] to HR tiles.
         image: any Pillow image; 16-bit and float images are reduced to 8 bits.
+        batch_size: tiles that go through the network at once, at most.
+        color_fix: gives the result the colours of its second argument, the image enlarged by
+            bicubic interpolation (see `srmodels.color`).
     """
     # A profile only fits the colours it was made for; CMYK, for one, is converted.
     kept = image.mode in ("RGB", "RGBA", "P", "L", "LA")
@@ -66,14 +72,18 @@ def upscale_image(
     size = (image.width * scale, image.height * scale)
     alpha = image.convert("RGBA").getchannel("A") if transparent else None
     rgb = np.asarray(image.convert("RGBA").convert("RGB") if transparent else image.convert("RGB"))
+    x_l = to_tensor(rgb)
     enlarged = run_tiled(
         network,
-        to_tensor(rgb),
+        x_l,
         scale=scale,
         tile=tiling.tile,
         overlap=tiling.overlap,
+        batch_size=batch_size,
         on_tile=on_tile,
     )
+    if color_fix is not None:
+        enlarged = color_fix(enlarged, F.interpolate(x_l, enlarged.shape[2:], mode="bicubic"))
     result = Image.fromarray(to_pixels(enlarged))
     if gray:
         result = result.convert("L")
@@ -85,7 +95,7 @@ def upscale_image(
 
 
 def num_tiles(image: Image.Image, tiling: Tiling) -> int:
-    """How many network calls `upscale_image` takes for this image, whichever way it is turned."""
+    """How many tiles `upscale_image` takes for this image, whichever way it is turned."""
     upright = ImageOps.exif_transpose(image)
     return count_tiles(upright.height, upright.width, tiling.tile, tiling.overlap)
 

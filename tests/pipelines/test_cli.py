@@ -39,6 +39,26 @@ def test_a_photo_becomes_four_times_as_large(tmp_path: Path, bundle: Path, suffi
         assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[suffix]
 
 
+def test_tiles_in_batches_change_nothing_and_colours_can_be_the_photos(
+    tmp_path: Path, bundle: Path
+) -> None:
+    source = photo(tmp_path / "a.png")
+
+    def upscaled(*options: object) -> np.ndarray:
+        target = tmp_path / "b.png"
+        assert srforge("upscale", source, target, "--model", bundle, "--overwrite", *options) == 0
+        with Image.open(target) as image:
+            return np.asarray(image).astype(int)
+
+    plain, batched = upscaled("--overlap", 24), upscaled("--overlap", 24, "--batch", 3)
+    assert np.abs(plain - batched).max() <= 1
+    with Image.open(source) as image:
+        wanted = np.asarray(image.resize((148, 84), Image.Resampling.BICUBIC)).mean((0, 1))
+    fixed = upscaled("--color-fix", "adain").mean((0, 1))
+    assert np.abs(fixed - wanted).max() < 1
+    assert not np.array_equal(upscaled("--overlap", 24, "--color-fix", "wavelet"), plain)
+
+
 def test_a_folder_is_upscaled_and_done_photos_are_left_alone(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

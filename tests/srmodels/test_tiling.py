@@ -24,18 +24,28 @@ def test_the_paper_s_512_to_2048_takes_25_evaluations() -> None:
     width=st.integers(1, 70),
     tile=st.sampled_from([8, 16, 24]),
     overlap=st.integers(0, 7),
+    batch_size=st.integers(1, 5),
 )
 def test_a_local_network_gives_the_same_with_and_without_tiles(
-    height: int, width: int, tile: int, overlap: int
+    height: int, width: int, tile: int, overlap: int, batch_size: int
 ) -> None:
     x = torch.rand(
         1, 3, height, width, generator=torch.Generator().manual_seed(height * 71 + width)
     )
-    calls = []
-    y = run_tiled(nearest, x, scale=4, tile=tile, overlap=overlap, on_tile=calls.append)
+    calls: list[int] = []
+    y = run_tiled(
+        nearest,
+        x,
+        scale=4,
+        tile=tile,
+        overlap=overlap,
+        batch_size=batch_size,
+        on_tile=calls.append,
+    )
     assert y.shape == (1, 3, 4 * height, 4 * width)
     assert torch.allclose(y, nearest(x), atol=1e-5)
-    assert len(calls) == count_tiles(height, width, tile, overlap)
+    assert sum(calls) == count_tiles(height, width, tile, overlap)
+    assert all(done == batch_size for done in calls[:-1])
 
 
 @given(length=st.integers(1, 500), tile=st.integers(2, 64), data=st.data())
