@@ -34,7 +34,7 @@ def load_config(overrides: Sequence[str]) -> Config:
     """
     cli = _parse(overrides)
     recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
-    recipe = _read_yaml(recipe_path)
+    recipe = _read_recipe(recipe_path)
     preset = _preset(recipe, cli)
     schema, system = _schema(recipe, recipe_path, preset)
     for stage in _sub(cli, "stages"):
@@ -139,6 +139,25 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
         raise UserError(f"cannot read the arguments: {str(error).splitlines()[0]}") from None
 
 
+def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
+    """A recipe over its `base`, if it names one: another recipe, of which it changes some keys.
+
+    Args:
+        derived: the recipes that are based on this one.
+    """
+    recipe = _read_yaml(path)
+    base = recipe.pop("base", None)
+    if base is None:
+        return recipe
+    if path in derived:
+        raise UserError(f"recipe {path.name} is its own base, by way of others: remove one 'base'.")
+    below = _read_recipe(find_recipe(str(base)), (*derived, path))
+    _preset(below, recipe)  # drops what belongs to another preset
+    merged = OmegaConf.merge(below, recipe)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def _read_yaml(path: Path) -> DictConfig:
     try:
         recipe = OmegaConf.load(path)
@@ -149,11 +168,12 @@ def _read_yaml(path: Path) -> DictConfig:
     return recipe
 
 
-def _preset(recipe: DictConfig, cli: DictConfig) -> str:
-    """The degradation that is wanted. One that is chosen on the command line comes with its own
-    parameters, not with those that the recipe sets for another."""
+def _preset(recipe: DictConfig, over: DictConfig) -> str:
+    """The degradation that is wanted. One that is chosen in what lies over the recipe (the command
+    line, or a recipe that is based on it) comes with its own parameters, not with those that the
+    recipe sets for another."""
     own = _sub(recipe, "degradation").get("preset")
-    chosen = _sub(cli, "degradation").get("preset")
+    chosen = _sub(over, "degradation").get("preset")
     if chosen and chosen != own:
         _sub(recipe, "degradation").pop("options", None)
     return str(chosen or own or DegradationConfig.preset)

@@ -145,6 +145,34 @@ def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> Non
         load_config([f"recipe={path}"])
 
 
+def test_a_recipe_changes_some_keys_of_its_base(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"base: {SMALL}\nnetworks: {{unet: {{channels: [8, 24]}}}}\n"
+        "stages: {joint: {train: {steps: 9}}}\nstage1: [joint]\n"
+    )
+    config, base = load_config([f"recipe={mine}"]), load_config([f"recipe={SMALL}"])
+    assert config.networks.unet.channels == [8, 24]
+    assert config.networks.unet.num_groups == base.networks.unet.num_groups
+    assert (config.stages["joint"].train.steps, config.stages["decoder"].train.steps) == (9, 4)
+    assert config.stages["joint"].init_from == "autoencoder"
+    assert (config.stage1, config.run.name) == (["joint"], "mine")
+    # A base's parameters belong to the preset that it names, not to another one.
+    other = tmp_path / "other.yaml"
+    mine.write_text(
+        f"base: {SMALL}\ndegradation: {{preset: realesrgan, options: {{webp_probability: 0.3}}}}\n"
+    )
+    other.write_text(f"base: {mine}\ndegradation: {{preset: bicubic}}\n")
+    assert load_config([f"recipe={mine}"]).degradation.options.webp_probability == 0.3
+    assert load_config([f"recipe={other}"]).degradation.options == PRESETS["bicubic"]()
+    mine.write_text(f"base: {mine}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml is its own base"):
+        load_config([f"recipe={mine}"])
+    mine.write_text("base: nosuch\n")
+    with pytest.raises(UserError, match="there is no recipe 'nosuch'"):
+        load_config([f"recipe={mine}"])
+
+
 @pytest.mark.parametrize("recipe", [*recipe_names(), str(SMALL)])
 def test_configurations_survive_the_way_to_a_worker(recipe: str) -> None:
     config = load_config([f"recipe={recipe}", "train.steps=3"])
