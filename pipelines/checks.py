@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from pipelines.errors import UserError
-from pipelines.schema import Config, TrainConfig
+from pipelines.schema import ARTIFACTS, Config, ExportConfig, TrainConfig
+from pipelines.shipped import is_reference
 from srmodels.metrics import SMALLEST
 from srmodels.system import System
 
@@ -45,8 +46,7 @@ def check(config: Config, system: System) -> None:
     for name in ("tile", "val_tile"):
         if getattr(config.shard, name) % hr_multiple:
             raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
-    if config.export.tile % lr_multiple:
-        raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
+    _check_export(config.export, lr_multiple)
     for name, stage in config.stages.items():
         where = f"stages.{name}.train"
         _check_train(where, stage.train, config.shard.tile, hr_multiple)
@@ -99,8 +99,22 @@ def _check_stages(config: Config) -> None:
     if config.stage is not None and config.stage not in config.stages:
         raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
     for name, stage in config.stages.items():
-        if stage.init_from is not None and stage.init_from not in config.stages:
-            raise UserError(f"stages.{name}.init_from names an unknown stage '{stage.init_from}'.")
+        before = stage.init_from
+        if before is not None and before not in config.stages and not is_reference(before):
+            raise UserError(
+                f"stages.{name}.init_from is '{before}', which is no stage of the recipe "
+                f"({_listing(config.stages)}) and no model."
+            )
+
+
+def _check_export(export: ExportConfig, lr_multiple: int) -> None:
+    if export.tile % lr_multiple:
+        raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
+    for artifact in export.artifacts:
+        if artifact not in ARTIFACTS:
+            raise UserError(
+                f"export.artifacts names '{artifact}': use some of {_listing(ARTIFACTS)}, or []."
+            )
 
 
 def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:

@@ -16,8 +16,9 @@ from pipelines import __version__
 from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.registry.models import Model, champion, load_model, shipped_models
+from pipelines.registry.models import Model, champion, load_model
 from pipelines.schema import Config
+from pipelines.shipped import shipped_models
 from pipelines.storage import write_bytes
 from srmodels.color import COLOR_FIXES
 from srmodels.upscale import Tiling, num_tiles, upscale_image

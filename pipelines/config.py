@@ -191,6 +191,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         raise UserError(f"recipe {path.name}: {error}") from None
     schema = OmegaConf.structured(Config)
     schema.networks = OmegaConf.structured(system.config)
+    schema.init = OmegaConf.structured(system.initial)
     if preset in PRESETS:  # else the check of the preset itself says which there are
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
     stages = {}

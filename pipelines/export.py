@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,7 +21,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.registry import bundle
-from pipelines.registry.models import Model, load_model
+from pipelines.registry.models import Model, at_precision, load_model
 from pipelines.registry.register import champion_version
 from pipelines.schema import Config
 from pipelines.storage import new_directory, read_json, resolve
@@ -58,7 +59,7 @@ def run(config: Config) -> Path:
         UserError: the model was not evaluated, does not exist, or an artifact differs from
             PyTorch by more than `export.max_error`.
     """
-    model = load_model(model_reference(config), config)
+    model = at_precision(load_model(model_reference(config), config), config.export.weights)
     evidence = _evidence(config, model)
     directory = output_directory(config)
     facts = _facts(config, model, evidence)
@@ -73,10 +74,13 @@ def run(config: Config) -> Path:
             print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
             return directory
     with new_directory(directory) as new:
-        (new / "edge").mkdir()
-        facts["edge"] = {"onnx_fp32": _export_onnx(config, model, new)}
-        weights = {n: w.contiguous() for n, w in model.network.inference_state_dict().items()}
-        save_file(weights, new / bundle.WEIGHTS)
+        facts["edge"] = {}
+        if "onnx_fp32" in config.export.artifacts:
+            (new / "edge").mkdir()
+            facts["edge"]["onnx_fp32"] = _export_onnx(config, model, new)
+        _save(config, model.network.inference_state_dict(), new / bundle.WEIGHTS)
+        if model.finetuning_weights:
+            _save(config, model.finetuning_weights, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
         shutil.copyfile(_evidence_directory(config, model) / evaluate.REPORT, new / evaluate.REPORT)
         (new / "MODEL_CARD.md").write_text(_model_card(config, facts))
@@ -85,13 +89,18 @@ def run(config: Config) -> Path:
     return directory
 
 
+def _save(config: Config, weights: dict[str, Tensor], path: Path) -> None:
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[config.export.weights]
+    save_file({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
+
+
 def _evidence(config: Config, model: Model) -> dict[str, Any]:
     """The results of jobs/evaluate.py for exactly these weights."""
     path = _evidence_directory(config, model) / evaluate.RESULTS
     if not path.exists() or read_json(path)["weights_sha256"] != model.weights_sha256:
         raise UserError(
             f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
-            f"model={model.reference} first."
+            f"model={model.reference} export.weights={config.export.weights} first."
         )
     results: dict[str, Any] = read_json(path)
     return results
@@ -110,6 +119,8 @@ def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, A
         "scale": model.network.scale,
         "tile": config.export.tile,
         "opset": config.export.opset,
+        "artifacts": config.export.artifacts,
+        "precision": config.export.weights,
         "parent_version": champion_version(tracking.connect(config), config),
         "weights_sha256": model.weights_sha256,
         "manifest": model.facts["manifest"],
@@ -191,7 +202,6 @@ def _model_card(config: Config, facts: dict[str, Any]) -> str:
         f"| {name} | {metrics['bicubic'][name]:.4f} | {value:.4f} |"
         for name, value in metrics["model"].items()
     )
-    edge = facts["edge"]["onnx_fp32"]
     return f"""# {facts["name"]}
 
 {config.description}. ×{facts["scale"]} super-resolution.
@@ -200,9 +210,8 @@ def _model_card(config: Config, facts: dict[str, Any]) -> str:
 - {facts["gmacs"]:.2f} GMACs = {2 * facts["gmacs"]:.2f} GFLOPs for an LR tile of {facts["tile"]} px
 
 ## Use
-`{edge["file"]}`: input `x_l` {edge["input"]["shape"]}, RGB in [0, 1]; output `x_h`
-{edge["output"]["shape"]}. Larger images: cut tiles that overlap by a quarter and blend.
-
+`srforge upscale IN OUT --model FOLDER`, with the folder that this file lies in.
+{"".join(_artifact_use(edge) for edge in facts["edge"].values())}
 ## Measured
 On {metrics["num_images"]} validation images, {metrics["degradation"]} degradation.
 {metrics["protocol"]}.
@@ -210,12 +219,7 @@ On {metrics["num_images"]} validation images, {metrics["degradation"]} degradati
 | metric | bicubic | this model |
 |---|---|---|
 {rows}
-
-ONNX against PyTorch on {edge["parity"]["num_images"]} real images: largest error
-{edge["parity"]["max_error"]:.1e}, {edge["parity"]["sqnr_db"]} dB. Latency
-{edge["latency"]["median_ms"]} ms per tile (median of {edge["latency"]["runs"]},
-{edge["latency"]["threads"]} threads, {edge["latency"]["machine"]}).
-
+{"".join(_artifact_evidence(edge) for edge in facts["edge"].values())}
 ## Trained on
 - dataset `{facts["manifest"]}`
 - recipe `{facts["recipe"]}`, configuration `{facts["config_digest"]}`
@@ -224,4 +228,20 @@ ONNX against PyTorch on {edge["parity"]["num_images"]} real images: largest erro
 ## Limits
 Trained for {metrics["degradation"]} degradation. It cannot know what the LR image does not show:
 check results before they are used as evidence of anything.
+"""
+
+
+def _artifact_use(edge: dict[str, Any]) -> str:
+    return f"""
+`{edge["file"]}`: input `x_l` {edge["input"]["shape"]}, RGB in [0, 1]; output `x_h`
+{edge["output"]["shape"]}. Larger images: cut tiles that overlap by a quarter and blend.
+"""
+
+
+def _artifact_evidence(edge: dict[str, Any]) -> str:
+    return f"""
+`{edge["file"]}` against PyTorch on {edge["parity"]["num_images"]} real images: largest error
+{edge["parity"]["max_error"]:.1e}, {edge["parity"]["sqnr_db"]} dB. Latency
+{edge["latency"]["median_ms"]} ms per tile (median of {edge["latency"]["runs"]},
+{edge["latency"]["threads"]} threads, {edge["latency"]["machine"]}).
 """

@@ -78,6 +78,7 @@ class DegradationConfig:
     options: Any = key(None, "the preset's parameters (--dry-run prints them)")
 
 
+ARTIFACTS = ("onnx_fp32",)
 SCHEDULES = ("cosine", "constant", "step")
 SCHEDULE_HELP = "learning rate after warm-up: cosine (to zero), constant, or step"
 
@@ -195,7 +196,11 @@ class TrainConfig:
 @dataclass
 class StageConfig:
     kind: str | None = key(None, "the system's stage to run (default: the stage's own name)")
-    init_from: str | None = key(None, "stage of the same run name whose weights it starts from")
+    init_from: str | None = key(
+        None,
+        "what it starts from: a stage of the same run name, or a model (a shipped one's name, "
+        "models:/NAME@ALIAS, a bundle directory); none: init.*, else at random",
+    )
     options: Any = key(None, "the stage's own settings")
     train: Any = key(None, "overrides of train.* for this stage")
 
@@ -213,6 +218,14 @@ class EvaluateConfig:
 class ExportConfig:
     tile: int = key(128, "side of the LR input of the edge artifacts in pixels", minimum=1)
     evidence: str = key("work/evaluate", "where jobs/evaluate.py wrote its results")
+    artifacts: list[str] = key(
+        ["onnx_fp32"], f"edge artifacts of the bundle: {', '.join(ARTIFACTS)}, or []"
+    )
+    weights: str = key(
+        "fp32",
+        "fp32, or fp16: weights rounded to half the size; jobs/evaluate.py needs the same",
+        choices=("fp32", "fp16"),
+    )
     opset: int = key(20, "ONNX opset", minimum=18)
     max_error: float = key(
         1e-4, "largest accepted difference from PyTorch (pixels in [0, 1])", above=0
@@ -275,6 +288,7 @@ class Config:
     description: str = key("", "one line about the recipe")
     system: str = key("", "package in srmodels")
     networks: Any = key(None, "the system's networks")
+    init: Any = key(None, "first weights of networks that start from no stage, by others")
     stages: Any = key(None, "the recipe's stages by name")
     stage1: list[str] = key([], "stages that jobs/stage1.py runs, in order")
     stage2: list[str] = key([], "stages that jobs/stage2.py runs, in order")

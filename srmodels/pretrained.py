@@ -7,9 +7,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+
+from srmodels.hub import read_weights
 
 #: Names a folder with `<name>.safetensors`; it is looked at first.
 FOLDER = "SRFORGE_WEIGHTS"
@@ -65,10 +65,7 @@ def pretrained(name: str) -> dict[str, Tensor]:
     source, folder = SOURCES[name], weights_folder()
     path = folder / f"{name}.safetensors" if folder else None
     if path is not None and path.is_file():
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): get it again.") from None
+        weights = read_weights(path)
     else:
         try:
             weights = torch.hub.load_state_dict_from_url(

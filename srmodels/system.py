@@ -10,6 +10,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,10 @@ class SRNetwork(nn.Module, ABC):
     def inference_modules(self) -> dict[str, nn.Module]:
         """The child modules that `forward` uses, by name: what ships. Others only train."""
 
+    def finetuning_modules(self) -> dict[str, nn.Module]:
+        """The child modules that do not ship and that stages other than the first ones need."""
+        return {}
+
     def for_tile(self, tile: int) -> nn.Module:
         """The inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run time:
         what exporters trace."""
@@ -46,8 +51,7 @@ class SRNetwork(nn.Module, ABC):
 
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The weights that ship."""
-        prefixes = tuple(f"{name}." for name in self.inference_modules())
-        return {n: v for n, v in self.state_dict().items() if n.startswith(prefixes)}
+        return weights_of(self.inference_modules(), self.state_dict())
 
     def load_inference_state_dict(self, weights: Mapping[str, Tensor]) -> None:
         """The inverse of `inference_state_dict`.
@@ -55,16 +59,7 @@ class SRNetwork(nn.Module, ABC):
         Raises:
             ValueError: names or shapes are not this network's.
         """
-        expected = self.inference_state_dict()
-        wrong = {
-            n for n in expected.keys() | weights.keys() if _shape(expected, n) != _shape(weights, n)
-        }
-        if wrong:
-            raise ValueError(
-                f"the weights do not fit the network: {len(wrong)} tensors differ, for example "
-                f"{min(wrong)}."
-            )
-        self.load_state_dict(weights, strict=False)
+        load_weights(self, self.inference_modules(), weights)
 
 
 @dataclass(frozen=True)
@@ -170,6 +165,28 @@ def train_only(stage: Stage, parts: Iterable[Stage]) -> None:
                 parameter.requires_grad_(part is stage)
 
 
+@dataclass
+class InitialWeights:
+    """Where networks that start from no other stage get their first weights: at random. A system
+    that can start from weights of others derives its own, with a key for each source."""
+
+    def files(self) -> dict[str, Path]:
+        """The files that are named, by key; what is elsewhere is downloaded.
+
+        Raises:
+            ValueError: one cannot be had.
+        """
+        return {}
+
+    def load(self, network: Any, files: Mapping[str, Path]) -> list[str]:
+        """Fills the networks from these files; returns a line for each, for people.
+
+        Raises:
+            ValueError: a file does not fit its network, or is damaged.
+        """
+        return []
+
+
 @dataclass(frozen=True)
 class System:
     """A named family of networks: what `srmodels.<name>.SYSTEM` holds."""
@@ -178,6 +195,7 @@ class System:
     config: type
     network: type[SRNetwork]
     stages: Mapping[str, type[Stage]]
+    initial: type[InitialWeights] = InitialWeights
 
     def build(self, config: Any) -> SRNetwork:
         """The networks for an instance of `self.config`, on torch's default device."""
@@ -205,6 +223,30 @@ def load_system(name: str) -> System:
     system = importlib.import_module(f"srmodels.{name}.system").SYSTEM
     assert isinstance(system, System)
     return system
+
+
+def weights_of(modules: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a network's weights those of the child modules with these names."""
+    prefixes = tuple(f"{name}." for name in modules)
+    return {name: weight for name, weight in weights.items() if name.startswith(prefixes)}
+
+
+def load_weights(network: SRNetwork, modules: Iterable[str], weights: Mapping[str, Tensor]) -> None:
+    """Fills these child modules of a network.
+
+    Raises:
+        ValueError: names or shapes are not theirs.
+    """
+    expected = weights_of(modules, network.state_dict())
+    wrong = {
+        n for n in expected.keys() | weights.keys() if _shape(expected, n) != _shape(weights, n)
+    }
+    if wrong:
+        raise ValueError(
+            f"the weights do not fit the network: {len(wrong)} tensors differ, for example "
+            f"{min(wrong)}."
+        )
+    network.load_state_dict(weights, strict=False)
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> torch.Size | None:

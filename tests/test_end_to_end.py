@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from infra.local.platform import Platform
 from pipelines.registry.bundle import load_bundle
+from pipelines.registry.models import weights_sha256
 from tests.conftest import ROOT, SMALL, Runner
 
 pytestmark = pytest.mark.cluster
@@ -121,6 +122,21 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "models:/small@champion" in done.stdout
+
+    # The next one starts from the champion, and is half as large.
+    done = run_python(
+        "jobs/retrain.py", *arguments, "run.name=next", "stage1=[joint]",
+        "stages.joint.init_from=models:/small@champion", "export.weights=fp16",
+        "export.artifacts=[]", **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Starting from models:/small@champion." in done.stdout
+    half = load_bundle(home / "export" / "next")
+    assert half.facts["edge"] == {}
+    assert half.facts["weights_sha256"] == weights_sha256(half.network().inference_state_dict())
+    sizes = [b.facts["files"]["model.safetensors"]["bytes"] for b in (half, bundle)]
+    assert sizes[0] < 0.75 * sizes[1]  # beside the weights there are their names
+    assert half.finetuning_weights().keys() == bundle.finetuning_weights().keys()
 
     # What a mobile engineer does with it.
     Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")

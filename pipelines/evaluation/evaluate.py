@@ -20,7 +20,7 @@ from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, mo
 from pipelines.evaluation.protocol import MAX_PSNR, low_resolution, psnr
 from pipelines.evaluation.report import loss_curves, render
 from pipelines.progress import progress
-from pipelines.registry.models import Model, absolute, champion, load_model
+from pipelines.registry.models import Model, absolute, at_precision, champion, load_model
 from pipelines.schema import Config
 from pipelines.storage import (
     absolute_location,
@@ -98,7 +98,8 @@ def run(config: Config) -> Path:
     client = tracking.connect(config)
     references = [*map(absolute, config.evaluate.compare), model_reference(config)]
     models = {reference: load_model(reference, config) for reference in references}
-    model = models[references[-1]]
+    model = at_precision(models[references[-1]], config.export.weights)
+    models[model.reference] = model
     for other in models.values():
         if other.network.scale != config.networks.scale:
             raise UserError(

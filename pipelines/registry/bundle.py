@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pipelines.config import from_dict
 from pipelines.errors import UserError
@@ -20,6 +21,8 @@ from srmodels.system import SRNetwork, load_system
 SCHEMA_VERSION = 1
 FILE_NAME = "bundle.json"
 WEIGHTS = "model.safetensors"
+#: Of networks that do not ship, but that training goes on with.
+FINETUNING = "finetuning.safetensors"
 CONFIG = "config.yaml"
 
 
@@ -43,11 +46,23 @@ class Bundle:
         """The model, in eval mode."""
         return build_network(self.config(), load_file(self.path / WEIGHTS))
 
+    def finetuning_weights(self) -> dict[str, Tensor]:
+        """In fp32; empty if the bundle cannot be finetuned."""
+        path = self.path / FINETUNING
+        return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
+
 
 def build_network(config: Config, weights: Any) -> SRNetwork:
-    """A system's network with the weights that ship, in eval mode."""
+    """A system's network with the weights that ship, in eval mode.
+
+    Raises:
+        UserError: the weights are of other networks.
+    """
     network = load_system(config.system).build(config.networks)
-    network.load_inference_state_dict(weights)
+    try:
+        network.load_inference_state_dict(weights)
+    except ValueError as error:
+        raise UserError(f"{error} Another SRForge wrote them: train and export again.") from None
     return network.eval()
 
 

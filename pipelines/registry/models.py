@@ -4,34 +4,37 @@ import atexit
 import hashlib
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from pipelines import tracking
 from pipelines.config import from_dict
 from pipelines.errors import UserError
-from pipelines.registry.bundle import FILE_NAME, build_network, load_bundle
+from pipelines.registry.bundle import build_network, load_bundle
 from pipelines.schema import Config
+from pipelines.shipped import SHIPPED, shipped_models
 from pipelines.storage import resolve
-from srmodels.system import SRNetwork, load_system
-
-#: Bundles that come with the project, by recipe name.
-SHIPPED = Path(__file__).parents[1] / "shipped"
+from srmodels.system import SRNetwork, load_system, weights_of
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a reference led to. `config` is the one it was trained with."""
+    """A model that a reference led to. `config` is the one it was trained with.
+
+    finetuning_weights: of the networks that do not ship, but that training goes on with.
+    """
 
     reference: str
     config: Config
     network: SRNetwork
     facts: dict[str, Any]
+    finetuning_weights: dict[str, Tensor]
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -54,11 +57,6 @@ def absolute(reference: str) -> str:
         return reference
     path = resolve(reference)
     return str(path) if path.is_dir() else reference
-
-
-def shipped_models() -> list[str]:
-    """Names of the models whose weights come with the project."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{FILE_NAME}"))
 
 
 def load_model(reference: str, config: Config) -> Model:
@@ -117,6 +115,16 @@ def fetch(reference: str, config: Config) -> Path:
         raise UserError(f"the bundle of {uri} cannot be fetched: {error}") from None
 
 
+def at_precision(model: Model, precision: str) -> Model:
+    """The model as a bundle of this precision (`export.weights`) has it; its weights stay fp32."""
+    if precision == "fp32":
+        return model
+    rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
+    network = build_network(model.config, rounded)
+    kept = {n: w.half().float() for n, w in model.finetuning_weights.items()}
+    return replace(model, network=network, finetuning_weights=kept)
+
+
 def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
     body = reference.removeprefix("models:/")
     name, at, alias = body.partition("@")
@@ -130,7 +138,9 @@ def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
 
 def _from_bundle(reference: str, path: Path) -> Model:
     bundle = load_bundle(path)
-    return Model(reference, bundle.config(), bundle.network(), bundle.facts)
+    return Model(
+        reference, bundle.config(), bundle.network(), bundle.facts, bundle.finetuning_weights()
+    )
 
 
 def _from_run(reference: str, config: Config) -> Model:
@@ -147,7 +157,9 @@ def _from_run(reference: str, config: Config) -> Model:
     state = newest.state()
     trained = from_dict(state.config)
     weights = newest.weights()
-    modules = load_system(trained.system).build(trained.networks).inference_modules()
-    prefixes = tuple(f"{name}." for name in modules)
-    network = build_network(trained, {n: w for n, w in weights.items() if n.startswith(prefixes)})
-    return Model(reference, trained, network, {"manifest": state.manifest, "step": state.step})
+    with torch.device("meta"):
+        modules = load_system(trained.system).build(trained.networks)
+    network = build_network(trained, weights_of(modules.inference_modules(), weights))
+    facts = {"manifest": state.manifest, "step": state.step}
+    kept = weights_of(modules.finetuning_modules(), weights)
+    return Model(reference, trained, network, facts, kept)

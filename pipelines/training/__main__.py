@@ -18,10 +18,12 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.job import main
 from pipelines.schema import Config
+from pipelines.training.initial import init_checkpoint
 from pipelines.training.lease import lease
-from pipelines.training.local import train_here
+from pipelines.training.local import join_group, train_here
 from pipelines.training.plan import chosen_stage, plan_stages
-from pipelines.training.runs import check_pretrained, describe, ended, init_checkpoint, is_done
+from pipelines.training.ranks import from_first
+from pipelines.training.runs import check_pretrained, describe, ended, is_done
 
 
 def train_stage(config: Config) -> None:
@@ -38,10 +40,12 @@ def train_stage(config: Config) -> None:
     dataset = open_dataset(config.data, config.stream)
     check_crop(dataset, train.crop)
     check_pretrained(config, name)
-    job = describe(config, name, dataset, init_checkpoint(config, name)) | {"mlflow_run": None}
+    cuda = train.accelerator != "cpu" and torch.cuda.is_available()
+    join_group(cuda=cuda)
+    init = from_first(lambda: init_checkpoint(config, name))
+    job = describe(config, name, dataset, init) | {"mlflow_run": None, "cuda": cuda}
     if is_done(config, name, job):
         return
-    job["cuda"] = train.accelerator != "cpu" and torch.cuda.is_available()
     leader = os.environ.get("RANK", "0") == "0"
     with lease(job["checkpoints"]) if leader else nullcontext():
         if leader:

@@ -13,11 +13,12 @@ from pipelines.errors import UserError
 from pipelines.schema import Config, TrainConfig
 from pipelines.storage import resolve
 from pipelines.training.checkpoint import Checkpoint
+from pipelines.training.initial import init_checkpoint
 from pipelines.training.lease import lease
 from pipelines.training.local import train_here
 from pipelines.training.plan import stage_plan
 from pipelines.training.preemption import on_sigterm
-from pipelines.training.runs import check_pretrained, describe, ended, init_checkpoint, is_done
+from pipelines.training.runs import check_pretrained, describe, ended, is_done
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

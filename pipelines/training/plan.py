@@ -13,6 +13,7 @@ from pipelines.training.cost import (
     stage_on_meta,
     training_cost,
 )
+from pipelines.training.initial import describe_start
 from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
 from pipelines.training.runs import run_name
 from pipelines.training.schedule import group_settings
@@ -29,6 +30,7 @@ def stage_plan(config: Config, stage: str) -> str:
     inference, training = network_cost(config), training_cost(config, stage)
     samples = train.steps * train.batch_size
     sections = {
+        "starts from": [describe_start(config, stage)],
         "parameters": _parameters(built),
         "inference": _inference(inference),
         "training": [

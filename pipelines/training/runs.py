@@ -1,7 +1,6 @@
 """What runs there are: whether one is complete, may be resumed, or can start another."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from pipelines.config import to_dict
@@ -147,34 +146,6 @@ def check_pretrained(config: Config, name: str) -> None:
             pretrained(weights)
     except ValueError as error:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
-
-
-def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
-    """The checkpoint a stage starts from; None if it starts from scratch, or from a stage of
-    `planned`, which the same job is going to run first.
-
-    Raises:
-        UserError: the stage before is not complete, or has other networks.
-    """
-    before = config.stages[name].init_from
-    if before is None or before in planned:
-        return None
-    run = run_checkpoints(config, run_name(config, before))
-    newest = run.newest_intact(RESULT)
-    state = newest.state() if newest else None
-    # Complete means: it reached the steps that it was started for.
-    if state is None or state.step < state.config["stages"][before]["train"]["steps"]:
-        raise UserError(
-            f"stage '{name}' starts from stage '{before}', but run '{run.name}' in "
-            f"{run.location.rpartition('/')[0]} is not complete: run jobs/train.py "
-            f"stage={before} first, with the same run.name."
-        )
-    if state.identity["networks"] != to_dict(config)["networks"]:
-        raise UserError(
-            f"stage '{name}' starts from run '{run.name}', which has other networks: set "
-            "networks.* as they were there, or train that stage again under another run.name."
-        )
-    return newest
 
 
 def check_resumable(

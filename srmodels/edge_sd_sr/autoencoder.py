@@ -1,12 +1,13 @@
 """The three convolutional networks around the UNet: HR encoder, LR encoder, decoder.
 
-Shapes follow TAESD (tiny autoencoder of Stable Diffusion), which is what the paper's budget leaves
-room for. Encoder and decoder have one level per resolution from the latent (1/8 of HR) upwards;
-with fewer than four levels the rest of the way is a pixel (un)shuffle, which trains faster and
-costs less.
+Shapes and parameter names follow TAESD (tiny autoencoder of Stable Diffusion), which is what the
+paper's budget leaves room for. Encoder and decoder have one level per resolution from the latent
+(1/8 of HR) upwards; with fewer than four levels the rest of the way is a pixel (un)shuffle, which
+trains faster and costs less.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srmodels.edge_sd_sr.config import DecoderConfig, HREncoderConfig, LREncoderConfig
@@ -21,25 +22,24 @@ class HREncoder(nn.Module):
 
     def __init__(self, config: HREncoderConfig, latent_channels: int) -> None:
         super().__init__()
-        factor = LATENT_STRIDE // 2 ** (len(config.channels) - 1)
+        self.factor = LATENT_STRIDE // 2 ** (len(config.channels) - 1)
         previous = config.channels[0]
-        layers: list[nn.Module] = [
-            nn.PixelUnshuffle(factor),
-            nn.Conv2d(3 * factor**2, previous, 3, padding=1),
-        ]
+        layers: list[nn.Module] = [nn.Conv2d(3 * self.factor**2, previous, 3, padding=1)]
+        last = len(config.channels) - 1
         for level, (channels, num_blocks) in enumerate(
             zip(config.channels, config.num_blocks, strict=True)
         ):
             if level > 0:
-                layers.append(nn.Conv2d(previous, channels, 3, stride=2, padding=1))
-            layers.extend(ResBlock(channels, channels) for _ in range(num_blocks))
+                layers.append(nn.Conv2d(previous, channels, 3, stride=2, padding=1, bias=False))
+            pooled = config.pooled and level == last
+            layers.extend(ResBlock(channels, channels, pooled=pooled) for _ in range(num_blocks))
             previous = channels
         layers.append(nn.Conv2d(previous, latent_channels, 3, padding=1))
         self.layers = nn.Sequential(*layers)
         _kaiming(self.layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.layers(x)
+        z: Tensor = self.layers(F.pixel_unshuffle(x, self.factor))
         return z
 
 
@@ -71,6 +71,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, latent_channels: int) -> None:
         super().__init__()
+        self.factor = LATENT_STRIDE // 2 ** (len(config.channels) - 1)
         previous = config.channels[0]
         layers: list[nn.Module] = [
             nn.Conv2d(latent_channels, previous, 3, padding=1),
@@ -81,21 +82,19 @@ class Decoder(nn.Module):
         ):
             if level > 0:
                 layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
-                layers.append(nn.Conv2d(previous, channels, 3, padding=1))
-            layers.extend(ResBlock(channels, channels) for _ in range(num_blocks))
+                layers.append(nn.Conv2d(previous, channels, 3, padding=1, bias=False))
+            pooled = config.pooled and level == 0
+            layers.extend(ResBlock(channels, channels, pooled=pooled) for _ in range(num_blocks))
             previous = channels
-        factor = LATENT_STRIDE // 2 ** (len(config.channels) - 1)
-        self.layers = nn.Sequential(*layers)
-        out = nn.Conv2d(previous, 3 * factor**2, 3, padding=1)
-        self.out = nn.Sequential(out, nn.PixelShuffle(factor))
+        out = nn.Conv2d(previous, 3 * self.factor**2, 3, padding=1)
+        self.layers = nn.Sequential(*layers, out)
         _kaiming(self.layers)
         # Start close to zero output: a large wrong one drives the ReLUs before it to death.
         nn.init.normal_(out.weight, std=0.002)
 
     def forward(self, z: Tensor) -> Tensor:
         # Soft clamp as in TAESD: keeps outliers of the latent from saturating the first layer.
-        x: Tensor = self.out(self.layers(torch.tanh(z / 3) * 3))
-        return x
+        return F.pixel_shuffle(self.layers(torch.tanh(z / 3) * 3), self.factor)
 
 
 def _kaiming(layers: nn.Sequential) -> None:

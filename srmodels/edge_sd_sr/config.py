@@ -7,10 +7,21 @@ from srmodels.edge_sd_sr.diffusion import PREDICTIONS
 
 @dataclass
 class HREncoderConfig:
-    """HR encoder, levels from fine to coarse: used in training only, frozen after its stage."""
+    """HR encoder, levels from fine to coarse: used in training only, frozen after its stage.
 
+    kind: `tiny`, one of TAESD's shape, or `kl`, Stable Diffusion's own (see `vae`), whose numbers
+        are channels [128, 256, 512, 512] and num_blocks [2, 2, 2, 2].
+
+    pooled: whether the blocks of the coarsest level are TAEF2's, see `ResBlock`; of `tiny`.
+
+    num_groups: of `kl`'s group norms.
+    """
+
+    kind: str = "tiny"
     channels: list[int] = field(default_factory=lambda: [64, 64, 64, 64])
     num_blocks: list[int] = field(default_factory=lambda: [1, 3, 3, 3])
+    pooled: bool = False
+    num_groups: int = 32
 
 
 @dataclass
@@ -35,10 +46,11 @@ class UNetConfig:
 
 @dataclass
 class DecoderConfig:
-    """Latent → image, channels and blocks per level from coarse to fine."""
+    """Latent → image, channels and blocks per level from coarse to fine; `pooled` as above."""
 
     channels: list[int] = field(default_factory=lambda: [224, 64, 64, 48])
     num_blocks: list[int] = field(default_factory=lambda: [3, 3, 2, 1])
+    pooled: bool = False
 
 
 @dataclass
@@ -110,14 +122,11 @@ class EdgeSDSRConfig:
             )
         _check_diffusion(self.conditioning, self.prediction)
         _levels("networks.hr_encoder", self.hr_encoder.channels, self.hr_encoder.num_blocks)
+        _check_encoder(self.hr_encoder, self.latent_of)
         _levels("networks.decoder", self.decoder.channels, self.decoder.num_blocks)
         unet = self.unet
         for level, channels in enumerate(unet.channels):
-            if channels % unet.num_groups:
-                raise ValueError(
-                    f"networks.unet.channels[{level}] = {channels} must be a multiple of "
-                    f"networks.unet.num_groups = {unet.num_groups}."
-                )
+            _multiple("networks.unet", level, channels, unet.num_groups)
         for level in unet.attention_levels:
             if not 0 <= level < len(unet.channels):
                 raise ValueError(
@@ -129,6 +138,32 @@ class EdgeSDSRConfig:
                     f"networks.unet.channels[{level}] = {unet.channels[level]} must be a multiple "
                     f"of networks.unet.head_channels = {unet.head_channels} to have attention."
                 )
+
+
+def _check_encoder(encoder: HREncoderConfig, latent_of: str) -> None:
+    _one_of("networks.hr_encoder.kind", encoder.kind, ("tiny", "kl"))
+    if encoder.kind == "tiny":
+        return
+    if latent_of != "image":
+        raise ValueError(
+            "networks.hr_encoder.kind=kl, Stable Diffusion's, codes images: set "
+            "networks.latent_of=image."
+        )
+    if len(encoder.channels) != 4 or len(set(encoder.num_blocks)) != 1:
+        raise ValueError(
+            "networks.hr_encoder.kind=kl needs four levels of equally many blocks, as in "
+            "channels=[128,256,512,512] num_blocks=[2,2,2,2]."
+        )
+    for level, channels in enumerate(encoder.channels):
+        _multiple("networks.hr_encoder", level, channels, encoder.num_groups)
+
+
+def _multiple(key: str, level: int, channels: int, num_groups: int) -> None:
+    if channels % num_groups:
+        raise ValueError(
+            f"{key}.channels[{level}] = {channels} must be a multiple of {key}.num_groups = "
+            f"{num_groups}."
+        )
 
 
 def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:

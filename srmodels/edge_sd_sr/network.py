@@ -10,6 +10,7 @@ from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE, Decoder, HREncoder, L
 from srmodels.edge_sd_sr.config import EdgeSDSRConfig
 from srmodels.edge_sd_sr.diffusion import ForwardProcess, Prediction
 from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
+from srmodels.edge_sd_sr.vae import StableDiffusionEncoder
 from srmodels.layers import PatchDiscriminator, ResBlock
 from srmodels.system import SRNetwork
 
@@ -42,7 +43,8 @@ class EdgeSDSR(SRNetwork):
         latent = config.latent_channels
         self.lr_factor = LATENT_STRIDE // config.scale
         self.size_multiple = self.lr_factor * 2 ** (len(config.unet.channels) - 1)
-        self.hr_encoder = HREncoder(config.hr_encoder, latent)
+        encoder = HREncoder if config.hr_encoder.kind == "tiny" else StableDiffusionEncoder
+        self.hr_encoder = encoder(config.hr_encoder, latent)
         self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale)
         self.unet = UNet(config.unet, 2 * latent, latent)
         self.decoder = Decoder(config.decoder, latent)
@@ -59,6 +61,10 @@ class EdgeSDSR(SRNetwork):
         """The networks that ship; the HR encoder stays behind."""
         return {"lr_encoder": self.lr_encoder, "unet": self.unet, "decoder": self.decoder}
 
+    def finetuning_modules(self) -> dict[str, nn.Module]:
+        """The HR encoder: the latent space is its."""
+        return {"hr_encoder": self.hr_encoder}
+
     def checkpointed_modules(self) -> list[nn.Module]:
         """The residual blocks of all networks and the UNet's attention."""
         blocks = (ResBlock, ResnetBlock, SpatialTransformer)
@@ -67,13 +73,13 @@ class EdgeSDSR(SRNetwork):
     def to_coded(self, x_h: Tensor, x_l: Tensor) -> Tensor:
         """What the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""
         if self.config.latent_of == "image":
-            return x_h * 2 - 1
+            return x_h
         return (x_h - self._enlarge(x_l)) * self.config.residual_gain
 
     def from_coded(self, coded: Tensor, x_l: Tensor) -> Tensor:
         """The inverse of `to_coded`: an image `[B, 3, H, W]`, about [0, 1] (not clamped)."""
         if self.config.latent_of == "image":
-            return (coded + 1) / 2
+            return coded
         return self._enlarge(x_l) + coded / self.config.residual_gain
 
     def _enlarge(self, x_l: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ _NOISE, _TIMESTEP, _LATENT = 0, 1, 2
 
 
 class AutoencoderStage(Stage):
-    """Trains HR encoder and decoder on what the latent codes, where no pretrained ones are at hand.
+    """Trains HR encoder and decoder on what the latent codes, where no pretrained ones are at hand;
+    with `train_encoder: false` the decoder alone, for a pretrained encoder (`init.vae`).
 
     Loss: mean squared error + a penalty that holds each latent channel near zero mean and unit
     variance, which is what the diffusion assumes of z_h. A little noise on the latent keeps the
@@ -28,6 +29,7 @@ class AutoencoderStage(Stage):
 
     @dataclass
     class Options:
+        train_encoder: bool = True
         latent_noise: float = 0.1
         latent_moments_weight: float = 0.1
 
@@ -36,11 +38,10 @@ class AutoencoderStage(Stage):
     options: Options
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        network = self.network
-        return [
-            ParameterGroup("hr_encoder", list(network.hr_encoder.parameters())),
-            ParameterGroup("decoder", list(network.decoder.parameters())),
-        ]
+        decoder = ParameterGroup("decoder", list(self.network.decoder.parameters()))
+        if not self.options.train_encoder:
+            return [decoder]
+        return [ParameterGroup("hr_encoder", list(self.network.hr_encoder.parameters())), decoder]
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         coded = self.network.to_coded(x_h, x_l)

@@ -2,6 +2,7 @@
 
 from srmodels.edge_sd_sr.config import EdgeSDSRConfig
 from srmodels.edge_sd_sr.finetune import DecoderStage
+from srmodels.edge_sd_sr.initial import EdgeSDSRInitialWeights
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.edge_sd_sr.stages import AutoencoderStage, DistillationStage, JointStage, TeacherStage
 from srmodels.system import System
@@ -17,4 +18,5 @@ SYSTEM = System(
         "distillation": DistillationStage,
         "decoder": DecoderStage,
     },
+    initial=EdgeSDSRInitialWeights,
 )

@@ -29,7 +29,15 @@ def test_every_stage_of_every_recipe_has_a_plan(recipe: str) -> None:
     for stage in config.stages:
         plan = stage_plan(config, stage)
         assert plan.startswith(f"stage {stage} ({recipe}, run {recipe}-{stage}):\n")
-        for title in ("parameters", "inference", "training", "steps", "learning rate", "memory"):
+        for title in (
+            "starts from",
+            "parameters",
+            "inference",
+            "training",
+            "steps",
+            "learning rate",
+            "memory",
+        ):
             assert f"\n  {title} " in plan
         assert float(re.findall(r"([\d.]+) GFLOPs per sample", plan)[0]) > 0
         for row in memory_rows(plan):

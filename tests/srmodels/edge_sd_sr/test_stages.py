@@ -12,7 +12,7 @@ from srmodels.system import Stage, per_sample_normal
 from tests.conftest import SMALL
 
 
-def make_stage(name: str) -> Stage:
+def make_stage(name: str, **options: object) -> Stage:
     torch.manual_seed(0)
     network = EdgeSDSR(load_config([f"recipe={SMALL}", "networks.teacher=true"]).networks)
     assert network.teacher is not None
@@ -20,7 +20,7 @@ def make_stage(name: str) -> Stage:
     # Zero at the start of training: give the UNet something to say.
     torch.nn.init.normal_(network.unet.conv_out.weight, std=0.1)
     kind = SYSTEM.stages[name]
-    return kind(network, kind.Options())
+    return kind(network, kind.Options(**options))
 
 
 def batch(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,17 +31,20 @@ def batch(size: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "trained"),
+    ("name", "options", "trained"),
     [
-        ("autoencoder", {"hr_encoder", "decoder"}),
-        ("joint", {"unet", "lr_encoder"}),
-        ("teacher", {"teacher"}),
-        ("distillation", {"unet", "lr_encoder"}),
-        ("decoder", {"decoder"}),
+        ("autoencoder", {}, {"hr_encoder", "decoder"}),
+        ("autoencoder", {"train_encoder": False}, {"decoder"}),
+        ("joint", {}, {"unet", "lr_encoder"}),
+        ("teacher", {}, {"teacher"}),
+        ("distillation", {}, {"unet", "lr_encoder"}),
+        ("decoder", {}, {"decoder"}),
     ],
 )
-def test_a_stage_trains_its_networks_and_no_others(name: str, trained: set[str]) -> None:
-    stage = make_stage(name)
+def test_a_stage_trains_its_networks_and_no_others(
+    name: str, options: dict[str, bool], trained: set[str]
+) -> None:
+    stage = make_stage(name, **options)
     stage(*batch())["loss"].backward()
     moved = {
         parameter_name.split(".")[0]
