@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pipelines.config import load_config
 from pipelines.errors import UserError
-from srmodels.edge_sd_sr.finetune import DecoderStage
+from srmodels.edge_sd_sr.finetune import DecoderStage, grid_error
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.layers import hinge_discriminator_loss, hinge_generator_loss
 from srmodels.system import train_only
@@ -38,6 +38,22 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     expected = 2.0 * losses["l1"] + 0.5 * losses["lpips"] + 0.1 * losses["adversarial"]
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
     assert losses["lpips"].item() > 0.1
+
+
+def test_the_grid_error_is_what_repeats_from_block_to_block() -> None:
+    pattern = torch.zeros(8, 8)
+    pattern[2, 5] = 0.64
+    grid = pattern.repeat(8, 8).expand(2, 3, 64, 64)
+    assert grid_error(grid).item() == pytest.approx(0.64**2 / 64)
+    # Noise of the same energy does not repeat: its average over 16 blocks has a sixteenth of it.
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, 64, 64, generator=generator) * (0.64 / 8)
+    assert grid_error(noise).item() == pytest.approx(0.64**2 / 64 / 16, rel=0.1)
+    assert grid_error(torch.zeros(1, 3, 8, 8)).item() == 0  # a picture of one block has one too
+    stage = make_stage(grid_weight=50.0)
+    losses = stage(*batch())
+    assert losses["loss"].item() == pytest.approx((losses["l1"] + 50 * losses["grid"]).item())
+    assert losses["grid"].item() > 0
 
 
 def test_both_parts_see_the_same_picture() -> None:
