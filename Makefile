@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up down test test-slow bench lint format lock clean
+.PHONY: help setup demo up down test test-slow bench ablations lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-slow: setup ## The long proofs
 
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
+
+ablations: setup ## Train and measure the ablation grid (needs SRFORGE_DATA and DATA=shards)
+	$(BIN)/python -m tests.benchmarks.ablations $(if $(DATA),--data $(DATA))
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

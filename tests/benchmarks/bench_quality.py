@@ -1,8 +1,10 @@
-"""The champion of the demo on benchmark sets that it never saw, against bicubic, as Markdown.
+"""Models on benchmark sets that they never saw, against bicubic, as Markdown.
 
-Run `make demo` first; needs SRFORGE_DATA.
+By default the model that ships; MODELS="a b …" names others, as `--model` does. Needs SRFORGE_DATA,
+and SRFORGE_WEIGHTS for LPIPS.
 """
 
+import os
 import statistics
 
 import numpy as np
@@ -11,28 +13,38 @@ from PIL import Image
 
 from pipelines import cli
 from pipelines.config import load_config
-from pipelines.evaluation.evaluate import upscale
 from pipelines.registry.models import load_model
-from srmodels.metrics import psnr_y, ssim_y
 from tests.conftest import ROOT, data_directory
+from tests.support.quality import bicubic, pairs, scores, upscaler
 
 
 @pytest.mark.parametrize("name", ["Set5", "BSD100"])
 def test_quality_at_x4(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
     config = load_config([])
-    model = load_model(cli.default_model(config), config)
-    rows: dict[str, list[tuple[float, float]]] = {"bicubic": [], model.reference: []}
-    for path in sorted((data_directory() / "benchmarks" / name).rglob("*_HR.png")):
-        hr = np.asarray(Image.open(path).convert("RGB"))
-        low = Image.open(str(path).replace("_HR", "_LR")).convert("RGB")
-        bicubic = np.asarray(low.resize(hr.shape[1::-1], Image.Resampling.BICUBIC))
-        for method, sr in (
-            ("bicubic", bicubic),
-            (model.reference, upscale(model, np.asarray(low))),
-        ):
-            rows[method].append((psnr_y(sr, hr, 4), ssim_y(sr, hr, 4)))
-    print(f"\n\n| {name} ×4 | PSNR-Y (crop 4) | SSIM-Y (crop 4) |\n|---|---|---|")
-    for method, scores in rows.items():
-        psnr, ssim = (statistics.fmean(column) for column in zip(*scores, strict=True))
-        print(f"| {method} | {psnr:.2f} dB | {ssim:.4f} |")
+    references = os.environ.get("MODELS", cli.default_model(config)).split()
+    methods = {"bicubic": bicubic}
+    methods |= {reference: upscaler(load_model(reference, config)) for reference in references}
+    rows: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+    for low, hr in pairs(data_directory(), name):
+        for method, upscale in methods.items():
+            rows[method].append(scores(upscale(low), hr))
+    columns = list(rows["bicubic"][0])
+    print(f"\n\n| {name} ×4 | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
+    for method, found in rows.items():
+        means = {column: statistics.fmean(row[column] for row in found) for column in columns}
+        print(f"| {method} | {' | '.join(f'{value:.4f}' for value in means.values())} |")
+
+
+def test_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes work/quality/: bicubic, the models and the original of a few photos, side by side."""
+    monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
+    config = load_config([])
+    references = os.environ.get("MODELS", cli.default_model(config)).split()
+    methods = [bicubic, *(upscaler(load_model(reference, config)) for reference in references)]
+    folder = ROOT / "work" / "quality"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (low, hr) in enumerate(pairs(data_directory(), "BSD100", every=12)):
+        images = [*(method(low) for method in methods), hr]
+        Image.fromarray(np.hstack(images)).save(folder / f"BSD100-{number}.png")
+    print(f"\nlook at {folder}")

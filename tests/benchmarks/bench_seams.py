@@ -1,6 +1,6 @@
-"""Whether tiles show: the champion's tiled output of a photo against its untiled one.
+"""Whether tiles show: the tiled output of a photo against its untiled one.
 
-Run `make demo` first; needs SRFORGE_DATA.
+By the model that ships; needs SRFORGE_DATA.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def test_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config([])
     model = load_model(cli.default_model(config), config)
     tiling = Tiling.for_tile(model.config.export.tile)
-    scale, width, height = model.network.scale, 384, 208
+    scale, width, height = model.network.scale, 512, 288
     photo = data_directory() / "photos" / "val" / "budgie_beacon-street-sunset.jpg"
     with Image.open(photo) as image:
         low = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
