@@ -16,16 +16,17 @@ from pipelines.export import git_commit
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-RECIPE = "edge_sd_sr_tiny"
+MODEL = "edge_sd_sr_tiny"
+RECIPE = f"{MODEL}_finetune"
 PREVIEW = "work/preview.png"
-#: Job and its arguments, in order.
+#: Job and its arguments, in order; they share the recipe.
 JOBS: list[tuple[str, list[str]]] = [
     ("shard", ["source=sample", f"preview={PREVIEW}"]),
     ("stage1", []),
     ("stage2", []),
     (
         "evaluate",
-        [f"model=run:{RECIPE}-decoder", f"evaluate.compare=[run:{RECIPE}-joint]"],
+        [f"model=run:{RECIPE}-decoder", f"evaluate.compare=[{MODEL},run:{RECIPE}-joint]"],
     ),
     ("export", []),
     ("register", []),
@@ -46,8 +47,9 @@ def demo(home: Path = ROOT) -> None:
     start = time.monotonic()
     platform = up(home)
     print(platform.describe(), flush=True)
-    for number, (job, arguments) in enumerate(JOBS, 1):
-        print(f"\n── {number}/{len(JOBS)} jobs/{job}.py {' '.join(arguments)}", flush=True)
+    jobs = [(job, [f"recipe={RECIPE}", *arguments]) for job, arguments in JOBS]
+    for number, (job, arguments) in enumerate(jobs, 1):
+        print(f"\n── {number}/{len(jobs)} jobs/{job}.py {' '.join(arguments)}", flush=True)
         run_job(platform, job, arguments)
     _summary(platform, home, time.monotonic() - start)
 
@@ -142,19 +144,20 @@ def _summary(platform: Platform, home: Path, seconds: float) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(platform.mlflow)
-    found = client.get_model_version_by_alias(RECIPE, "champion")
+    found = client.get_model_version_by_alias(MODEL, "champion")
     experiment = client.get_experiment_by_name(RECIPE).experiment_id
     runs = f"{platform.mlflow}/#/experiments/{experiment}/runs?workflowType=machine_learning"
     report = home / "work" / "evaluate" / f"{RECIPE}-decoder" / "report.html"
     print(
         f"\nDone in {seconds / 60:.1f} minutes.\n\n"
-        f"Model       {RECIPE} version {found.version}, alias champion "
-        f"(models:/{RECIPE}@champion)\n"
+        f"Model       {MODEL} version {found.version}, alias champion "
+        f"(models:/{MODEL}@champion)\n"
         f"Pairs       {home / PREVIEW}\n"
         f"Report      {report}\n"
         f"Bundle      {home / 'work' / 'export' / RECIPE}\n"
         f"MLflow      {runs}\n"
         f"Dashboard   {platform.dashboard}\n"
-        f"Try it      .venv/bin/srforge upscale photo.jpg large.png\n"
+        f"Try it      .venv/bin/srforge upscale photo.jpg large.png "
+        f"--model models:/{MODEL}@champion\n"
         "Stop        make down"
     )

@@ -1,7 +1,7 @@
 """Benchmark sets, methods and scores for what measures a model's quality."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -46,12 +46,12 @@ def upscaler(model: Model) -> Method:
     return upscale
 
 
-def scores(sr: Pixels, hr: Pixels) -> dict[str, float]:
+def scores(sr: Pixels, hr: Pixels, backbones: Sequence[str] = ("alex", "vgg")) -> dict[str, float]:
     """PSNR and SSIM on Y with a border of 4 px left out; LPIPS on the whole image, in RGB, where
-    its weights are at hand."""
+    its weights are at hand (vgg takes seconds per image)."""
     found = {"PSNR-Y": psnr_y(sr, hr, SCALE), "SSIM-Y": ssim_y(sr, hr, SCALE)}
     if os.environ.get("SRFORGE_WEIGHTS"):
-        for backbone in ("alex", "vgg"):
+        for backbone in backbones:
             with torch.inference_mode():
                 distance = _lpips(backbone)(to_tensor(sr), to_tensor(hr)).mean()
             found[f"LPIPS ({backbone})"] = float(distance)
