@@ -45,6 +45,14 @@ def bicubic(image: Image, scale: int) -> Image:
     return _two_passes(image, (width, height), "matlab", fraction_bits=0)
 
 
+def bicubic_floats(image: Floats, scale: int) -> Floats:
+    """The same for floating-point images `[H, W]` of any range, which are not rounded."""
+    for _ in range(2):
+        index, weight = _taps("matlab", image.shape[0], image.shape[0] // scale)
+        image = np.einsum("otw,ot->ow", image[index], weight).T
+    return image
+
+
 def resize(image: Image, size: tuple[int, int], interpolation: str) -> Image:
     """`image` `[H, W, 3]` uint8 at `size` (width, height).
 

@@ -1,9 +1,11 @@
-"""PSNR and SSIM on luma, by the protocol of the super-resolution literature.
+"""PSNR and SSIM by the protocol of the super-resolution literature, on luma or on RGB.
 
 Y is BT.601 in studio range (16–235), computed from 8-bit RGB and rounded to 8 bits as MATLAB's
 `rgb2ycbcr` does: without the rounding, bicubic's published SSIM (Set5 ×4: .8104) comes out .0008
-too high. A border of `crop` pixels, usually the scale, is left out. With crop 4 the metrics are
-reported as `psnr_y_crop4` and `ssim_y_crop4`.
+too high. A border of `crop` pixels, usually the scale, is left out. Images are `[H, W, 3]` uint8
+RGB of one size; with crop 4 the metrics are reported as `psnr_y_crop4` and so on.
+
+All raise ValueError where the sizes differ, TooSmallError where less than `SMALLEST` px are left.
 """
 
 import numpy as np
@@ -12,8 +14,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+#: `[H, W, C]`.
+Channels = NDArray[np.float64]
 #: Side of the smallest image, without its border, that has a score.
 SMALLEST = 11
+
+
+class TooSmallError(ValueError):
+    """An image has too few pixels for a metric."""
 
 
 def to_y(rgb: Pixels) -> NDArray[np.float64]:
@@ -24,27 +32,33 @@ def to_y(rgb: Pixels) -> NDArray[np.float64]:
 
 
 def psnr_y(a: Pixels, b: Pixels, crop: int) -> float:
-    """Peak signal-to-noise ratio on Y in dB, peak 255; infinite for equal images.
+    """Peak signal-to-noise ratio on Y in dB, peak 255; infinite for equal images."""
+    return _psnr(*(to_y(image)[..., None] for image in _inner(a, b, crop)))
 
-    Args:
-        a, b: `[H, W, 3]` uint8 RGB of one size.
-        crop: pixels left out at each border.
 
-    Raises:
-        ValueError: the sizes differ, or nothing is left after cropping.
-    """
-    error = _cropped_y(a, b, crop)
-    mse = float(np.mean((error[0] - error[1]) ** 2))
-    return float("inf") if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
+def psnr_rgb(a: Pixels, b: Pixels, crop: int) -> float:
+    """The same over the three channels together."""
+    return _psnr(*(image.astype(np.float64) for image in _inner(a, b, crop)))
 
 
 def ssim_y(a: Pixels, b: Pixels, crop: int) -> float:
-    """Structural similarity on Y (Wang et al. 2004): Gaussian window 11, sigma 1.5, no padding.
+    """Structural similarity on Y (Wang et al. 2004): Gaussian window 11, sigma 1.5, no padding."""
+    return _ssim(*(to_y(image)[..., None] for image in _inner(a, b, crop)))
 
-    Arguments and errors as for `psnr_y`.
-    """
-    pair = _cropped_y(a, b, crop)
-    x, y = (torch.from_numpy(v)[None, None] for v in pair)
+
+def ssim_rgb(a: Pixels, b: Pixels, crop: int) -> float:
+    """The same, the mean of the three channels."""
+    return _ssim(*(image.astype(np.float64) for image in _inner(a, b, crop)))
+
+
+def _psnr(a: Channels, b: Channels) -> float:
+    mse = float(np.mean((a - b) ** 2))
+    return float("inf") if mse == 0 else 10 * float(np.log10(255.0**2 / mse))
+
+
+def _ssim(a: Channels, b: Channels) -> float:
+    # Channels as samples of a batch.
+    x, y = (torch.from_numpy(image).permute(2, 0, 1)[:, None] for image in (a, b))
     axis = torch.arange(11, dtype=torch.float64) - 5
     window = torch.exp(-(axis**2) / (2 * 1.5**2))
     window = window / window.sum()
@@ -63,10 +77,10 @@ def ssim_y(a: Pixels, b: Pixels, crop: int) -> float:
     return float(ssim.mean())
 
 
-def _cropped_y(a: Pixels, b: Pixels, crop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _inner(a: Pixels, b: Pixels, crop: int) -> tuple[Pixels, Pixels]:
     if a.shape != b.shape:
         raise ValueError(f"cannot compare images of shapes {a.shape} and {b.shape}.")
     if min(a.shape[:2]) - 2 * crop < SMALLEST:
-        raise ValueError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
+        raise TooSmallError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
     inner = slice(crop, a.shape[0] - crop), slice(crop, a.shape[1] - crop)
-    return to_y(a[inner]), to_y(b[inner])
+    return a[inner], b[inner]

@@ -44,8 +44,7 @@ class LPIPS(nn.Module):
     @property
     def pretrained_names(self) -> tuple[str, str]:
         """Of its features and of its heads, see `pretrained`."""
-        features = {"alex": "alexnet_features", "vgg": "vgg16_features"}[self.backbone]
-        return features, f"lpips_{self.backbone}_heads"
+        return pretrained_names(self.backbone)
 
     def load(self) -> "LPIPS":
         """Takes the published weights, see `pretrained`.
@@ -84,6 +83,12 @@ class LPIPS(nn.Module):
     def _normalised(self, image: Tensor) -> Tensor:
         normalised: Tensor = (image * 2 - 1 - self.mean) / self.std
         return normalised
+
+
+def pretrained_names(backbone: str) -> tuple[str, str]:
+    """What `pretrained` calls the features and the heads of a backbone."""
+    features = {"alex": "alexnet_features", "vgg": "vgg16_features"}[backbone]
+    return features, f"lpips_{backbone}_heads"
 
 
 def _alex() -> list[nn.Module]:

@@ -3,12 +3,13 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from srmodels import pretrained as module
-from srmodels.pretrained import Source, pretrained
+from srmodels.pretrained import Source, is_at_hand, pretrained
 from tests.support.http_server import WebFile, WebServer
 
 WEIGHTS = {"features.0.weight": torch.rand(2, 3), "classifier.0.weight": torch.rand(4)}
@@ -87,8 +88,10 @@ def test_what_is_no_state_dict_is_refused(
 ) -> None:
     url = web_server.add("vgg.pth", WebFile(b"<html>sorry</html>"))
     monkeypatch.setitem(module.SOURCES, "lpips_vgg_heads", Source(url))
-    with pytest.raises(ValueError, match=r"'lpips_vgg_heads' cannot be had from"):
-        pretrained("lpips_vgg_heads")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"'lpips_vgg_heads' cannot be had from .*cannot be r"):
+            pretrained("lpips_vgg_heads")
+    assert not is_at_hand("lpips_vgg_heads")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +99,26 @@ def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"vgg16_features.safetensors cannot be read .*get it aga"):
         pretrained("vgg16_features")
+
+
+def test_arrays_keep_their_precision_and_come_from_a_folder_or_from_their_home(
+    web_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = np.random.default_rng(0).random((1, 36))
+    np.savez(tmp_path / "niqe_pristine.npz", mu=mean, window=mean.astype(np.float16))
+    url = web_server.add("pris.npz", WebFile((tmp_path / "niqe_pristine.npz").read_bytes()))
+    monkeypatch.setitem(module.SOURCES, "niqe_pristine", Source(url, local=".npz"))
+    assert not is_at_hand("niqe_pristine")
+    for _ in range(2):
+        found = pretrained("niqe_pristine")
+        assert torch.equal(found["mu"], torch.from_numpy(mean))
+        assert found["window"].dtype == torch.float32
+        assert is_at_hand("niqe_pristine")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))
+    assert not is_at_hand("niqe_pristine")
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    assert is_at_hand("niqe_pristine")
+    assert torch.equal(pretrained("niqe_pristine")["mu"], torch.from_numpy(mean))
+    (tmp_path / "niqe_pristine.npz").write_bytes(b"PK half")
+    with pytest.raises(ValueError, match=r"niqe_pristine.npz cannot be read .*get it again"):
+        pretrained("niqe_pristine")

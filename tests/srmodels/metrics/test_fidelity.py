@@ -1,13 +1,44 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from srmodels.metrics import psnr_y, ssim_y, to_y
+from srmodels.metrics import psnr_rgb, psnr_y, ssim_rgb, ssim_y, to_y
 from tests.conftest import data_directory
+
+Metric = Callable[..., float]
 
 
 def noise(seed: int, size: int = 48) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def two_images() -> list[np.ndarray]:
+    """Waves, and the same with a pattern over them; no generator of random numbers, whose numbers
+    might change."""
+    row, column = np.mgrid[0:60, 0:72]
+    waves = [127 + 90 * np.sin(row / (5 + p)) * np.cos(column / (7 - p)) for p in range(3)]
+    first = np.stack(waves, axis=-1) + ((row * 7 + column * 13) % 11)[..., None]
+    pattern = ((row * 5) ^ (column * 3)) % 17 - 8
+    second = first + pattern[..., None] * np.array([1.0, 0.5, 1.5])
+    return [image.round().clip(0, 255).astype(np.uint8) for image in (first, second)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected", "tolerance"),
+    [
+        (psnr_y, 37.737807, 1e-4),
+        (psnr_rgb, 33.447576, 1e-4),
+        (ssim_y, 0.95603727, 1e-5),
+        (ssim_rgb, 0.94403349, 1e-5),
+    ],
+)
+def test_the_values_are_scikit_image_s(metric: Metric, expected: float, tolerance: float) -> None:
+    """By scikit-image 0.26.0, of the images without a border of 4 px: peak_signal_noise_ratio and
+    structural_similarity with gaussian_weights, sigma 1.5 and use_sample_covariance=False, of
+    rgb2ycbcr(...)[..., 0].round() for Y."""
+    assert metric(*two_images(), crop=4) == pytest.approx(expected, abs=tolerance)
 
 
 def test_luma_of_black_white_and_primaries_is_that_of_bt601() -> None:

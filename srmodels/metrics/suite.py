@@ -1,0 +1,183 @@
+"""The metrics by name: what each measures, by which protocol, and which way is better."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch
+
+from srmodels.metrics import fidelity
+from srmodels.metrics.fidelity import Pixels
+from srmodels.metrics.lpips import LPIPS, pretrained_names
+from srmodels.metrics.niqe import NIQE
+from srmodels.metrics.niqe import PRETRAINED as NIQE_PRETRAINED
+from srmodels.pretrained import is_at_hand
+from srmodels.upscale import to_tensor
+
+#: The score of a result by its reference, both `[H, W, 3]` uint8 RGB.
+Score = Callable[[Pixels, Pixels], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to judge a result.
+
+    Attributes:
+        name: as a recipe names it.
+        title: for tables.
+        protocol: for those who want to repeat it.
+        higher_is_better: whether more is better.
+        digits: that are worth showing.
+        margin: a difference that does not matter to anybody.
+        has_reference: whether it looks at HR; without, it cannot tell detail from invention.
+        unit: of the score, if it has one.
+        cropped: whether a border is left out; its width then belongs to `label`.
+        pretrained: the weights that it needs, see `srmodels.pretrained`.
+        create: makes the score for a border of so many pixels; raises ValueError where weights or
+            packages cannot be had.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    _: KW_ONLY
+    higher_is_better: bool
+    digits: int
+    margin: float
+    has_reference: bool = True
+    unit: str = ""
+    cropped: bool = False
+    pretrained: Sequence[str] = ()
+    create: Callable[[int], Score] = field(repr=False)
+
+    def label(self, crop: int) -> str:
+        """The name with its protocol: what results are kept under, `psnr_y_crop4`."""
+        return f"{self.name}_crop{crop}" if self.cropped else self.name
+
+    def is_at_hand(self) -> bool:
+        """Whether it needs no weights, or finds them without the web."""
+        return all(map(is_at_hand, self.pretrained))
+
+
+def _fidelity(function: Callable[[Pixels, Pixels, int], float]) -> Callable[[int], Score]:
+    return lambda crop: lambda sr, hr: function(sr, hr, crop)
+
+
+def _lpips(backbone: str) -> Callable[[int], Score]:
+    def create(crop: int) -> Score:
+        lpips = LPIPS(backbone).load().eval()
+
+        @torch.inference_mode()
+        def score(sr: Pixels, hr: Pixels) -> float:
+            return float(lpips(to_tensor(sr), to_tensor(hr)))
+
+        return score
+
+    return create
+
+
+def _niqe(crop: int) -> Score:
+    niqe = NIQE()
+    return lambda sr, hr: niqe(sr)
+
+
+def _pyiqa(name: str, *, has_reference: bool) -> Callable[[int], Score]:
+    def create(crop: int) -> Score:
+        model = _pyiqa_model(name)
+
+        @torch.inference_mode()
+        def score(sr: Pixels, hr: Pixels) -> float:
+            images = (sr, hr) if has_reference else (sr,)
+            return float(model(*map(to_tensor, images)))
+
+        return score
+
+    return create
+
+
+def _pyiqa_model(name: str) -> Any:
+    try:
+        import pyiqa
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
+        raise ValueError(
+            f"the metric '{name}' needs pyiqa, which cannot be imported ({_first_line(error)}): "
+            "pip install 'srforge[metrics]', with the torchvision that belongs to your torch, or "
+            "leave it out of evaluate.metrics."
+        ) from None
+    try:
+        return pyiqa.create_metric(name, device="cpu")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the metric '{name}' cannot be loaded ({_first_line(error)}): pyiqa downloads its "
+            "weights when it is used first, so run it once with access to the web, or leave it "
+            "out of evaluate.metrics."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+_Y = "8-bit Y of BT.601 (16-235) from 8-bit RGB"
+_WHOLE = "RGB, whole image"
+_BLIND = "needs no reference"
+_SSIM = "Gaussian window of 11 px, sigma 1.5, no padding"
+
+_ALL = (
+    Metric(
+        "psnr_y", "PSNR-Y", _Y,
+        higher_is_better=True, digits=2, margin=0.02, unit="dB", cropped=True,
+        create=_fidelity(fidelity.psnr_y),
+    ),
+    Metric(
+        "ssim_y", "SSIM-Y", f"{_Y}; {_SSIM}",
+        higher_is_better=True, digits=4, margin=0.0005, cropped=True,
+        create=_fidelity(fidelity.ssim_y),
+    ),
+    Metric(
+        "psnr_rgb", "PSNR-RGB", "8-bit RGB, one error over the channels",
+        higher_is_better=True, digits=2, margin=0.02, unit="dB", cropped=True,
+        create=_fidelity(fidelity.psnr_rgb),
+    ),
+    Metric(
+        "ssim_rgb", "SSIM-RGB", f"8-bit RGB, mean of the channels; {_SSIM}",
+        higher_is_better=True, digits=4, margin=0.0005, cropped=True,
+        create=_fidelity(fidelity.ssim_rgb),
+    ),
+    Metric(
+        "lpips_alex", "LPIPS (alex)", f"v0.1, AlexNet; {_WHOLE}",
+        higher_is_better=False, digits=3, margin=0.002, pretrained=pretrained_names("alex"),
+        create=_lpips("alex"),
+    ),
+    Metric(
+        "lpips_vgg", "LPIPS (vgg)", f"v0.1, VGG16; {_WHOLE}",
+        higher_is_better=False, digits=3, margin=0.002, pretrained=pretrained_names("vgg"),
+        create=_lpips("vgg"),
+    ),
+    Metric(
+        "niqe", "NIQE", f"{_Y}, whole image; {_BLIND}",
+        higher_is_better=False, digits=2, margin=0.05, has_reference=False,
+        pretrained=(NIQE_PRETRAINED,), create=_niqe,
+    ),
+    Metric(
+        "dists", "DISTS", f"pyiqa; {_WHOLE}",
+        higher_is_better=False, digits=3, margin=0.002,
+        create=_pyiqa("dists", has_reference=True),
+    ),
+    Metric(
+        "musiq", "MUSIQ", f"pyiqa, KonIQ-10k; {_WHOLE}; {_BLIND}",
+        higher_is_better=True, digits=2, margin=0.2, has_reference=False,
+        create=_pyiqa("musiq", has_reference=False),
+    ),
+    Metric(
+        "clipiqa", "CLIP-IQA", f"pyiqa; {_WHOLE}; {_BLIND}",
+        higher_is_better=True, digits=3, margin=0.005, has_reference=False,
+        create=_pyiqa("clipiqa", has_reference=False),
+    ),
+    Metric(
+        "pi", "PI", f"pyiqa; {_BLIND}",
+        higher_is_better=False, digits=2, margin=0.05, has_reference=False,
+        create=_pyiqa("pi", has_reference=False),
+    ),
+)  # fmt: skip
+METRICS = {metric.name: metric for metric in _ALL}
