@@ -47,6 +47,8 @@ def check(config: Config, system: System) -> None:
         if getattr(config.shard, name) % hr_multiple:
             raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
     _check_export(config.export, lr_multiple)
+    if any(size < 1 for size in config.evaluate.latency_sizes):
+        raise UserError("evaluate.latency_sizes must be at least 1 px each.")
     for name, stage in config.stages.items():
         where = f"stages.{name}.train"
         _check_train(where, stage.train, config.shard.tile, hr_multiple)

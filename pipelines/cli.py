@@ -117,7 +117,8 @@ def _models(_: argparse.Namespace) -> int:
     print("In the registry:")
     try:
         facts = load_model(champion(config), config).facts
-        scores = ", ".join(f"{k} {v:.4f}" for k, v in facts["metrics"]["model"].items())
+        model = facts["metrics"]["model"]
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in model.items() if v is not None)
         print(f"  {champion(config)}: {facts['recipe']}, ×{facts['scale']}, {scores}")
     except UserError as error:
         print(f"  none: {error}")

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from pipelines.config import config_digest, to_yaml
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
+from pipelines.evaluation.methods import BICUBIC
+from pipelines.evaluation.results import IMAGES, RESULTS
 from pipelines.registry import bundle
 from pipelines.registry.models import Model, at_precision, load_model
 from pipelines.registry.register import champion_version
@@ -82,7 +84,8 @@ def run(config: Config) -> Path:
         if model.finetuning_weights:
             _save(config, model.finetuning_weights, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
-        shutil.copyfile(_evidence_directory(config, model) / evaluate.REPORT, new / evaluate.REPORT)
+        for name in (evaluate.REPORT, IMAGES):
+            shutil.copyfile(evidence.directory / name, new / name)
         (new / "MODEL_CARD.md").write_text(_model_card(config, facts))
         bundle.seal(new, facts)
     print(f"Bundle: {directory}")
@@ -94,23 +97,42 @@ def _save(config: Config, weights: dict[str, Tensor], path: Path) -> None:
     save_file({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
 
 
-def _evidence(config: Config, model: Model) -> dict[str, Any]:
-    """The results of jobs/evaluate.py for exactly these weights."""
-    path = _evidence_directory(config, model) / evaluate.RESULTS
-    if not path.exists() or read_json(path)["weights_sha256"] != model.weights_sha256:
+@dataclass(frozen=True)
+class _Evidence:
+    """What jobs/evaluate.py found of exactly these weights, and where it is."""
+
+    directory: Path
+    results: dict[str, Any]
+
+    def metrics(self) -> dict[str, Any]:
+        """Of the first benchmark set, for `bundle.json`; all images are in `IMAGES`."""
+        name, found = next(iter(self.results["benchmarks"].items()))
+        reference = self.results["model"]
+        return {
+            "benchmark": name,
+            "identity": found["identity"],
+            "degradation": found["degradation"],
+            "num_images": found["num_images"],
+            "by": self.results["metrics"],
+            "reference": reference,
+            "model": found["summary"][reference],
+            "bicubic": found["summary"][BICUBIC],
+        }
+
+
+def _evidence(config: Config, model: Model) -> _Evidence:
+    directory = evaluate.output_directory(config.export.evidence, model.reference, config.benchmark)
+    path = directory / RESULTS
+    results = read_json(path) if path.exists() else {}
+    if results.get("weights_sha256") != model.weights_sha256 or "benchmarks" not in results:
         raise UserError(
             f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
             f"model={model.reference} export.weights={config.export.weights} first."
         )
-    results: dict[str, Any] = read_json(path)
-    return results
+    return _Evidence(directory, results)
 
 
-def _evidence_directory(config: Config, model: Model) -> Path:
-    return resolve(config.export.evidence) / evaluate.slug(model.reference)
-
-
-def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, Any]:
+def _facts(config: Config, model: Model, evidence: _Evidence) -> dict[str, Any]:
     cost = network_cost(model.config)
     return {
         "name": config.mlflow.model,
@@ -128,14 +150,7 @@ def _facts(config: Config, model: Model, results: dict[str, Any]) -> dict[str, A
         "git_commit": git_commit(),
         "parameters": cost.total_parameters,
         "gmacs": round(cost.total_gmacs, 3),
-        "metrics": {
-            "protocol": results["protocol"],
-            "degradation": results["degradation"],
-            "manifest": results["manifest"],
-            "num_images": results["num_images"],
-            "model": results["summary"][results["model"]],
-            "bicubic": results["summary"][evaluate.BICUBIC],
-        },
+        "metrics": evidence.metrics(),
     }
 
 
@@ -199,8 +214,9 @@ def _real_tiles(config: Config, model: Model, tile: int) -> list[Tensor]:
 def _model_card(config: Config, facts: dict[str, Any]) -> str:
     metrics = facts["metrics"]
     rows = "\n".join(
-        f"| {name} | {metrics['bicubic'][name]:.4f} | {value:.4f} |"
-        for name, value in metrics["model"].items()
+        f"| {label} | {_shown(metrics['bicubic'][label])} | {_shown(value)} | "
+        f"{metrics['by'][label]['protocol']} |"
+        for label, value in metrics["model"].items()
     )
     return f"""# {facts["name"]}
 
@@ -213,11 +229,11 @@ def _model_card(config: Config, facts: dict[str, Any]) -> str:
 `srforge upscale IN OUT --model FOLDER`, with the folder that this file lies in.
 {"".join(_artifact_use(edge) for edge in facts["edge"].values())}
 ## Measured
-On {metrics["num_images"]} validation images, {metrics["degradation"]} degradation.
-{metrics["protocol"]}.
+On {metrics["num_images"]} images of {metrics["benchmark"]}, LR: {metrics["degradation"]}. Every
+image's scores are in `{IMAGES}`.
 
-| metric | bicubic | this model |
-|---|---|---|
+| metric | bicubic | this model | protocol |
+|---|---|---|---|
 {rows}
 {"".join(_artifact_evidence(edge) for edge in facts["edge"].values())}
 ## Trained on
@@ -229,6 +245,10 @@ On {metrics["num_images"]} validation images, {metrics["degradation"]} degradati
 Trained for {metrics["degradation"]} degradation. It cannot know what the LR image does not show:
 check results before they are used as evidence of anything.
 """
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _artifact_use(edge: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srmodels.degradation import PRESETS
+from srmodels.metrics.suite import METRICS
 
 
 def key(
@@ -207,8 +208,27 @@ class StageConfig:
 
 @dataclass
 class EvaluateConfig:
-    compare: list[str] = key([], "further models to measure beside it, as in model")
+    compare: list[str] = key(
+        [],
+        "what to measure beside it and bicubic: models, as in model; lanczos; onnx:FILE; "
+        "spandrel:FILE; span, realsr, realesrgan",
+    )
+    metrics: Any = key(
+        "auto",
+        f"a [list] of {', '.join(METRICS)}; auto: psnr_y, ssim_y, and of lpips_alex and niqe those "
+        "whose weights are at hand",
+    )
+    preset: str = key(
+        "plain",
+        "how a folder of HR images becomes a benchmark: plain: whole images and the recipe's "
+        "degradation; stablesr: 30 crops of 512 px of each, degraded by realsr_diffusion",
+        choices=("plain", "stablesr"),
+    )
     num_pictures: int = key(4, "comparison pictures in the report", minimum=0)
+    latency_sizes: list[int] = key(
+        [128], "sides of the square LR images that every method is timed on, pixels; [] for none"
+    )
+    latency_runs: int = key(10, "timed runs of each", minimum=1)
     crop_border: int | None = key(
         None, "border left out of the metrics, px (default: the scale)", minimum=0
     )
@@ -272,7 +292,11 @@ class Config:
         "or a shipped model's name",
     )
     bundle: str | None = key(None, "bundle to register (default: what jobs/export.py wrote)")
-    benchmark: str | None = key(None, "what to measure on (default: the validation split of data)")
+    benchmark: Any = key(
+        None,
+        "folders of benchmark sets to measure on, with commas between; validation, the default, "
+        "is the validation split of data",
+    )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
     preview: str | None = key(None, "picture to write of 16 training pairs (jobs/shard.py)")
     run: RunConfig = section(RunConfig)

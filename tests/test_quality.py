@@ -20,7 +20,9 @@ def test_the_tiny_recipe_learns_and_its_second_stage_improves_on_the_first(
     assert done.returncode == 0, done.stdout + done.stderr
 
     folder = home / "work/evaluate/edge_sd_sr_tiny-decoder"
-    summary = json.loads((folder / "results.json").read_text())["summary"]
+    summary = json.loads((folder / "results.json").read_text())["benchmarks"]["validation"][
+        "summary"
+    ]
     after1 = summary["run:edge_sd_sr_tiny-joint"]["psnr_y_crop4"]
     after2 = summary["run:edge_sd_sr_tiny-decoder"]["psnr_y_crop4"]
     print(f"\nbicubic {summary['bicubic']['psnr_y_crop4']:.2f}, {after1:.2f}, {after2:.2f} dB")

@@ -1,26 +1,30 @@
-"""Measures a model against bicubic and others on the validation split, in parallel over images."""
+"""Measures a model against bicubic and others, on the validation split or on benchmark sets."""
 
-import statistics
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipelines import tracking
-from pipelines.cluster import connect, ray_map
-from pipelines.config import from_dict, to_dict
-from pipelines.data.dataset import Dataset, open_dataset
-from pipelines.data.manifest import Manifest, Sample
 from pipelines.errors import UserError
-from pipelines.evaluation.pictures import Pictures, Pixels, enlarge, montage, most_detailed, to_png
-from pipelines.evaluation.protocol import MAX_PSNR, low_resolution, psnr
-from pipelines.evaluation.report import loss_curves, render
-from pipelines.progress import progress
-from pipelines.registry.models import Model, absolute, at_precision, champion, load_model
+from pipelines.evaluation.benchmarks import (
+    VALIDATION,
+    Benchmark,
+    find_folder,
+    open_benchmark,
+    parse_names,
+)
+from pipelines.evaluation.latency import machine, measure_costs
+from pipelines.evaluation.measure import measure
+from pipelines.evaluation.methods import BICUBIC, Method, ModelMethod, open_method
+from pipelines.evaluation.pictures import enlarge, montage, most_detailed, to_png
+from pipelines.evaluation.report import Example, loss_curves, render
+from pipelines.evaluation.results import IMAGES, RESULTS, rival, summarise, to_csv
+from pipelines.registry.models import absolute, at_precision, champion, load_model
 from pipelines.schema import Config
 from pipelines.storage import (
     absolute_location,
@@ -28,25 +32,14 @@ from pipelines.storage import (
     new_directory,
     read_json,
     resolve,
-    write_json,
 )
-from srmodels.metrics import ssim_y
+from srmodels.metrics.suite import METRICS, Metric
 
-RESULTS = "results.json"
 REPORT = "report.html"
-BICUBIC = "bicubic"
-#: Images that one Ray task measures: enough to pay for loading the models.
-IMAGES_PER_TASK = 3
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """One method on one image."""
-
-    key: str
-    method: str
-    psnr: float
-    ssim: float
+#: Settings that change the report, not the scores.
+_SHOWN = ("num_pictures", "latency_sizes", "latency_runs")
+#: Metrics of `evaluate.metrics=auto`, those that need weights only where these are at hand.
+_AUTO = ("psnr_y", "ssim_y", "lpips_alex", "niqe")
 
 
 def model_reference(config: Config) -> str:
@@ -61,79 +54,107 @@ def slug(reference: str) -> str:
     return Path(reference.removeprefix("run:")).name
 
 
-def title(method: str, model: str) -> str:
-    """What a method is called under a picture."""
-    return "model" if method == model else method.removeprefix("run:")
+def output_directory(folder: str | None, reference: str, benchmark: Any) -> Path:
+    """Where the results of a model on these benchmark sets go: in `folder`, by their names."""
+    name, sets = slug(reference), parse_names(benchmark)
+    if sets != [VALIDATION]:
+        name = "-".join([name, *(Path(location).name for location in sets)])
+    return resolve(folder or "work/evaluate") / name
 
 
-def output_directory(config: Config) -> Path:
-    return resolve(config.output or "work/evaluate") / slug(model_reference(config))
-
-
-def _check(config: Config) -> None:
-    if config.benchmark is not None:
-        raise UserError("benchmark sets are not supported yet: leave benchmark= unset.")
+def _output(config: Config) -> Path:
+    return output_directory(config.output, model_reference(config), config.benchmark)
 
 
 def plan(config: Config) -> str:
     """What would be measured, in words. Raises UserError for what cannot be."""
-    _check(config)
-    compared = ", ".join([BICUBIC, *config.evaluate.compare])
+    metrics, left_out = choose_metrics(config)
+    names = []
+    for name in parse_names(config.benchmark):
+        if name == VALIDATION:
+            names.append(f"the validation split of {absolute_location(config.data)}")
+        else:
+            names.append(str(find_folder(name)))
     return (
-        f"measure {model_reference(config)} against {compared} on the validation split of "
-        f"{absolute_location(config.data)} and write the report to "
-        f"{output_directory(config) / REPORT}"
+        f"measure {model_reference(config)} against {', '.join(_compared(config))} on "
+        f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
+        f"{_output(config) / REPORT}{''.join(f'; {note}' for note in left_out)}"
     )
+
+
+def choose_metrics(config: Config) -> tuple[dict[str, Metric], list[str]]:
+    """The metrics by the label that their results are kept under, and what is left out and why.
+
+    Raises:
+        UserError: an unknown metric, or one twice.
+    """
+    wanted, notes = config.evaluate.metrics, []
+    if wanted == "auto":
+        wanted = [name for name in _AUTO if METRICS[name].is_at_hand()]
+        notes = [
+            f"{METRICS[name].title} is left out, since its weights are not at hand: "
+            f"evaluate.metrics=[{','.join(_AUTO)}] gets them from the web, $SRFORGE_WEIGHTS names "
+            "a folder with them"
+            for name in _AUTO
+            if name not in wanted
+        ]
+    names = wanted if isinstance(wanted, list) else [wanted]
+    if unknown := [name for name in names if name not in METRICS]:
+        raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(METRICS)}.")
+    if not names or len(set(names)) < len(names):
+        raise UserError("evaluate.metrics names none, or one twice.")
+    return {METRICS[name].label(config.crop_border): METRICS[name] for name in names}, notes
 
 
 def run(config: Config) -> Path:
     """Measures, writes results and report, logs them to MLflow; returns the report's path.
 
     Raises:
-        UserError: no such model or dataset, or the MLflow server does not answer.
+        UserError: no such model, method, metric or benchmark set, no image that can be measured,
+            or the MLflow server does not answer.
     """
-    _check(config)
-    dataset = open_dataset(config.data, config.stream)
-    manifest = dataset.manifest
+    metrics, left_out = choose_metrics(config)
+    settings = config.evaluate
+    benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config)
-    references = [*map(absolute, config.evaluate.compare), model_reference(config)]
-    models = {reference: load_model(reference, config) for reference in references}
-    model = at_precision(models[references[-1]], config.export.weights)
-    models[model.reference] = model
-    for other in models.values():
-        if other.network.scale != config.networks.scale:
-            raise UserError(
-                f"'{other.reference}' enlarges by {other.network.scale}, the recipe by "
-                f"{config.networks.scale}: set recipe= to the model's own."
-            )
-
-    identity = digest(
-        {
-            "models": {r: m.weights_sha256 for r, m in models.items()},
-            "manifest": manifest.digest,
-            "settings": asdict(config.evaluate) | asdict(config.degradation),
-            "seed": config.seed,
-        }
-    )
-    output = output_directory(config)
-    if (output / RESULTS).exists() and read_json(output / RESULTS)["identity"] == identity:
-        print(f"Nothing to do: {model.reference} is measured already, see {output / REPORT}.")
+    reference = model_reference(config)
+    model = at_precision(load_model(reference, config), config.export.weights)
+    others = [open_method(name, config) for name in _compared(config)]
+    # The model itself comes last: what it is compared with may name it too.
+    methods = [*(m for m in others if m.reference != reference), ModelMethod(model)]
+    _check_scales(methods, config)
+    output = _output(config)
+    identity = _identity(config, benchmarks, methods, metrics)
+    if (output / RESULTS).exists() and read_json(output / RESULTS).get("identity") == identity:
+        print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
-    measured = _measure(config, models, dataset)
-    results = _summary(config, model, manifest, measured) | {"identity": identity}
-    pictures = {
-        key: draw(config, models, dataset, key)
-        for key in hardest(measured, config.evaluate.num_pictures)
-    }
-    report = render(results, pictures, loss_curves(client, model.config))
+    print("".join(f"Note: {note}.\n" for note in left_out), end="", flush=True)
+    try:
+        scores = {label: m.create(config.crop_border) for label, m in metrics.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    found, failures = measure(benchmarks, methods, scores, output.parent / ".measured")
+    if not found:
+        why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
+        raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
+    results = summarise(config, model, benchmarks, methods, metrics, found, failures)
+    results |= {"identity": identity, "machine": machine(), "latency_runs": settings.latency_runs}
+    costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
+    results["costs"] = {name: asdict(cost) for name, cost in costs.items()}
+    chosen = choose_examples(results, settings.num_pictures)
+    examples = [_draw(config, benchmarks, methods, *example) for example in chosen]
+    report = render(results, found, examples, loss_curves(client, model.config))
     with new_directory(output) as directory:
         (directory / REPORT).write_text(report)
+        (directory / IMAGES).write_text(to_csv(found, list(metrics)))
         (directory / "pictures").mkdir()
-        for key, kinds in pictures.items():
-            titles = {title(kind, model.reference): image for kind, image in kinds.items()}
-            (directory / "pictures" / f"{key}.png").write_bytes(to_png(montage(titles)))
-        write_json(directory / RESULTS, results)
+        for number, example in enumerate(examples, 1):
+            titles = {results["titles"].get(k, k): image for k, image in example.pictures.items()}
+            path = directory / "pictures" / f"{example.benchmark}-{number}.png"
+            path.write_bytes(to_png(montage(titles)))
+        # In their order, which sorted keys would lose.
+        (directory / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
         # Before the results are in place: a rerun after a failure must not find them done.
         _log(client, config, results, directory)
     _print(results)
@@ -141,130 +162,106 @@ def run(config: Config) -> Path:
     return output / REPORT
 
 
-def measure_images(
-    models: dict[str, Model],
-    dataset: Dataset,
-    settings: dict[str, Any],
-    samples: Sequence[Sample],
-) -> list[ImageResult]:
-    """A Ray task: every method on a few images. `settings` is a whole configuration."""
-    config = from_dict(settings)
-    crop = config.crop_border
-    results = []
-    for sample in samples:
-        _, hr, outputs = run_methods(config, models, dataset.tile(sample), sample.key)
-        for method, sr in outputs.items():
-            scores = psnr(config, sr, hr), ssim_y(sr, hr, crop)
-            results.append(ImageResult(sample.key, method, *scores))
-    return results
+def _compared(config: Config) -> list[str]:
+    """References of what the model is compared with; bicubic is always the first."""
+    return list(dict.fromkeys([BICUBIC, *map(absolute, config.evaluate.compare)]))
 
 
-def run_methods(
-    config: Config, models: dict[str, Model], hr: Pixels, key: str
-) -> tuple[Pixels, Pixels, dict[str, Pixels]]:
-    """LR, HR and every method's output for one image; the degradation is seeded by its key."""
-    scale = config.networks.scale
-    lr = low_resolution(config, hr, key)
-    outputs = {BICUBIC: enlarge(lr, scale, Image.Resampling.BICUBIC)}
-    outputs |= {reference: upscale(model, lr) for reference, model in models.items()}
-    return lr, hr, outputs
+def _check_scales(methods: Sequence[Method], config: Config) -> None:
+    for method in methods:
+        if method.scale != config.networks.scale:
+            raise UserError(
+                f"'{method.reference}' enlarges by {method.scale}, the recipe by "
+                f"{config.networks.scale}: set recipe= to the model's own."
+            )
 
 
-def hardest(measured: list[ImageResult], count: int) -> list[str]:
-    """Keys of the images on which bicubic does worst, where a model has something to show: the
-    worst of every photo first, then the next of every photo."""
-    ranked = sorted((r for r in measured if r.method == BICUBIC), key=lambda r: r.psnr)
-    turns: Counter[str] = Counter()
-    order = []
-    for place, result in enumerate(ranked):
-        photo = result.key.partition("-")[0]
-        order.append((turns[photo], place, result.key))
-        turns[photo] += 1
-    return [key for _, _, key in sorted(order)[:count]]
-
-
-def draw(config: Config, models: dict[str, Model], dataset: Dataset, key: str) -> Pictures:
-    """The same part of an image, where HR has most detail, as every method shows it."""
-    sample = next(s for s in dataset.manifest.split("val") if s.key == key)
-    lr, hr, outputs = run_methods(config, models, dataset.tile(sample), key)
-    shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST), **outputs}
-    area = most_detailed(hr)
-    return {kind: image[area] for kind, image in (shown | {"HR": hr}).items()}
-
-
-def upscale(model: Model, lr: Pixels) -> Pixels:
-    """A model's output for one LR image `[h, w, 3]`, in tiles as it ships."""
-    from srmodels.upscale import Tiling, upscale_image
-
-    tiling = Tiling.for_tile(model.config.export.tile)
-    image = Image.fromarray(lr)
-    return np.asarray(upscale_image(model.network, image, scale=model.network.scale, tiling=tiling))
-
-
-def _measure(config: Config, models: dict[str, Model], dataset: Dataset) -> list[ImageResult]:
-    import ray
-
-    samples = dataset.manifest.split("val")
-    starts = range(0, len(samples), IMAGES_PER_TASK)
-    chunks = [samples[start : start + IMAGES_PER_TASK] for start in starts]
-    results: list[ImageResult] = []
-    with connect(), progress("evaluate", total=len(samples), unit="image") as bar:
-        # The very weights and the very dataset that were opened: an alias, a run or the newest
-        # manifest may move on meanwhile.
-        shared = ray.put(models), ray.put(dataset)
-        calls = [(*shared, to_dict(config), chunk) for chunk in chunks]
-        for measured, chunk in zip(ray_map(measure_images, calls), chunks, strict=True):
-            results += measured
-            bar.update(len(chunk))
-    return results
-
-
-def _summary(
-    config: Config, model: Model, manifest: Manifest, measured: list[ImageResult]
-) -> dict[str, Any]:
-    crop = config.crop_border
-    methods = list(dict.fromkeys(result.method for result in measured))
-    rows = {
-        method: {
-            f"psnr_y_crop{crop}": statistics.fmean(r.psnr for r in measured if r.method == method),
-            f"ssim_y_crop{crop}": statistics.fmean(r.ssim for r in measured if r.method == method),
+def _identity(
+    config: Config,
+    benchmarks: Sequence[Benchmark],
+    methods: Sequence[Method],
+    metrics: Mapping[str, Metric],
+) -> str:
+    return digest(
+        {
+            "benchmarks": {b.name: b.identity for b in benchmarks},
+            "methods": {m.reference: m.identity for m in methods},
+            "metrics": {label: metric.protocol for label, metric in metrics.items()},
+            "shown": [getattr(config.evaluate, name) for name in _SHOWN],
         }
-        for method in methods
-    }
-    return {
-        "model": model.reference,
-        "recipe": config.recipe,
-        "weights_sha256": model.weights_sha256,
-        "manifest": manifest.digest,
-        "degradation": config.degradation.preset,
-        "scale": model.network.scale,
-        "num_images": len({r.key for r in measured}),
-        "protocol": f"8-bit Y of BT.601 (16-235) from 8-bit RGB, border of {crop} px left out, "
-        f"PSNR of an image at most {MAX_PSNR:.0f} dB",
-        "summary": rows,
-        "images": [asdict(result) for result in measured],
-    }
+    )
+
+
+def choose_examples(results: dict[str, Any], count: int) -> list[tuple[str, str, str]]:
+    """(benchmark, key, why) of images to show: by turns those on which the model does best and
+    worst beside its rival, over the benchmark sets, by the last metric that has a reference."""
+    other, metrics = rival(results), results["metrics"]
+    label = [name for name, metric in metrics.items() if metric["has_reference"]][-1:]
+    chosen: list[tuple[str, str, str]] = []
+    for place in range(count):
+        for benchmark, facts in results["benchmarks"].items():
+            comparison = facts["comparisons"].get(other, {}).get(label[0]) if label else None
+            if comparison is None:
+                continue
+            way = "worst" if place % 2 else "best"
+            key = dict(enumerate(comparison[way])).get(place // 2)
+            title = f"{way} beside {results['titles'][other]} by {metrics[label[0]]['title']}"
+            if key is not None and (benchmark, key) not in [entry[:2] for entry in chosen]:
+                chosen.append((benchmark, key, title))
+    return chosen[:count]
+
+
+def _draw(
+    config: Config,
+    benchmarks: Sequence[Benchmark],
+    methods: Sequence[Method],
+    name: str,
+    key: str,
+    title: str,
+) -> Example:
+    """The same part of an image, where HR has most detail, as every method shows it."""
+    benchmark = next(b for b in benchmarks if b.name == name)
+    lr, hr = benchmark.load(key)
+    shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST)}
+    shown |= {method.reference: method(lr) for method in methods} | {"HR": hr}
+    area = most_detailed(hr)
+    return Example(name, key, title, {kind: image[area] for kind, image in shown.items()})
 
 
 def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> None:
     name = f"{config.run.name}-evaluate"
-    run_id = tracking.new_run(client, config, name, {"srforge.manifest": results["manifest"]})
-    shown = ("model", "degradation", "protocol", "num_images")
+    sets = results["benchmarks"].items()
+    identities = {_mlflow_name(f"srforge.{n}"): facts["identity"] for n, facts in sets}
+    run_id = tracking.new_run(client, config, name, identities)
     status = "FAILED"
     try:
-        for method, values in results["summary"].items():
-            # MLflow takes no '@' in a metric's name.
-            label = title(slug(method), slug(results["model"])).replace("@", ".")
-            for metric, value in values.items():
-                client.log_metric(run_id, f"val/{label}/{metric}", value)
-        tracking.log_params(client, run_id, {k: results[k] for k in shown})
+        for benchmark, facts in sets:
+            for method, values in facts["summary"].items():
+                title = "model" if method == results["model"] else slug(method)
+                for metric, value in values.items():
+                    if value is not None:
+                        label = _mlflow_name(f"{benchmark}/{title}/{metric}")
+                        client.log_metric(run_id, label, value)
+        shown = {"model": results["model"], "metrics": results["metrics"]}
+        tracking.log_params(client, run_id, shown)
         client.log_artifacts(run_id, str(output))
         status = "FINISHED"
     finally:
         client.set_terminated(run_id, status)
 
 
+def _mlflow_name(name: str) -> str:
+    """MLflow takes few characters in names of metrics and tags."""
+    return re.sub(r"[^\w\-./ ]", ".", name)
+
+
 def _print(results: dict[str, Any]) -> None:
-    for method, values in results["summary"].items():
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"  {method:<40} {scores}")
+    for benchmark, facts in results["benchmarks"].items():
+        print(f"{benchmark}: {facts['num_images']} images")
+        for method, values in facts["summary"].items():
+            scores = "  ".join(
+                f"{label} {value:.4f}" for label, value in values.items() if value is not None
+            )
+            print(f"  {method:<40} {scores}")
+        for failure in facts["failures"]:
+            print(f"  not measured: {failure['key']}: {failure['reason']}")

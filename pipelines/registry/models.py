@@ -122,7 +122,8 @@ def at_precision(model: Model, precision: str) -> Model:
     rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
     network = build_network(model.config, rounded)
     kept = {n: w.half().float() for n, w in model.finetuning_weights.items()}
-    return replace(model, network=network, finetuning_weights=kept)
+    facts = model.facts | {"precision": precision}
+    return replace(model, network=network, finetuning_weights=kept, facts=facts)
 
 
 def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:

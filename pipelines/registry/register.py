@@ -109,19 +109,19 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
         return Decision(always, "register.promote=always" if always else _NEVER)
     client = tracking.connect(config)
     if champion_version(client, config) is None:
-        return decide(bundle.facts["metrics"], None)
-    current = load_bundle(fetch(champion(config), config))
-    return decide(bundle.facts["metrics"], current.facts["metrics"])
+        return decide(bundle, None)
+    return decide(bundle, load_bundle(fetch(champion(config), config)))
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
+    scores = {k: v for k, v in facts["metrics"]["model"].items() if v is not None}
     tags = {BUNDLE_TAG: bundle.digest, "srforge.manifest": facts["manifest"]}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     status = "FAILED"
     try:
         client.log_artifacts(run_id, str(bundle.path), "bundle")
-        for metric, value in facts["metrics"]["model"].items():
+        for metric, value in scores.items():
             client.log_metric(run_id, f"val/{metric}", value)
         if tracking.lookup(client.get_registered_model, name) is None:
             client.create_registered_model(name, description=config.description)
@@ -129,7 +129,7 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
             name,
             source=f"runs:/{run_id}/bundle",
             run_id=run_id,
-            tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in facts["metrics"]["model"].items()},
+            tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in scores.items()},
             description=f"{facts['recipe']}, commit {facts['git_commit']}",
         )
         status = "FINISHED"

@@ -1,6 +1,21 @@
-import pytest
+"""The evaluate job: what it is asked for, and all of it on small sets."""
 
-from pipelines.evaluation.evaluate import ImageResult, hardest, slug
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.config import load_config
+from pipelines.errors import UserError
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
+from pipelines.evaluation.results import from_csv
+from tests.conftest import SMALL
+from tests.pipelines.registry.test_bundle import make_bundle
 
 
 @pytest.mark.parametrize(
@@ -17,9 +32,151 @@ def test_references_become_folder_names(reference: str, expected: str) -> None:
     assert slug(reference) == expected
 
 
-def test_the_hardest_images_are_bicubic_s_worst() -> None:
-    scores = {"a-0": 30.0, "b-0": 20.0, "b-1": 21.0, "c-0": 25.0}
-    results = [ImageResult(key, "bicubic", psnr, 0.5) for key, psnr in scores.items()]
-    results += [ImageResult("a-0", "model", 0.0, 0.5)]
-    assert hardest(results, 2) == ["b-0", "c-0"]
-    assert hardest(results, 9) == ["b-0", "c-0", "a-0", "b-1"]
+def test_every_set_has_a_folder_of_its_own() -> None:
+    assert output_directory("/out", "run:a", None) == Path("/out/a")
+    assert output_directory("/out", "run:a", "/b/Set5,/b/BSD100") == Path("/out/a-Set5-BSD100")
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+
+def chosen(metrics: str) -> tuple[list[str], list[str]]:
+    config = load_config([f"recipe={SMALL}", f"evaluate.metrics={metrics}"])
+    found, notes = choose_metrics(config)
+    return list(found), notes
+
+
+def test_metrics_without_weights_are_left_out_loudly(no_weights: None) -> None:
+    labels, notes = chosen("auto")
+    assert labels == ["psnr_y_crop4", "ssim_y_crop4"]
+    assert [note.partition(" is left out")[0] for note in notes] == ["LPIPS (alex)", "NIQE"]
+    assert chosen("[lpips_vgg,psnr_rgb]") == (["lpips_vgg", "psnr_rgb_crop4"], [])
+    assert chosen("psnr_y") == (["psnr_y_crop4"], [])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ("[psnr]", "there is no metric 'psnr': use auto, or psnr_y, "),
+        ("[]", "names none, or one twice"),
+        ("[psnr_y,psnr_y]", "names none, or one twice"),
+    ],
+)
+def test_metrics_that_are_none_are_refused(metrics: str, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        chosen(metrics)
+
+
+def test_best_and_worst_are_shown_by_turns() -> None:
+    comparison = {"best": ["a", "b"], "worst": ["c", "a"]}
+    results = {
+        "model": "m",
+        "titles": {"bicubic": "bicubic", "span": "SPAN", "m": "model"},
+        "metrics": {
+            "psnr": {"has_reference": True, "title": "PSNR"},
+            "lpips": {"has_reference": True, "title": "LPIPS"},
+            "niqe": {"has_reference": False, "title": "NIQE"},
+        },
+        "benchmarks": {
+            "one": {"comparisons": {"span": {"lpips": comparison}}},
+            "two": {"comparisons": {"span": {"lpips": comparison}}},
+        },
+    }
+    assert [entry[:2] for entry in choose_examples(results, 5)] == [
+        ("one", "a"), ("two", "a"), ("one", "c"), ("two", "c"), ("one", "b"),
+    ]  # fmt: skip
+    assert choose_examples(results, 1)[0][2] == "best beside SPAN by LPIPS"
+    assert len(choose_examples(results, 9)) == 6  # 'a' is not shown twice
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path, photos: Path) -> Path:
+    """Three photos of 256x192 px, of which one is broken."""
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for path in sorted(photos.iterdir())[:3]:
+        with Image.open(path) as image:
+            image.crop((0, 0, 256, 192)).save(folder / path.name)
+    broken = sorted(folder.iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:2000])
+    return folder
+
+
+@pytest.mark.cluster
+def test_a_model_on_a_benchmark_set(
+    tmp_path: Path,
+    benchmark: Path,
+    no_weights: None,
+    cluster: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.ray_address)
+    make_bundle(tmp_path / "candidate")
+    config = load_config(
+        [
+            f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={benchmark}",
+            "evaluate.compare=[lanczos]", "evaluate.latency_sizes=[16,24]",
+            "evaluate.latency_runs=2", f"output={tmp_path / 'out'}",
+        ]
+    )  # fmt: skip
+    path = evaluate.run(config)
+    assert path == tmp_path / "out" / "candidate-three" / "report.html"
+    said = capsys.readouterr().out
+    assert "Note: LPIPS (alex) is left out, since its weights are not at hand" in said
+    assert "three: 2 images" in said
+    broken = sorted(benchmark.iterdir())[2].name
+    assert f"not measured: {broken}: truncated or corrupt" in said
+
+    model = str(tmp_path / "candidate")
+    results = json.loads((path.parent / "results.json").read_text())
+    found = results["benchmarks"]["three"]
+    assert list(found["summary"]) == ["bicubic", "lanczos", model]
+    assert found["comparisons"].keys() == {"bicubic", "lanczos"}
+    rows = from_csv(path.parent / "images.csv")
+    assert len(rows) == 6
+    ours = [row.scores["psnr_y_crop4"] for row in rows if row.method == model]
+    assert found["summary"][model]["psnr_y_crop4"] == pytest.approx(np.mean(ours), abs=1e-6)
+    costs = results["costs"]
+    assert [latency["size"] for latency in costs[model]["latencies"]] == [16, 24]
+    assert costs[model]["parameters"] > 0
+    assert costs[model]["gmacs"] > 0
+    assert len(list((path.parent / "pictures").iterdir())) == 2
+
+    # Again: all is there. With another method, only that one is measured.
+    assert evaluate.run(config) == path
+    assert "Nothing to do" in capsys.readouterr().out
+    journals = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / ".measured").iterdir()}
+    config.evaluate.compare.append("bicubic")
+    config.evaluate.num_pictures = 1
+    evaluate.run(config)
+    assert {p: p.stat().st_mtime_ns for p in journals} == journals
+
+
+@pytest.mark.cluster
+def test_a_set_without_an_image_that_can_be_measured_is_refused(
+    tmp_path: Path, cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.ray_address)
+    make_bundle(tmp_path / "candidate")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(b"nothing")
+    config = load_config(
+        [f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={tmp_path / 'set'}",
+         "evaluate.metrics=psnr_y"]
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"no image of set can be measured: a\.png: not an"):
+        evaluate.run(config)
+
+
+def test_a_method_of_another_scale_is_refused(tmp_path: Path, benchmark: Path) -> None:
+    make_bundle(tmp_path / "candidate")
+    config = load_config(
+        [f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={benchmark}",
+         "networks.scale=2", "evaluate.metrics=psnr_y"]
+    )  # fmt: skip
+    with pytest.raises(UserError, match="enlarges by 4, the recipe by 2: set recipe="):
+        evaluate.run(config)

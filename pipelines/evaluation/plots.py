@@ -1,0 +1,77 @@
+"""The report's drawings, as SVG that reads on light and on dark ground."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+_GRAY, _BLUE, _ORANGE = "#8a8f98", "#2f81f7", "#e8762c"
+
+
+def loss_curve(points: Sequence[tuple[int, float]]) -> str:
+    """Losses by step, as they are and smoothed."""
+    figure, axes = _axes((4.2, 2.4), "step", "loss")
+    steps, losses = [step for step, _ in points], [loss for _, loss in points]
+    axes.plot(steps, losses, color=_BLUE, linewidth=0.8, alpha=0.35)
+    axes.plot(steps, _smooth(losses), color=_BLUE, linewidth=1.8)
+    return _svg(figure)
+
+
+def quality_over_latency(
+    points: Mapping[str, tuple[float, float]], chosen: str, label: str, size: int
+) -> str:
+    """A named point for each method: milliseconds and score."""
+    figure, axes = _axes((5.4, 3.2), f"ms for an LR image of {size} px", label)
+    axes.set_xscale("log")
+    for title, (milliseconds, score) in points.items():
+        color = _ORANGE if title == chosen else _BLUE
+        axes.plot([milliseconds], [score], "o", color=color, markersize=8)
+        axes.annotate(
+            title, (milliseconds, score), xytext=(7, 5), textcoords="offset points",
+            color=color, fontsize=9,
+        )  # fmt: skip
+    axes.margins(0.25, 0.18)
+    return _svg(figure)
+
+
+def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str], label: str) -> str:
+    """A point for each image: the score of one method over that of the other. On the diagonal they
+    are equal."""
+    figure, axes = _axes((3.4, 3.2), f"{label}, {titles[1]}", f"{label}, {titles[0]}")
+    ends = [min(map(min, pairs)), max(map(max, pairs))]
+    axes.plot(ends, ends, color=_GRAY, linewidth=1, linestyle="--")
+    axes.scatter([x for _, x in pairs], [y for y, _ in pairs], s=14, color=_ORANGE, alpha=0.7)
+    return _svg(figure)
+
+
+def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """Running mean over up to `window` neighbours, fewer at the ends."""
+    half = window // 2
+    parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _axes(size: tuple[float, float], x: str, y: str) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "srforge"
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, color=_GRAY)
+    axes.set_ylabel(y, color=_GRAY)
+    axes.tick_params(colors=_GRAY, which="both")
+    axes.grid(color=_GRAY, alpha=0.25, linewidth=0.6)
+    axes.set_facecolor("none")
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(_GRAY)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    buffer = BytesIO()
+    # No metadata: it would name addresses, and the date would make equal reports differ.
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    svg = buffer.getvalue().decode()
+    return svg[svg.index("<svg") :]

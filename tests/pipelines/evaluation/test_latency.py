@@ -1,0 +1,42 @@
+import numpy as np
+import torch
+
+from pipelines.config import load_config
+from pipelines.evaluation.latency import machine, measure_costs, threads
+from pipelines.evaluation.methods import Method, open_method
+from tests.conftest import SMALL
+
+
+class Counted(Method):
+    """Remembers what it was asked for."""
+
+    reference = title = "counted"
+    scale, parameters, file_bytes = 4, 3, 12
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        self.seen.append((lr.shape[0], self.threads))
+        torch.zeros(8, 8) @ torch.zeros(8, 8)
+        return lr
+
+
+def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
+    method, before = Counted(), torch.get_num_threads()
+    seen = method.seen
+    bicubic = open_method("bicubic", load_config([f"recipe={SMALL}"]))
+    found = measure_costs([bicubic, method], [16, 24], runs=3)
+    # Four of each size, and one to count.
+    assert [size for size, _ in seen] == [16] * 4 + [24] * 4 + [16]
+    assert {used for _, used in seen} == {threads()}
+    assert method.threads == 1
+    assert torch.get_num_threads() == before
+    cost = found["counted"]
+    assert (cost.parameters, cost.file_bytes) == (3, 12)
+    assert cost.gmacs == 8**3 / 1e9
+    assert [(latency.size, latency.runs) for latency in cost.latencies] == [(16, 3), (24, 3)]
+    assert all(0 < x.low_ms <= x.median_ms <= x.high_ms for x in cost.latencies)
+    assert found["bicubic"].gmacs is None
+    assert measure_costs([method], [], runs=3)["counted"].latencies == []
+    assert machine().endswith(f"{threads()} thread{'s' * (threads() > 1)}")

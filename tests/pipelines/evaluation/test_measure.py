@@ -1,0 +1,130 @@
+"""Every method on every image: what is kept, what goes wrong, and what is not done twice."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.evaluation import measure as module
+from pipelines.evaluation.benchmarks import Benchmark
+from pipelines.evaluation.measure import Failure, ImageResult, measure, measure_images
+from pipelines.evaluation.methods import Method
+from srmodels.metrics import TooSmallError, psnr_y
+
+
+class FourImages(Benchmark):
+    """Gray ones, of which one is broken; and one has no LR image."""
+
+    name, keys, degradation = "four", ("a", "b", "c", "d"), "none"
+    missing = (("e", "has no LR image"),)
+
+    def __init__(self, identity: str = "1") -> None:
+        self.identity = identity
+
+    def load(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        if key == "c":
+            raise ValueError("c.png: not an image")
+        level = 100 + ord(key)
+        return np.full((16, 16, 3), level, np.uint8), np.full((64, 64, 3), level, np.uint8)
+
+
+class Brighter(Method):
+    """Off by so many levels."""
+
+    scale = 4
+
+    def __init__(self, by: int, identity: str | None = None) -> None:
+        self.by, self.title = by, f"by {by}"
+        self.reference, self.identity = self.title, identity or self.title
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        return lr.repeat(4, 0).repeat(4, 1) + np.uint8(self.by)
+
+
+def too_small(sr: np.ndarray, hr: np.ndarray) -> float:
+    raise TooSmallError("too small")
+
+
+SCORES = {"psnr": lambda sr, hr: psnr_y(sr, hr, 4), "niqe": too_small}
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What is measured, image by image; in this process instead of as Ray tasks."""
+    seen: list[tuple[str, list[str]]] = []
+
+    def run(
+        todo: Sequence[tuple[Benchmark, list[tuple[str, list[str]]]]],
+        methods: Sequence[Method],
+        scores: Any,
+    ) -> Iterator[list[Any]]:
+        for benchmark, tasks in todo:
+            for task in tasks:
+                seen.append(task)
+                yield measure_images(benchmark, {m.reference: m for m in methods}, scores, [task])
+
+    monkeypatch.setattr(module, "_run", run)
+    return seen
+
+
+def test_what_is_wrong_with_an_image_is_named_and_stops_no_other(ran: list, tmp_path: Path) -> None:
+    found, failures = measure([FourImages()], [Brighter(0), Brighter(2)], SCORES, tmp_path)
+    assert [(r.key, r.method) for r in found] == [
+        (key, method) for key in "abd" for method in ("by 0", "by 2")
+    ]
+    assert failures == [
+        Failure("four", "e", "has no LR image"),
+        Failure("four", "c", "c.png: not an image"),
+    ]
+    # No error at all counts 100 dB; what does not apply to an image is no error.
+    assert found[0] == ImageResult("four", "a", "a", "by 0", {"psnr": 100.0, "niqe": None})
+    assert found[1].scores["psnr"] == pytest.approx(42.11, abs=0.02)
+
+
+def test_what_is_known_is_not_measured_again(ran: list, tmp_path: Path) -> None:
+    first, _ = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    ran.clear()
+    again, failures = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    assert again == first
+    assert ran == [("c", ["by 0"])]  # it may have been mended
+    assert len(failures) == 2
+    # Another method beside it is all that is missing.
+    ran.clear()
+    both, _ = measure([FourImages()], [Brighter(0), Brighter(1)], SCORES, tmp_path)
+    assert [task for task in ran if task[0] != "c"] == [(key, ["by 1"]) for key in "abd"]
+    assert len(both) == 6
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "scores"),
+    [
+        (FourImages("2"), Brighter(0), SCORES),
+        (FourImages(), Brighter(0, "other weights"), SCORES),
+        (FourImages(), Brighter(0), {"psnr": SCORES["psnr"]}),
+    ],
+)
+def test_what_has_changed_is_measured_again(
+    ran: list, tmp_path: Path, benchmark: Benchmark, method: Method, scores: dict
+) -> None:
+    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    ran.clear()
+    measure([benchmark], [method], scores, tmp_path)
+    assert len(ran) == 4
+
+
+def test_an_interrupted_measurement_goes_on(ran: list, tmp_path: Path) -> None:
+    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    [journal] = tmp_path.glob("*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0] + lines[1][:30])  # killed while it wrote
+    ran.clear()
+    found, _ = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    assert [task[0] for task in ran] == ["b", "c", "d"]
+    assert [result.key for result in found] == ["a", "b", "d"]
+    ran.clear()
+    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    assert [task[0] for task in ran if task[0] != "c"] == [
+        "b"
+    ]  # the line that was glued to half a one
