@@ -38,10 +38,6 @@ class Supervisor:
             )
         return not self.failure
 
-    def sensible(self) -> bool:
-        """The other ranks, likewise."""
-        return not self.failure
-
     def resumed(self, step: int) -> None:
         """Rank 0, at the step that it goes on from."""
         if step > self.step:
@@ -99,10 +95,13 @@ def train_loop(job: dict[str, Any]) -> None:
     """What Ray Train runs on every worker."""
     import ray
     import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
 
     supervisor = job["supervisor"]
     leader = ray.train.get_context().get_world_rank() == 0
-    if not ray.get(supervisor.begin.remote() if leader else supervisor.sensible.remote()):
+    begins = ray.get(supervisor.begin.remote()) if leader else None
+    # A rank that asked for itself, before rank 0 did, would train and wait for the others for ever.
+    if not broadcast_from_rank_zero(begins):
         return
     try:
         from pipelines.training.worker import run_rank
