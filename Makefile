@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up down test test-slow bench ablations lint format lock clean
+.PHONY: help setup demo up down test test-slow bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ bench: setup ## Measure speed and quality
 
 ablations: setup ## Train and measure the ablation grid (needs SRFORGE_DATA and DATA=shards)
 	$(BIN)/python -m tests.benchmarks.ablations $(if $(DATA),--data $(DATA))
+
+results: setup ## Write docs/results.md from docs/results/*.json
+	@$(BIN)/python -m tests.benchmarks.results_page
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

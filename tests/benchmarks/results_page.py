@@ -1,0 +1,115 @@
+"""docs/results.md from stored results: never typed by hand.
+
+    jobs/evaluate.py model=edge_sd_sr_tiny benchmark=sets/Set5,sets/BSD100
+    cp work/evaluate/edge_sd_sr_tiny-Set5-BSD100/results.json docs/results/edge_sd_sr_tiny.json
+    python -m tests.benchmarks.results_page
+
+published.yaml beside them holds the rows of papers.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.evaluation.results import rival
+from pipelines.evaluation.statistics import Comparison
+from tests.conftest import ROOT
+
+STORED = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "results.md"
+#: What published rows have.
+PSNR, SSIM = "psnr_y_crop4", "ssim_y_crop4"
+HEAD = """# Results
+
+Written by `make results` from what `jobs/evaluate.py` measured (docs/results/*.json) and from
+published figures (docs/results/published.yaml). How metrics and intervals are defined:
+[evaluation.md](evaluation.md). How the shipped weights were trained:
+[shipped_weights.md](shipped_weights.md).
+"""
+FOOT = """*Published* rows are the papers' own, by the same protocol on the same LR images; nothing
+else of theirs was measured here. Latency: median for one LR image of that size, on the machine
+named above.
+Beside: the mean difference, image by image, its 95 % interval, and what follows from it.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(STORED))
+    print(f"Page: {PAGE}")
+
+
+def page(stored: Path) -> str:
+    """The whole page, of all files in a folder."""
+    published = yaml.safe_load((stored / "published.yaml").read_text())
+    parts = [HEAD]
+    for path in sorted(stored.glob("*.json")):
+        results = json.loads(path.read_text())
+        parts.append(f"## {path.stem}\n\nMeasured on {results['date']}, {results['machine']}.\n")
+        for name in results["benchmarks"]:
+            parts.append(
+                "\n".join([*_table(results, name, published), "", *_verdicts(results, name)])
+            )
+    return "\n".join([*parts, FOOT])
+
+
+def _table(
+    results: Mapping[str, Any], benchmark: str, published: Mapping[str, Any]
+) -> Iterator[str]:
+    """A row for each method that was measured, then the published ones."""
+    facts, metrics = results["benchmarks"][benchmark], results["metrics"]
+    timed = next(iter(results["costs"].values()))["latencies"]
+    titles = [f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()]
+    columns = ["parameters", *titles, *(f"{latency['size']} px" for latency in timed)]
+    count, scale = facts["num_images"], results["scale"]
+    yield f"### {benchmark}, {count} images, ×{scale}, LR {facts['degradation']}\n"
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|{'---|' * (len(columns) + 1)}"
+    for method, values in facts["summary"].items():
+        cost = results["costs"][method]
+        title = f"**{method}**" if method == results["model"] else results["titles"][method]
+        cells = [_millions(cost["parameters"])]
+        cells += [_shown(values[label], metric) for label, metric in metrics.items()]
+        cells += [f"{latency['median_ms']:.1f} ms" for latency in cost["latencies"]]
+        yield f"| {title} | {' | '.join(cells)} |"
+    for title, row in published.items():
+        if benchmark in row and results["scale"] == 4:
+            scores = dict(zip((PSNR, SSIM), row[benchmark], strict=True))
+            cells = [_millions(row["parameters"])]
+            cells += [_shown(scores.get(label), metric) for label, metric in metrics.items()]
+            yield f"| *{title}, published* | {' | '.join(cells + ['–'] * len(timed))} |"
+
+
+def _verdicts(results: Mapping[str, Any], benchmark: str) -> Iterator[str]:
+    """The model beside bicubic and beside its rival, by every metric."""
+    for other in dict.fromkeys(["bicubic", rival(results)]):
+        comparisons = results["benchmarks"][benchmark]["comparisons"][other]
+        told = [
+            f"{metric['title']} {_interval(Comparison(**comparisons[label]), metric)}"
+            for label, metric in results["metrics"].items()
+            if label in comparisons
+        ]
+        yield f"{results['model']} beside {results['titles'][other]}: {'; '.join(told)}.\n"
+
+
+def _interval(comparison: Comparison, metric: Mapping[str, Any]) -> str:
+    digits = metric["digits"]
+    found = f"{comparison.difference:+.{digits}f}"
+    if comparison.low is not None and comparison.high is not None:
+        found += f" ({comparison.low:+.{digits}f} … {comparison.high:+.{digits}f})"
+    return f"{found}, {comparison.verdict}"
+
+
+def _shown(value: float | None, metric: Mapping[str, Any]) -> str:
+    unit = f" {metric['unit']}" if metric["unit"] else ""
+    return "–" if value is None else f"{value:.{metric['digits']}f}{unit}"
+
+
+def _millions(parameters: float | None) -> str:
+    return "–" if not parameters else f"{parameters / 1e6:.3g} M"
+
+
+if __name__ == "__main__":
+    main()
