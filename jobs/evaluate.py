@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures a model against bicubic on the validation split and writes a report to look at."""
+"""Measures a model beside others, on the validation split or on benchmark sets, and writes a report
+to look at."""
 
 import sys
 from pathlib import Path

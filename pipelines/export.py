@@ -114,7 +114,7 @@ class _Evidence:
             "degradation": found["degradation"],
             "num_images": found["num_images"],
             "by": self.results["metrics"],
-            "reference": reference,
+            "reference": self.results["titles"][reference],
             "model": found["summary"][reference],
             "bicubic": found["summary"][BICUBIC],
         }
@@ -127,7 +127,8 @@ def _evidence(config: Config, model: Model) -> _Evidence:
     if results.get("weights_sha256") != model.weights_sha256 or "benchmarks" not in results:
         raise UserError(
             f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
-            f"model={model.reference} export.weights={config.export.weights} first."
+            f"model={model.reference} export.weights={config.export.weights} first, with the same "
+            "benchmark and with output= where export.evidence is."
         )
     return _Evidence(directory, results)
 

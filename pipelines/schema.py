@@ -257,7 +257,7 @@ class ExportConfig:
 class RegisterConfig:
     promote: str = key(
         "gate",
-        "gate: champion only if not worse; always; never",
+        "gate: champion if better by one metric and worse by none; always; never",
         choices=("gate", "always", "never"),
     )
 

@@ -67,7 +67,7 @@ def parse_names(benchmark: Any) -> list[str]:
     names = [str(value).strip() for value in values]
     if not names or not all(names):
         raise UserError("benchmark names nothing: give a folder, or several with commas between.")
-    titles = [_name(name) for name in names]
+    titles = [set_name(name) for name in names]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
         raise UserError(f"two benchmark sets are called {', '.join(twice)}: rename one's folder.")
     return names
@@ -78,9 +78,9 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
 
     The layouts, tried in this order for the scale s of the recipe (`*` may hold subfolders):
     `*_SRF_<s>_HR.png` + `*_SRF_<s>_LR.png`; `*_HR.png` + `*_LR<s>.png` (RealSR);
-    `HR/N.png` + `LR/N.png` (or `test_HR`, …); `HR/N.png` + `LR_bicubic/X<s>/Nx<s>.png` (DIV2K and
-    its kin, whose folders' names may begin with the set's); else HR images, whose LR the recipe's
-    degradation makes.
+    `HR/N.png` + `LR_bicubic/X<s>/Nx<s>.png` (DIV2K and its kin); `HR/N.png` + `LR/N.png`;
+    `GTmod12/N.png` + `LRbicx<s>/N.png` (BasicSR), `GT/` + `LQ/`; the names of folders may begin
+    with the set's, as in `test_HR`. Else HR images, whose LR the recipe's degradation makes.
 
     Raises:
         UserError: there is no such folder or nothing in it.
@@ -94,17 +94,21 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     paths = {path.relative_to(folder).as_posix(): path for path in files}
     scale = config.networks.scale
     for layout in _LAYOUTS:
-        hr = {key: p for n, p in paths.items() if (key := _key(layout.hr, n, scale)) is not None}
-        lr = {key: p for n, p in paths.items() if (key := _key(layout.lr, n, scale)) is not None}
+        hr, lr = (_matching(pattern, paths, scale) for pattern in (layout.hr, layout.lr))
         if hr and lr:
-            return PairedFolder(_name(location), scale, hr, lr)
-    others = [name for name in paths if re.search(r"(^|[/_])(LR|lr)([/_.]|\d)", name)]
+            if config.evaluate.preset != "plain":
+                raise UserError(
+                    f"{folder} brings its own LR images, and evaluate.preset="
+                    f"{config.evaluate.preset} makes them: name the folder with HR alone."
+                )
+            return PairedFolder(set_name(location), scale, hr, lr)
+    others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
     if others:
         raise UserError(
             f"{folder} has low-resolution images ({others[0]}, …), but none that belong to its "
             f"HR images at ×{scale}: see docs/evaluation.md for the layouts."
         )
-    return PhotoFolder(_name(location), paths, config)
+    return PhotoFolder(set_name(location), paths, config)
 
 
 def find_folder(location: str) -> Path:
@@ -149,7 +153,7 @@ class PairedFolder(Benchmark):
         self.keys = sorted(hr.keys() & lr.keys())
         without = [(key, "has no LR image") for key in hr.keys() - lr.keys()]
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
-        files = [[k, file_sha256(hr[k]), file_sha256(lr[k])] for k in self.keys]
+        files = [[k, _sha256(hr[k]), _sha256(lr[k])] for k in self.keys]
         self.identity = digest(files)
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
@@ -200,7 +204,7 @@ class PhotoFolder(Benchmark):
             for number in range(preset.crops_per_image)
         ]
         made_by = [asdict(preset), _degradation(config)]
-        self.identity = digest([[(f, file_sha256(p)) for f, p in sorted(files.items())], made_by])
+        self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
         hr, scale = _read(self.files[self.group(key)]), self.config.networks.scale
@@ -224,34 +228,57 @@ class _Layout:
     lr: str
 
 
+#: A folder, and what its name begins with.
+_SET = r"(.*/)?(?:(\w+)_)?"
 _LAYOUTS = (
     _Layout(r"(.*)_SRF_{scale}_HR\.\w+", r"(.*)_SRF_{scale}_LR\.\w+"),
     _Layout(r"(.*)_HR\.\w+", r"(.*)_LR{scale}\.\w+"),
     _Layout(
-        r"(?:.*/)?(?:\w+_)?HR/(.*)\.\w+",
-        r"(?:.*/)?(?:\w+_)?LR_bicubic/X{scale}/(.*?)(?:x{scale})?\.\w+",
+        rf"{_SET}HR/(.*)\.\w+",
+        rf"{_SET}LR_bicubic/X{{scale}}/(.*?)(?:x{{scale}})?\.\w+",
     ),
-    _Layout(r"(?:.*/)?(?:\w+_)?HR/(.*)\.\w+", r"(?:.*/)?(?:\w+_)?LR/(.*)\.\w+"),
+    _Layout(rf"{_SET}HR/(.*)\.\w+", rf"{_SET}LR/(.*)\.\w+"),
+    _Layout(rf"{_SET}GT(?:mod\d+)?/(.*)\.\w+", rf"{_SET}LRbicx{{scale}}/(.*?)(?:x{{scale}})?\.\w+"),
+    _Layout(rf"{_SET}(?:GT|gt)/(.*)\.\w+", rf"{_SET}(?:LQ|lq)/(.*)\.\w+"),
 )
 
 
 def _key(pattern: str, name: str, scale: int) -> str | None:
     found = re.fullmatch(pattern.replace("{scale}", str(scale)), name)
-    return found[1] if found else None
+    return "/".join(part.strip("/") for part in found.groups() if part) if found else None
 
 
-def _name(location: str) -> str:
-    return location if location == VALIDATION else Path(location).name
+def _matching(pattern: str, paths: dict[str, Path], scale: int) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in paths.items():
+        key = _key(pattern, name, scale)
+        if key in found:
+            raise UserError(f"{found[key]} and {path} are the same image of a pair: remove one.")
+        if key is not None:
+            found[key] = path
+    return found
+
+
+def set_name(location: str) -> str:
+    """What the results of a benchmark set are kept under: its folder's name."""
+    return location if location == VALIDATION else resolve(location).resolve().name
 
 
 def _read(path: Path, which: str = "") -> Pixels:
-    """Raises ValueError for what is no photo."""
+    """Raises ValueError for what is no photo, UserError where the file cannot be had."""
     try:
         return decode_photo(path.read_bytes(), _MAX_MEGAPIXELS)
     except OSError as error:
-        raise ValueError(f"{which}cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ValueError(f"{which}{error}") from None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _random_crop(image: Pixels, side: int, seed: int) -> Pixels:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,11 @@ from pipelines.evaluation.benchmarks import (
     find_folder,
     open_benchmark,
     parse_names,
+    set_name,
 )
 from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.measure import measure
-from pipelines.evaluation.methods import BICUBIC, Method, ModelMethod, open_method
+from pipelines.evaluation.methods import BICUBIC, Method, ModelMethod, is_method, open_method
 from pipelines.evaluation.pictures import enlarge, montage, most_detailed, to_png
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import IMAGES, RESULTS, rival, summarise, to_csv
@@ -58,7 +60,7 @@ def output_directory(folder: str | None, reference: str, benchmark: Any) -> Path
     """Where the results of a model on these benchmark sets go: in `folder`, by their names."""
     name, sets = slug(reference), parse_names(benchmark)
     if sets != [VALIDATION]:
-        name = "-".join([name, *(Path(location).name for location in sets)])
+        name = "-".join([name, *(set_name(location) for location in sets)])
     return resolve(folder or "work/evaluate") / name
 
 
@@ -90,7 +92,10 @@ def choose_metrics(config: Config) -> tuple[dict[str, Metric], list[str]]:
     """
     wanted, notes = config.evaluate.metrics, []
     if wanted == "auto":
-        wanted = [name for name in _AUTO if METRICS[name].is_at_hand()]
+        try:
+            wanted = [name for name in _AUTO if METRICS[name].is_at_hand()]
+        except ValueError as error:
+            raise UserError(str(error)) from None
         notes = [
             f"{METRICS[name].title} is left out, since its weights are not at hand: "
             f"evaluate.metrics=[{','.join(_AUTO)}] gets them from the web, $SRFORGE_WEIGHTS names "
@@ -98,7 +103,7 @@ def choose_metrics(config: Config) -> tuple[dict[str, Metric], list[str]]:
             for name in _AUTO
             if name not in wanted
         ]
-    names = wanted if isinstance(wanted, list) else [wanted]
+    names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
     if unknown := [name for name in names if name not in METRICS]:
         raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(METRICS)}.")
     if not names or len(set(names)) < len(names):
@@ -134,12 +139,15 @@ def run(config: Config) -> Path:
         scores = {label: m.create(config.crop_border) for label, m in metrics.items()}
     except ValueError as error:
         raise UserError(str(error)) from None
-    found, failures = measure(benchmarks, methods, scores, output.parent / ".measured")
+    protocols = {label: metric.protocol for label, metric in metrics.items()}
+    journal = output.parent / ".measured"
+    found, failures = measure(benchmarks, methods, scores, protocols, journal)
     if not found:
         why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
         raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
     results = summarise(config, model, benchmarks, methods, metrics, found, failures)
-    results |= {"identity": identity, "machine": machine(), "latency_runs": settings.latency_runs}
+    results |= {"identity": identity, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
+    results["latency_runs"] = settings.latency_runs
     costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
     results["costs"] = {name: asdict(cost) for name, cost in costs.items()}
     chosen = choose_examples(results, settings.num_pictures)
@@ -147,7 +155,7 @@ def run(config: Config) -> Path:
     report = render(results, found, examples, loss_curves(client, model.config))
     with new_directory(output) as directory:
         (directory / REPORT).write_text(report)
-        (directory / IMAGES).write_text(to_csv(found, list(metrics)))
+        (directory / IMAGES).write_text(to_csv(found, list(metrics), results["titles"]))
         (directory / "pictures").mkdir()
         for number, example in enumerate(examples, 1):
             titles = {results["titles"].get(k, k): image for k, image in example.pictures.items()}
@@ -164,7 +172,8 @@ def run(config: Config) -> Path:
 
 def _compared(config: Config) -> list[str]:
     """References of what the model is compared with; bicubic is always the first."""
-    return list(dict.fromkeys([BICUBIC, *map(absolute, config.evaluate.compare)]))
+    others = [name if is_method(name) else absolute(name) for name in config.evaluate.compare]
+    return list(dict.fromkeys([BICUBIC, *others]))
 
 
 def _check_scales(methods: Sequence[Method], config: Config) -> None:
@@ -237,7 +246,7 @@ def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> 
     try:
         for benchmark, facts in sets:
             for method, values in facts["summary"].items():
-                title = "model" if method == results["model"] else slug(method)
+                title = results["titles"][method]
                 for metric, value in values.items():
                     if value is not None:
                         label = _mlflow_name(f"{benchmark}/{title}/{metric}")

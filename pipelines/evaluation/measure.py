@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import connect, ray_map
+from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.methods import Method
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.progress import progress
 from pipelines.storage import digest
-from srmodels.metrics.fidelity import TooSmallError
+from srmodels.metrics.fidelity import NoScoreError
 from srmodels.metrics.suite import Score
 
 #: Images that one Ray task measures: enough to pay for loading the models.
@@ -27,7 +28,7 @@ class ImageResult:
 
     Attributes:
         group: see `Benchmark.group`.
-        scores: by label; None where the image is too small for the metric.
+        scores: by label; None where the metric cannot judge the image.
     """
 
     benchmark: str
@@ -55,12 +56,18 @@ def measure(
     benchmarks: Sequence[Benchmark],
     methods: Sequence[Method],
     scores: Mapping[str, Score],
+    protocols: Mapping[str, str],
     folder: Path,
 ) -> tuple[list[ImageResult], list[Failure]]:
     """All results, in the order of benchmarks, images and methods. What `folder` holds of an
     earlier or interrupted measurement is not measured again. The bar shows the mean, so far, of the
-    first score of the last method."""
-    journal = _Journal(folder, sorted(scores))
+    first score of the last method.
+
+    Args:
+        protocols: of the scores; under another one they are measured again.
+        folder: for what was measured.
+    """
+    journal = _Journal(folder, protocols)
     results = {(b.name, m.reference): journal.read(b, m) for b in benchmarks for m in methods}
     failures = [Failure(b.name, key, why) for b in benchmarks for key, why in b.missing]
     todo = [(b, _unmeasured(b, methods, results)) for b in benchmarks]
@@ -139,6 +146,8 @@ def measure_images(
     for key, names in tasks:
         try:
             lr, hr = benchmark.load(key)
+        except UserError:
+            raise  # storage that fails says nothing of the image
         except ValueError as error:
             outcomes.append(Failure(benchmark.name, key, str(error)))
             continue
@@ -154,20 +163,20 @@ def _score(score: Score, sr: Pixels, hr: Pixels) -> float | None:
     try:
         # Infinity would swallow the mean.
         return min(score(sr, hr), MAX_PSNR)
-    except TooSmallError:
+    except NoScoreError:
         return None
 
 
 class _Journal:
     """Results by benchmark and method, each pair in a file of lines that grows."""
 
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self.folder, self.labels = folder, labels
+    def __init__(self, folder: Path, protocols: Mapping[str, str]) -> None:
+        self.folder, self.protocols = folder, dict(protocols)
         self.files: dict[tuple[str, str], Path] = {}
 
     def read(self, benchmark: Benchmark, method: Method) -> dict[str, ImageResult]:
         """What is known, by key."""
-        identity = digest([benchmark.identity, method.identity, self.labels])
+        identity = digest([benchmark.identity, method.identity, self.protocols])
         path = self.folder / f"{identity[:32]}.jsonl"
         self.files[benchmark.name, method.reference] = path
         found = {}

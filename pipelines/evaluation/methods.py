@@ -2,6 +2,7 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,20 @@ _PEERS = {
 _WHOLE = Tiling(tile=512, overlap=32)
 
 
+def unique_titles(methods: Sequence["Method"], model: str) -> dict[str, str]:
+    """A title for each method by its reference: `model` for the model, and where two would be the
+    same, the reference."""
+    titles = [method.title for method in methods if method.reference != model]
+    return {
+        method.reference: "model"
+        if method.reference == model
+        else method.reference
+        if titles.count(method.title) > 1 or method.title in ("model", "LR", "HR")
+        else method.title
+        for method in methods
+    }
+
+
 class Method(ABC):
     """Makes HR images `[scale·h, scale·w, 3]` of LR images `[h, w, 3]`, all uint8. Pickled, it does
     the same on another node.
@@ -56,6 +71,12 @@ class Method(ABC):
 
     @abstractmethod
     def __call__(self, lr: Pixels) -> Pixels: ...
+
+
+def is_method(reference: str) -> bool:
+    """Whether this names a method that is no model."""
+    built_in = reference in INTERPOLATIONS or reference in _PEERS
+    return built_in or reference.startswith(("onnx:", "spandrel:"))
 
 
 def open_method(reference: str, config: Config) -> Method:
@@ -137,10 +158,17 @@ class OnnxFile(_Network):
 
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
+            split = any(map(onnx.external_data_helper.uses_external_data, graph.initializer))
+            name, channels = graph.input[0].name, graph.input[0].type.tensor_type.shape.dim[1]
             height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[2:])
             enlarged = graph.output[0].type.tensor_type.shape.dim[2].dim_value
         except Exception as error:  # onnx raises whatever protobuf does
             raise UserError(f"{path} is no ONNX file of a network for images ({error}).") from None
+        if split or (name, channels.dim_value) != ("x_l", 3):
+            raise UserError(
+                f"{path} has to take RGB images as 'x_l' and to hold its weights itself, as "
+                "jobs/export.py writes it."
+            )
         if not height or height != width or enlarged % height:
             raise UserError(
                 f"{path} takes images of {height}x{width} px and makes {enlarged} rows of them: "
@@ -177,13 +205,16 @@ class SpandrelFile(_Network):
         except Exception as error:  # of unpickling, of architectures that it does not know, …
             reason = str(error).partition("\n")[0]
             raise UserError(f"spandrel cannot read {path} ({reason}).") from None
-        if not isinstance(found, spandrel.ImageModelDescriptor) or found.input_channels != 3:
+        if not isinstance(found, spandrel.ImageModelDescriptor) or (
+            found.input_channels,
+            found.output_channels,
+        ) != (3, 3):
             raise UserError(f"{path} ({found.architecture.name}) does not enlarge RGB images.")
         self.reference, self.scale = reference, found.scale
         self.title = f"{found.architecture.name} ({path.stem})"
-        self.network = found.model.eval()
+        self.network = found.eval()
         self.identity = digest(["spandrel", file_sha256(path)])
-        self.parameters = sum(p.numel() for p in self.network.parameters())
+        self.parameters = sum(p.numel() for p in found.model.parameters())
         self.file_bytes = path.stat().st_size
 
     def run(self, x_l: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def quality_over_latency(
         axes.plot([milliseconds], [score], "o", color=color, markersize=8)
         axes.annotate(
             title, (milliseconds, score), xytext=(7, 5), textcoords="offset points",
-            color=color, fontsize=9,
+            color=color, fontsize=9, parse_math=False,
         )  # fmt: skip
     axes.margins(0.25, 0.18)
     return _svg(figure)
@@ -57,8 +57,8 @@ def _axes(size: tuple[float, float], x: str, y: str) -> tuple[Any, Any]:
     matplotlib.rcParams["svg.hashsalt"] = "srforge"
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(x, color=_GRAY)
-    axes.set_ylabel(y, color=_GRAY)
+    axes.set_xlabel(x, color=_GRAY, parse_math=False)
+    axes.set_ylabel(y, color=_GRAY, parse_math=False)
     axes.tick_params(colors=_GRAY, which="both")
     axes.grid(color=_GRAY, alpha=0.25, linewidth=0.6)
     axes.set_facecolor("none")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import Failure, ImageResult
-from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS, Method
+from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS, Method, unique_titles
 from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.evaluation.statistics import compare
 from pipelines.registry.models import Model
@@ -40,7 +40,7 @@ def summarise(
         "weights_sha256": model.weights_sha256,
         "scale": model.network.scale,
         "lineage": _lineage(model),
-        "titles": {m.reference: m.title for m in methods} | {model.reference: "model"},
+        "titles": unique_titles(methods, model.reference),
         "metrics": {label: metric_facts(metric, config) for label, metric in metrics.items()},
         "benchmarks": {
             benchmark.name: {
@@ -142,15 +142,17 @@ def _comparisons(
     return comparisons
 
 
-def to_csv(found: Sequence[ImageResult], labels: Sequence[str]) -> str:
-    """One row for each image and method."""
+def to_csv(
+    found: Sequence[ImageResult], labels: Sequence[str], titles: Mapping[str, str] | None = None
+) -> str:
+    """One row for each image and method, under its title: a bundle carries this elsewhere."""
+    titles = titles or {}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["benchmark", "key", "group", "method", *labels])
     for r in found:
-        writer.writerow(
-            [r.benchmark, r.key, r.group, r.method, *(_cell(r.scores[label]) for label in labels)]
-        )
+        scores = [_cell(r.scores[label]) for label in labels]
+        writer.writerow([r.benchmark, r.key, r.group, titles.get(r.method, r.method), *scores])
     return buffer.getvalue()
 
 

@@ -62,7 +62,17 @@ def _obstacle(candidate: Bundle, champion: Bundle) -> str | None:
             return f"the champion was measured by {label}, too"
         if new["by"][label]["protocol"] != old["by"][label]["protocol"]:
             return f"the champion was measured by another protocol of {label}"
+        scores = [_scores(bundle, label) for bundle in (champion, candidate)]
+        if not scores[0] or scores[0].keys() != scores[1].keys():
+            return f"not the same images have a {label} in both bundles"
     return None
+
+
+def _scores(bundle: Bundle, label: str) -> dict[str, float]:
+    """Of the bundle's model, by image."""
+    metrics = bundle.facts["metrics"]
+    found = from_csv(bundle.path / IMAGES)
+    return by_image(found, metrics["benchmark"], metrics["reference"], label)
 
 
 def _metrics(bundle: Bundle) -> dict[str, Any]:
@@ -76,14 +86,15 @@ def _labels(bundle: Bundle) -> list[str]:
 
 
 def _compare(candidate: Bundle, champion: Bundle, label: str) -> Comparison:
-    facts, groups = _metrics(champion)[label], dict[str, str]()
-    scores = []
-    for bundle in (candidate, champion):
-        found, metrics = from_csv(bundle.path / IMAGES), bundle.facts["metrics"]
-        scores.append(by_image(found, metrics["benchmark"], metrics["reference"], label))
-        groups |= {result.key: result.group for result in found}
-    higher_is_better, margin = facts["higher_is_better"], facts["margin"]
-    return compare(scores[0], scores[1], groups, higher_is_better=higher_is_better, margin=margin)
+    facts = _metrics(champion)[label]
+    groups = {result.key: result.group for result in from_csv(champion.path / IMAGES)}
+    return compare(
+        _scores(candidate, label),
+        _scores(champion, label),
+        groups,
+        higher_is_better=facts["higher_is_better"],
+        margin=facts["margin"],
+    )
 
 
 def _listing(labels: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from srmodels.metrics.fidelity import (
     SMALLEST,
-    TooSmallError,
+    NoScoreError,
     psnr_rgb,
     psnr_y,
     ssim_rgb,
@@ -14,7 +14,7 @@ from srmodels.metrics.lpips import LPIPS
 __all__ = [
     "LPIPS",
     "SMALLEST",
-    "TooSmallError",
+    "NoScoreError",
     "psnr_rgb",
     "psnr_y",
     "ssim_rgb",

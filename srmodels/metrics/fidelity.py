@@ -5,7 +5,7 @@ Y is BT.601 in studio range (16–235), computed from 8-bit RGB and rounded to 8
 too high. A border of `crop` pixels, usually the scale, is left out. Images are `[H, W, 3]` uint8
 RGB of one size; with crop 4 the metrics are reported as `psnr_y_crop4` and so on.
 
-All raise ValueError where the sizes differ, TooSmallError where less than `SMALLEST` px are left.
+All raise ValueError where the sizes differ, NoScoreError where less than `SMALLEST` px are left.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ Channels = NDArray[np.float64]
 SMALLEST = 11
 
 
-class TooSmallError(ValueError):
-    """An image has too few pixels for a metric."""
+class NoScoreError(ValueError):
+    """A metric cannot judge this image: it has too few pixels, or nothing on it."""
 
 
 def to_y(rgb: Pixels) -> NDArray[np.float64]:
@@ -81,6 +81,6 @@ def _inner(a: Pixels, b: Pixels, crop: int) -> tuple[Pixels, Pixels]:
     if a.shape != b.shape:
         raise ValueError(f"cannot compare images of shapes {a.shape} and {b.shape}.")
     if min(a.shape[:2]) - 2 * crop < SMALLEST:
-        raise TooSmallError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
+        raise NoScoreError(f"images of shape {a.shape} are too small for a border crop of {crop}.")
     inner = slice(crop, a.shape[0] - crop), slice(crop, a.shape[1] - crop)
     return a[inner], b[inner]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from srmodels.pretrained import pretrained
 
 BACKBONES = ("alex", "vgg")
+#: Side of the smallest image that is left something of by a backbone's strides.
+SMALLEST = {"alex": 31, "vgg": 16}
 #: Numbers of torchvision's `features`, behind whose ReLU the features are compared.
 _TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
 _CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}

@@ -1,5 +1,6 @@
 """NIQE: how far an image's local statistics are from those of undistorted photographs."""
 
+import warnings
 from collections.abc import Iterator
 from itertools import product
 
@@ -9,11 +10,10 @@ from scipy.ndimage import convolve
 from scipy.special import gamma
 
 from srmodels.degradation.resize import bicubic_floats
-from srmodels.metrics.fidelity import Pixels, TooSmallError, to_y
+from srmodels.metrics.fidelity import NoScoreError, Pixels, to_y
 from srmodels.pretrained import pretrained
 
 Floats = NDArray[np.float64]
-PRETRAINED = "niqe_pristine"
 #: Side of the blocks that have features, in pixels of the image; half as much at half its size.
 BLOCK = 96
 
@@ -31,7 +31,9 @@ class NIQE:
     """
 
     def __init__(self) -> None:
-        pristine = {name: value.numpy() for name, value in pretrained(PRETRAINED).items()}
+        pristine = {name: value.numpy() for name, value in pretrained("niqe_pristine").items()}
+        if missing := {"mu_pris_param", "cov_pris_param", "gaussian_window"} - pristine.keys():
+            raise ValueError(f"niqe_pristine.npz holds no {min(missing)}: get it again.")
         self.mean = pristine["mu_pris_param"].ravel()
         self.covariance = pristine["cov_pris_param"]
         self.window = pristine["gaussian_window"]
@@ -40,20 +42,22 @@ class NIQE:
         """Of an image `[H, W, 3]` uint8, by its luma, of which whole blocks count.
 
         Raises:
-            TooSmallError: the image holds fewer than two blocks of 96 px.
+            NoScoreError: the image holds fewer than two blocks of 96 px that are not flat.
         """
         y = to_y(rgb)
         rows, columns = (side // BLOCK for side in y.shape)
         if rows * columns < 2:
-            raise TooSmallError(
+            raise NoScoreError(
                 f"an image of {rgb.shape[1]}x{rgb.shape[0]} px is too small for NIQE, which needs "
                 f"two blocks of {BLOCK} px."
             )
         y = y[: rows * BLOCK, : columns * BLOCK]
         features = [self._features(y, BLOCK), self._features(bicubic_floats(y, 2), BLOCK // 2)]
         found = np.concatenate(features, axis=1)
-        mean = np.nanmean(found, axis=0)
-        covariance = np.cov(found[~np.isnan(found).any(axis=1)], rowvar=False)
+        whole = found[~np.isnan(found).any(axis=1)]
+        if len(whole) < 2:
+            raise NoScoreError("the image is flat: NIQE finds no statistics in it.")
+        mean, covariance = np.nanmean(found, axis=0), np.cov(whole, rowvar=False)
         apart = self.mean - mean
         inverse = np.linalg.pinv((self.covariance + covariance) / 2)
         return float(np.sqrt(apart @ inverse @ apart))
@@ -81,6 +85,12 @@ def _block_features(block: Floats) -> Iterator[float]:
 
 def _asymmetric_gaussian(values: Floats) -> tuple[float, float, float]:
     """α, β_l and β_r of the asymmetric generalised Gaussian with the values' moments."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of flat blocks, whose features are no numbers
+        return _moments(values)
+
+
+def _moments(values: Floats) -> tuple[float, float, float]:
     left = np.sqrt(np.mean(values[values < 0] ** 2))
     right = np.sqrt(np.mean(values[values > 0] ** 2))
     skew = left / right

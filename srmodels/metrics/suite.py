@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from srmodels.metrics import fidelity
-from srmodels.metrics.fidelity import Pixels
+from srmodels.metrics.fidelity import NoScoreError, Pixels
 from srmodels.metrics.lpips import LPIPS, pretrained_names
-from srmodels.metrics.niqe import NIQE
-from srmodels.metrics.niqe import PRETRAINED as NIQE_PRETRAINED
+from srmodels.metrics.lpips import SMALLEST as LPIPS_SMALLEST
 from srmodels.pretrained import is_at_hand
 from srmodels.upscale import to_tensor
 
@@ -69,6 +68,8 @@ def _lpips(backbone: str) -> Callable[[int], Score]:
 
         @torch.inference_mode()
         def score(sr: Pixels, hr: Pixels) -> float:
+            if min(hr.shape[:2]) < LPIPS_SMALLEST[backbone]:
+                raise NoScoreError("the image is smaller than the network's strides.")
             return float(lpips(to_tensor(sr), to_tensor(hr)))
 
         return score
@@ -77,6 +78,8 @@ def _lpips(backbone: str) -> Callable[[int], Score]:
 
 
 def _niqe(crop: int) -> Score:
+    from srmodels.metrics.niqe import NIQE
+
     niqe = NIQE()
     return lambda sr, hr: niqe(sr)
 
@@ -157,7 +160,7 @@ _ALL = (
     Metric(
         "niqe", "NIQE", f"{_Y}, whole image; {_BLIND}",
         higher_is_better=False, digits=2, margin=0.05, has_reference=False,
-        pretrained=(NIQE_PRETRAINED,), create=_niqe,
+        pretrained=("niqe_pristine",), create=_niqe,
     ),
     Metric(
         "dists", "DISTS", f"pyiqa; {_WHOLE}",

@@ -16,7 +16,9 @@ from tests.conftest import SMALL, data_directory
 LAYOUTS = {
     "SelfExSR": ("image_SRF_4/{}_SRF_4_HR.png", "image_SRF_4/{}_SRF_4_LR.png"),
     "DIV2K": ("DIV2K_valid_HR/{}.png", "DIV2K_valid_LR_bicubic/X4/{}x4.png"),
-    "BasicSR": ("HR/{}.png", "LR_bicubic/X4/{}.png"),
+    "EDSR": ("HR/{}.png", "LR_bicubic/X4/{}.png"),
+    "BasicSR": ("GTmod12/{}.png", "LRbicx4/{}.png"),
+    "LQ": ("gt/{}.png", "lq/{}.png"),
     "RealSR": ("Canon/Test/4/{}_HR.png", "Canon/Test/4/{}_LR4.png"),
     "StableSR": ("test_HR/{}.png", "test_LR/{}.png"),
 }
@@ -158,3 +160,33 @@ def test_real_sets() -> None:
     assert len(benchmark.keys) == 100
     lr, hr = benchmark.load(benchmark.keys[0])
     assert (bicubic(np.ascontiguousarray(hr), 4)[4:-4, 4:-4] == lr[4:-4, 4:-4]).all()
+
+
+def test_images_of_one_name_in_several_folders_are_several_images(tmp_path: Path) -> None:
+    for number, camera in enumerate(("Canon", "Nikon")):
+        save(tmp_path / camera / "HR" / "001.png", image(number, 48, 48))
+        save(tmp_path / camera / "LR" / "001.png", image(10 + number, 12, 12))
+    benchmark = opened(tmp_path)
+    assert benchmark.keys == ["Canon/001", "Nikon/001"]
+    for number, key in enumerate(benchmark.keys):
+        lr, hr = benchmark.load(key)
+        assert (lr == image(10 + number, 12, 12)).all()
+        assert (hr == image(number, 48, 48)).all()
+    save(tmp_path / "Canon" / "HR" / "001.bmp", image(0, 48, 48))
+    with pytest.raises(UserError, match="are the same image of a pair: remove one"):
+        opened(tmp_path)
+
+
+def test_sets_with_their_own_lr_have_no_preset(tmp_path: Path) -> None:
+    save(tmp_path / "HR" / "a.png", image(0, 48, 48))
+    save(tmp_path / "LR" / "a.png", image(0, 12, 12))
+    with pytest.raises(UserError, match=r"brings its own LR images, and evaluate\.preset=stablesr"):
+        opened(tmp_path, "evaluate.preset=stablesr")
+
+
+def test_a_folder_is_called_what_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "mine" / "a.png", image(0, 48, 48))
+    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "mine"))
+    assert open_benchmark(".", load_config([f"recipe={SMALL}"])).name == "mine"

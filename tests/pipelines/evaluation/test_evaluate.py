@@ -3,18 +3,18 @@
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from infra.local.platform import Platform
 from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
 from pipelines.evaluation.results import from_csv
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Runner
 from tests.pipelines.registry.test_bundle import make_bundle
 
 
@@ -107,69 +107,63 @@ def benchmark(tmp_path: Path, photos: Path) -> Path:
 
 @pytest.mark.cluster
 def test_a_model_on_a_benchmark_set(
-    tmp_path: Path,
-    benchmark: Path,
-    no_weights: None,
-    cluster: SimpleNamespace,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, benchmark: Path, no_weights: None, cluster: Platform, run_python: Runner
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", cluster.ray_address)
     make_bundle(tmp_path / "candidate")
-    config = load_config(
-        [
-            f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={benchmark}",
-            "evaluate.compare=[lanczos]", "evaluate.latency_sizes=[16,24]",
-            "evaluate.latency_runs=2", f"output={tmp_path / 'out'}",
-        ]
-    )  # fmt: skip
-    path = evaluate.run(config)
-    assert path == tmp_path / "out" / "candidate-three" / "report.html"
-    said = capsys.readouterr().out
+
+    def run(*extra: str) -> str:
+        done = run_python(
+            "jobs/evaluate.py", f"recipe={SMALL}", f"model={tmp_path / 'candidate'}",
+            f"benchmark={benchmark}", "evaluate.latency_sizes=[16,24]", "evaluate.latency_runs=2",
+            f"output={tmp_path / 'out'}", *extra, RAY_ADDRESS=cluster.ray_address,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    said = run("evaluate.compare=[lanczos]")
+    folder = tmp_path / "out" / "candidate-three"
+    assert f"Report: {folder / 'report.html'}" in said
     assert "Note: LPIPS (alex) is left out, since its weights are not at hand" in said
     assert "three: 2 images" in said
     broken = sorted(benchmark.iterdir())[2].name
     assert f"not measured: {broken}: truncated or corrupt" in said
 
     model = str(tmp_path / "candidate")
-    results = json.loads((path.parent / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
     found = results["benchmarks"]["three"]
     assert list(found["summary"]) == ["bicubic", "lanczos", model]
     assert found["comparisons"].keys() == {"bicubic", "lanczos"}
-    rows = from_csv(path.parent / "images.csv")
+    rows = from_csv(folder / "images.csv")
     assert len(rows) == 6
-    ours = [row.scores["psnr_y_crop4"] for row in rows if row.method == model]
+    ours = [row.scores["psnr_y_crop4"] for row in rows if row.method == "model"]
     assert found["summary"][model]["psnr_y_crop4"] == pytest.approx(np.mean(ours), abs=1e-6)
     costs = results["costs"]
     assert [latency["size"] for latency in costs[model]["latencies"]] == [16, 24]
     assert costs[model]["parameters"] > 0
     assert costs[model]["gmacs"] > 0
-    assert len(list((path.parent / "pictures").iterdir())) == 2
+    assert len(list((folder / "pictures").iterdir())) == 2
 
-    # Again: all is there. With another method, only that one is measured.
-    assert evaluate.run(config) == path
-    assert "Nothing to do" in capsys.readouterr().out
+    # Again: all is there. With fewer methods, none is measured.
+    assert "Nothing to do" in run("evaluate.compare=[lanczos]")
     journals = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / ".measured").iterdir()}
-    config.evaluate.compare.append("bicubic")
-    config.evaluate.num_pictures = 1
-    evaluate.run(config)
+    assert "Report:" in run("evaluate.num_pictures=1")
     assert {p: p.stat().st_mtime_ns for p in journals} == journals
 
 
 @pytest.mark.cluster
 def test_a_set_without_an_image_that_can_be_measured_is_refused(
-    tmp_path: Path, cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Platform, run_python: Runner
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", cluster.ray_address)
     make_bundle(tmp_path / "candidate")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"nothing")
-    config = load_config(
-        [f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={tmp_path / 'set'}",
-         "evaluate.metrics=psnr_y"]
+    done = run_python(
+        "jobs/evaluate.py", f"recipe={SMALL}", f"model={tmp_path / 'candidate'}",
+        f"benchmark={tmp_path / 'set'}", "evaluate.metrics=psnr_y",
+        RAY_ADDRESS=cluster.ray_address,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"no image of set can be measured: a\.png: not an"):
-        evaluate.run(config)
+    assert done.returncode == 2
+    assert "error: no image of set can be measured: a.png: not an image" in done.stderr
 
 
 def test_a_method_of_another_scale_is_refused(tmp_path: Path, benchmark: Path) -> None:

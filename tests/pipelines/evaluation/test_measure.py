@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.errors import UserError
 from pipelines.evaluation import measure as module
 from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import Failure, ImageResult, measure, measure_images
 from pipelines.evaluation.methods import Method
-from srmodels.metrics import TooSmallError, psnr_y
+from srmodels.metrics import NoScoreError, psnr_y
 
 
 class FourImages(Benchmark):
@@ -44,9 +45,10 @@ class Brighter(Method):
 
 
 def too_small(sr: np.ndarray, hr: np.ndarray) -> float:
-    raise TooSmallError("too small")
+    raise NoScoreError("too small")
 
 
+PROTOCOLS = {"psnr": "p", "niqe": "p"}
 SCORES = {"psnr": lambda sr, hr: psnr_y(sr, hr, 4), "niqe": too_small}
 
 
@@ -70,7 +72,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 
 
 def test_what_is_wrong_with_an_image_is_named_and_stops_no_other(ran: list, tmp_path: Path) -> None:
-    found, failures = measure([FourImages()], [Brighter(0), Brighter(2)], SCORES, tmp_path)
+    found, failures = measure(
+        [FourImages()], [Brighter(0), Brighter(2)], SCORES, PROTOCOLS, tmp_path
+    )
     assert [(r.key, r.method) for r in found] == [
         (key, method) for key in "abd" for method in ("by 0", "by 2")
     ]
@@ -84,47 +88,57 @@ def test_what_is_wrong_with_an_image_is_named_and_stops_no_other(ran: list, tmp_
 
 
 def test_what_is_known_is_not_measured_again(ran: list, tmp_path: Path) -> None:
-    first, _ = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    first, _ = measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     ran.clear()
-    again, failures = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    again, failures = measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     assert again == first
     assert ran == [("c", ["by 0"])]  # it may have been mended
     assert len(failures) == 2
     # Another method beside it is all that is missing.
     ran.clear()
-    both, _ = measure([FourImages()], [Brighter(0), Brighter(1)], SCORES, tmp_path)
+    both, _ = measure([FourImages()], [Brighter(0), Brighter(1)], SCORES, PROTOCOLS, tmp_path)
     assert [task for task in ran if task[0] != "c"] == [(key, ["by 1"]) for key in "abd"]
     assert len(both) == 6
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "method", "scores"),
+    ("benchmark", "method", "protocols"),
     [
-        (FourImages("2"), Brighter(0), SCORES),
-        (FourImages(), Brighter(0, "other weights"), SCORES),
-        (FourImages(), Brighter(0), {"psnr": SCORES["psnr"]}),
+        (FourImages("2"), Brighter(0), PROTOCOLS),
+        (FourImages(), Brighter(0, "other weights"), PROTOCOLS),
+        (FourImages(), Brighter(0), {"psnr": "p"}),
+        (FourImages(), Brighter(0), PROTOCOLS | {"niqe": "another"}),
     ],
 )
 def test_what_has_changed_is_measured_again(
-    ran: list, tmp_path: Path, benchmark: Benchmark, method: Method, scores: dict
+    ran: list, tmp_path: Path, benchmark: Benchmark, method: Method, protocols: dict
 ) -> None:
-    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     ran.clear()
-    measure([benchmark], [method], scores, tmp_path)
+    measure([benchmark], [method], SCORES, protocols, tmp_path)
     assert len(ran) == 4
 
 
 def test_an_interrupted_measurement_goes_on(ran: list, tmp_path: Path) -> None:
-    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     [journal] = tmp_path.glob("*.jsonl")
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text(lines[0] + lines[1][:30])  # killed while it wrote
     ran.clear()
-    found, _ = measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    found, _ = measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     assert [task[0] for task in ran] == ["b", "c", "d"]
     assert [result.key for result in found] == ["a", "b", "d"]
     ran.clear()
-    measure([FourImages()], [Brighter(0)], SCORES, tmp_path)
+    measure([FourImages()], [Brighter(0)], SCORES, PROTOCOLS, tmp_path)
     assert [task[0] for task in ran if task[0] != "c"] == [
         "b"
     ]  # the line that was glued to half a one
+
+
+def test_storage_that_fails_says_nothing_of_the_image() -> None:
+    class Away(FourImages):
+        def load(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+            raise UserError("s3://bucket/set does not answer.")
+
+    with pytest.raises(UserError, match="does not answer"):
+        measure_images(Away(), {"by 0": Brighter(0)}, SCORES, [("a", ["by 0"])])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -13,7 +14,7 @@ from pipelines.config import load_config
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import open_benchmark
-from pipelines.evaluation.methods import Method, open_method
+from pipelines.evaluation.methods import Method, open_method, unique_titles
 from pipelines.schema import Config
 from srmodels.edge.onnx import export_onnx
 from srmodels.metrics import psnr_y
@@ -60,16 +61,16 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
     bundle = make_bundle(tmp_path / "bundle")
     model = open_method(str(tmp_path / "bundle"), config)
     export_onnx(bundle.network(), tmp_path / "model.onnx", bundle.config().export.tile, 20)
-    onnx = open_method(f"onnx:{tmp_path / 'model.onnx'}", config)
-    assert onnx.scale == model.scale == 4
-    ours, theirs = same_elsewhere(model, lr), same_elsewhere(onnx, lr)
+    exported = open_method(f"onnx:{tmp_path / 'model.onnx'}", config)
+    assert exported.scale == model.scale == 4
+    ours, theirs = same_elsewhere(model, lr), same_elsewhere(exported, lr)
     assert ours.shape == theirs.shape == (192, 300, 3)
     assert np.abs(ours.astype(int) - theirs).max() <= 1
     assert model.parameters == sum(
         w.numel() for w in bundle.network().inference_state_dict().values()
     )
-    assert onnx.file_bytes == (tmp_path / "model.onnx").stat().st_size
-    assert model.identity != onnx.identity
+    assert exported.file_bytes == (tmp_path / "model.onnx").stat().st_size
+    assert model.identity != exported.identity
 
 
 @pytest.fixture
@@ -122,3 +123,21 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'realsr' is not installed: pip install 'srforge\[peers"):
         open_method("realsr", config)
+
+
+def test_onnx_files_of_others_are_refused(tmp_path: Path, config: Config) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    export_onnx(bundle.network(), tmp_path / "a.onnx", bundle.config().export.tile, 20)
+    model = onnx.load(tmp_path / "a.onnx")
+    onnx.save(model, tmp_path / "b.onnx", save_as_external_data=True, size_threshold=0)
+    with pytest.raises(UserError, match="to hold its weights itself"):
+        open_method(f"onnx:{tmp_path / 'b.onnx'}", config)
+
+
+def test_titles_tell_methods_apart(config: Config) -> None:
+    first, second, third = (open_method("bicubic", config) for _ in range(3))
+    first.reference, second.reference = "onnx:a/m.onnx", "onnx:b/m.onnx"
+    first.title = second.title = "m.onnx"
+    assert unique_titles([first, second, third, first], "onnx:b/m.onnx") == {
+        "onnx:a/m.onnx": "onnx:a/m.onnx", "onnx:b/m.onnx": "model", "bicubic": "bicubic",
+    }  # fmt: skip

@@ -56,7 +56,8 @@ def test_tiles_of_a_photo_are_not_independent() -> None:
     assert together.low is not None
     assert apart.low is not None
     wider = (together.difference - together.low) / (apart.difference - apart.low)
-    assert wider == pytest.approx(np.sqrt(10), rel=0.15)
+    # Of ten photos Student's interval, with √(10 / 9) for the estimated deviation.
+    assert wider == pytest.approx(np.sqrt(10) * 2.262 / 1.96 * np.sqrt(10 / 9), rel=0.1)
 
 
 def test_one_photo_says_nothing_of_others() -> None:
@@ -111,3 +112,22 @@ def test_metrics_are_judged_together(verdicts: list[str], outcome: str) -> None:
     judgement = judge(compared)
     assert judgement.outcome == outcome
     assert judgement.better == [n for n, c in compared.items() if c.verdict == "better"]
+
+
+@pytest.mark.parametrize("photos", [2, 5, 19, 20])
+def test_equal_methods_are_seldom_told_apart(photos: int) -> None:
+    """By five in a hundred intervals at most, about, also where there are few photos."""
+    generator, apart, rounds = np.random.default_rng(0), 0, 300
+    for _ in range(rounds):
+        values = {str(key): float(value) for key, value in enumerate(generator.normal(size=photos))}
+        found = compare(
+            values,
+            dict.fromkeys(values, 0.0),
+            {key: key for key in values},
+            higher_is_better=True,
+            margin=0,
+        )
+        assert found.low is not None
+        assert found.high is not None
+        apart += not found.low <= 0 <= found.high
+    assert apart / rounds < 0.1

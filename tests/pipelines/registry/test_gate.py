@@ -83,3 +83,13 @@ def test_what_has_no_reference_does_not_decide(tmp_path: Path) -> None:
     by = json.loads(json.dumps(champion.facts["metrics"]["by"]))
     by["psnr_y_crop4"]["has_reference"] = False
     assert decide(reseal(candidate, by=by), reseal(champion, by=by)).promote
+
+
+def test_other_images_are_not_compared(tmp_path: Path) -> None:
+    champion, candidate = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", psnr=40.0)
+    path = tmp_path / "b" / "images.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if ",f," not in row))
+    decision = decide(reseal(candidate), champion)
+    assert not decision.promote
+    assert "not the same images have a psnr_y_crop4 in both bundles" in decision.reason

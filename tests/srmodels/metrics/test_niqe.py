@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srmodels.metrics import TooSmallError
+from srmodels.metrics import NoScoreError
 from srmodels.metrics.niqe import NIQE
 from tests.conftest import data_directory, needs_weights
 
@@ -33,5 +33,14 @@ def test_rows_and_columns_that_fill_no_block_do_not_count(niqe: NIQE) -> None:
 
 
 def test_an_image_that_is_too_small_is_refused(niqe: NIQE) -> None:
-    with pytest.raises(TooSmallError, match=r"150x120 px is too small for NIQE"):
+    with pytest.raises(NoScoreError, match=r"150x120 px is too small for NIQE"):
         niqe(np.zeros((120, 150, 3), np.uint8))
+
+
+def test_a_flat_image_has_no_score(niqe: NIQE) -> None:
+    flat = np.full((200, 200, 3), 255, np.uint8)
+    with pytest.raises(NoScoreError, match="the image is flat"):
+        niqe(flat)
+    flat[20:60, 20:60] = np.random.default_rng(0).integers(0, 256, (40, 40, 3))
+    with pytest.raises(NoScoreError, match="the image is flat"):
+        niqe(flat)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.data.sources import SAMPLE
+from srmodels.metrics import NoScoreError
 from srmodels.metrics.suite import METRICS
 from tests.conftest import needs_weights
 
@@ -70,3 +71,18 @@ def test_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> N
     assert METRICS["psnr_y"].is_at_hand()
     assert not METRICS["niqe"].is_at_hand()
     assert not METRICS["lpips_alex"].is_at_hand()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_image_of_a_few_pixels_has_a_score_or_none(name: str) -> None:
+    metric = METRICS[name]
+    if metric.pretrained:
+        needs_weights()
+    score, refused = metric.create(0), 0
+    for side in (1, 8, 15, 16, 30, 31, 60):
+        image = np.random.default_rng(0).integers(0, 256, (side, side + 9, 3), np.uint8)
+        try:
+            assert np.isfinite(score(image, 255 - image))
+        except NoScoreError:
+            refused = side
+    assert refused >= 8
