@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.local.platform import Platform
 from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
 from pipelines.evaluation.results import from_csv
-from tests.conftest import SMALL, Runner
+from tests.conftest import SMALL
 from tests.pipelines.registry.test_bundle import make_bundle
 
 
@@ -105,20 +104,23 @@ def benchmark(tmp_path: Path, photos: Path) -> Path:
     return folder
 
 
-@pytest.mark.cluster
 def test_a_model_on_a_benchmark_set(
-    tmp_path: Path, benchmark: Path, no_weights: None, cluster: Platform, run_python: Runner
+    tmp_path: Path,
+    benchmark: Path,
+    no_weights: None,
+    ran: list,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     make_bundle(tmp_path / "candidate")
 
     def run(*extra: str) -> str:
-        done = run_python(
-            "jobs/evaluate.py", f"recipe={SMALL}", f"model={tmp_path / 'candidate'}",
-            f"benchmark={benchmark}", "evaluate.latency_sizes=[16,24]", "evaluate.latency_runs=2",
-            f"output={tmp_path / 'out'}", *extra, RAY_ADDRESS=cluster.ray_address,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        arguments = [
+            f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={benchmark}",
+            "evaluate.latency_sizes=[16,24]", "evaluate.latency_runs=2",
+            f"output={tmp_path / 'out'}",
+        ]  # fmt: skip
+        evaluate.run(load_config([*arguments, *extra]))
+        return capsys.readouterr().out
 
     said = run("evaluate.compare=[lanczos]")
     folder = tmp_path / "out" / "candidate-three"
@@ -143,27 +145,24 @@ def test_a_model_on_a_benchmark_set(
     assert costs[model]["gmacs"] > 0
     assert len(list((folder / "pictures").iterdir())) == 2
 
-    # Again: all is there. With fewer methods, none is measured.
+    # Again: all is there. With fewer methods, none is measured but on the image that was broken.
+    ran.clear()
     assert "Nothing to do" in run("evaluate.compare=[lanczos]")
-    journals = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / ".measured").iterdir()}
+    assert ran == []
     assert "Report:" in run("evaluate.num_pictures=1")
-    assert {p: p.stat().st_mtime_ns for p in journals} == journals
+    assert [key for key, _ in ran] == [broken]
 
 
-@pytest.mark.cluster
-def test_a_set_without_an_image_that_can_be_measured_is_refused(
-    tmp_path: Path, cluster: Platform, run_python: Runner
-) -> None:
+def test_a_set_without_an_image_that_can_be_measured_is_refused(tmp_path: Path, ran: list) -> None:
     make_bundle(tmp_path / "candidate")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"nothing")
-    done = run_python(
-        "jobs/evaluate.py", f"recipe={SMALL}", f"model={tmp_path / 'candidate'}",
-        f"benchmark={tmp_path / 'set'}", "evaluate.metrics=psnr_y",
-        RAY_ADDRESS=cluster.ray_address,
+    config = load_config(
+        [f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={tmp_path / 'set'}",
+         "evaluate.metrics=psnr_y"]
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "error: no image of set can be measured: a.png: not an image" in done.stderr
+    with pytest.raises(UserError, match=r"no image of set can be measured: a\.png: not an image"):
+        evaluate.run(config)
 
 
 def test_a_method_of_another_scale_is_refused(tmp_path: Path, benchmark: Path) -> None:

@@ -1,14 +1,11 @@
 """Every method on every image: what is kept, what goes wrong, and what is not done twice."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.evaluation import measure as module
 from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import Failure, ImageResult, measure, measure_images
 from pipelines.evaluation.methods import Method
@@ -50,25 +47,6 @@ def too_small(sr: np.ndarray, hr: np.ndarray) -> float:
 
 PROTOCOLS = {"psnr": "p", "niqe": "p"}
 SCORES = {"psnr": lambda sr, hr: psnr_y(sr, hr, 4), "niqe": too_small}
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """What is measured, image by image; in this process instead of as Ray tasks."""
-    seen: list[tuple[str, list[str]]] = []
-
-    def run(
-        todo: Sequence[tuple[Benchmark, list[tuple[str, list[str]]]]],
-        methods: Sequence[Method],
-        scores: Any,
-    ) -> Iterator[list[Any]]:
-        for benchmark, tasks in todo:
-            for task in tasks:
-                seen.append(task)
-                yield measure_images(benchmark, {m.reference: m for m in methods}, scores, [task])
-
-    monkeypatch.setattr(module, "_run", run)
-    return seen
 
 
 def test_what_is_wrong_with_an_image_is_named_and_stops_no_other(ran: list, tmp_path: Path) -> None:
