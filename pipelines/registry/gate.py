@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import IMAGES, by_image, from_csv
 from pipelines.evaluation.statistics import Comparison, compare, judge
 from pipelines.registry.bundle import Bundle
@@ -25,13 +26,14 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
     """
     if champion is None:
         return Decision(True, "there was no champion")
-    if obstacle := _obstacle(candidate, champion):
+    new, old = _Evidence.of(candidate), _Evidence.of(champion)
+    if obstacle := _obstacle(new, old):
         return Decision(
             False,
             f"{obstacle}, so the two cannot be compared: measure and export both on the same data "
             "with the same evaluate.metrics, or use register.promote=always",
         )
-    compared = {label: _compare(candidate, champion, label) for label in _labels(champion)}
+    compared = {label: _compare(new, old, label) for label in old.labels()}
     judgement = judge(compared)
     reason = {
         "better": f"better by {_listing(judgement.better)}, worse by none",
@@ -45,53 +47,68 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
     promote = judgement.outcome == "better"
     if judgement.outcome == "equal":
         promote = all(comparison.gain >= 0 for comparison in compared.values())
-    told = "; ".join(_tell(label, _metrics(champion)[label], c) for label, c in compared.items())
+    told = "; ".join(_tell(label, old.by[label], c) for label, c in compared.items())
     return Decision(promote, f"{reason}: {told}")
 
 
-def _obstacle(candidate: Bundle, champion: Bundle) -> str | None:
+@dataclass(frozen=True)
+class _Evidence:
+    """What a bundle says of its model: `metrics` of bundle.json, and every image's scores, None
+    where it holds none."""
+
+    metrics: dict[str, Any]
+    images: list[ImageResult] | None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "_Evidence":
+        path = bundle.path / IMAGES
+        return cls(bundle.facts["metrics"], from_csv(path) if path.is_file() else None)
+
+    @property
+    def by(self) -> dict[str, Any]:
+        """Facts by metric."""
+        by: dict[str, Any] = self.metrics["by"]
+        return by
+
+    def labels(self) -> list[str]:
+        """What can decide: a metric without a reference cannot tell detail from invention."""
+        return [label for label, facts in self.by.items() if facts["has_reference"]]
+
+    def scores(self, label: str) -> dict[str, float]:
+        """Of the model, by image."""
+        assert self.images is not None
+        return by_image(self.images, self.metrics["benchmark"], self.metrics["reference"], label)
+
+    def groups(self) -> dict[str, str]:
+        """What photo each image is of."""
+        assert self.images is not None
+        return {result.key: result.group for result in self.images}
+
+
+def _obstacle(new: _Evidence, old: _Evidence) -> str | None:
     """Why the two cannot be compared, if so."""
-    for bundle, name in ((champion, "champion"), (candidate, "candidate")):
-        if not (bundle.path / IMAGES).is_file():
+    for evidence, name in ((old, "champion"), (new, "candidate")):
+        if evidence.images is None:
             return f"the {name}'s bundle holds no {IMAGES}"
-    old, new = champion.facts["metrics"], candidate.facts["metrics"]
-    if old["identity"] != new["identity"]:
+    if old.metrics["identity"] != new.metrics["identity"]:
         return "the champion was measured on other images, or with another degradation"
-    for label in _labels(champion):
-        if label not in new["by"]:
+    for label in old.labels():
+        if label not in new.by:
             return f"the champion was measured by {label}, too"
-        if new["by"][label]["protocol"] != old["by"][label]["protocol"]:
+        if new.by[label]["protocol"] != old.by[label]["protocol"]:
             return f"the champion was measured by another protocol of {label}"
-        scores = [_scores(bundle, label) for bundle in (champion, candidate)]
-        if not scores[0] or scores[0].keys() != scores[1].keys():
+        theirs = old.scores(label).keys()
+        if not theirs or theirs != new.scores(label).keys():
             return f"not the same images have a {label} in both bundles"
     return None
 
 
-def _scores(bundle: Bundle, label: str) -> dict[str, float]:
-    """Of the bundle's model, by image."""
-    metrics = bundle.facts["metrics"]
-    found = from_csv(bundle.path / IMAGES)
-    return by_image(found, metrics["benchmark"], metrics["reference"], label)
-
-
-def _metrics(bundle: Bundle) -> dict[str, Any]:
-    by: dict[str, Any] = bundle.facts["metrics"]["by"]
-    return by
-
-
-def _labels(bundle: Bundle) -> list[str]:
-    """What can decide: a metric without a reference cannot tell detail from invention."""
-    return [label for label, facts in _metrics(bundle).items() if facts["has_reference"]]
-
-
-def _compare(candidate: Bundle, champion: Bundle, label: str) -> Comparison:
-    facts = _metrics(champion)[label]
-    groups = {result.key: result.group for result in from_csv(champion.path / IMAGES)}
+def _compare(new: _Evidence, old: _Evidence, label: str) -> Comparison:
+    facts = old.by[label]
     return compare(
-        _scores(candidate, label),
-        _scores(champion, label),
-        groups,
+        new.scores(label),
+        old.scores(label),
+        old.groups(),
         higher_is_better=facts["higher_is_better"],
         margin=facts["margin"],
     )
