@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
+from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import low_resolution
@@ -21,8 +22,6 @@ from srmodels.degradation import PRESETS
 
 #: Names the validation split of `data`.
 VALIDATION = "validation"
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
-_MAX_MEGAPIXELS = 150.0
 
 
 class Benchmark(ABC):
@@ -88,10 +87,10 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     if location == VALIDATION:
         return ValidationSplit(open_dataset(config.data, config.stream), config)
     folder = find_folder(location)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _IMAGES)
-    if not files:
-        raise UserError(f"{folder} holds no image: expected {', '.join(sorted(_IMAGES))}.")
-    paths = {path.relative_to(folder).as_posix(): path for path in files}
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    paths = {name: path for name, path in files.items() if is_photo_name(name) and path.is_file()}
+    if not paths:
+        raise UserError(f"{folder} holds no image: expected {', '.join(EXTENSIONS)}.")
     scale = config.networks.scale
     for layout in _LAYOUTS:
         hr, lr = (_matching(pattern, paths, scale) for pattern in (layout.hr, layout.lr))
@@ -101,7 +100,7 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
                     f"{folder} brings its own LR images, and evaluate.preset="
                     f"{config.evaluate.preset} makes them: name the folder with HR alone."
                 )
-            return PairedFolder(set_name(location), scale, hr, lr)
+            return PairedFolder(set_name(location), hr, lr, config)
     others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
     if others:
         raise UserError(
@@ -148,8 +147,8 @@ class PairedFolder(Benchmark):
 
     degradation = "as the set carries it"
 
-    def __init__(self, name: str, scale: int, hr: dict[str, Path], lr: dict[str, Path]) -> None:
-        self.name, self.scale, self.hr, self.lr = name, scale, hr, lr
+    def __init__(self, name: str, hr: dict[str, Path], lr: dict[str, Path], config: Config) -> None:
+        self.name, self.hr, self.lr, self.config = name, hr, lr, config
         self.keys = sorted(hr.keys() & lr.keys())
         without = [(key, "has no LR image") for key in hr.keys() - lr.keys()]
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
@@ -157,14 +156,16 @@ class PairedFolder(Benchmark):
         self.identity = digest(files)
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        lr, hr = _read(self.lr[key], "LR: "), _read(self.hr[key], "HR: ")
-        height, width = (side * self.scale for side in lr.shape[:2])
+        lr = _read(self.lr[key], self.config, "LR: ")
+        hr = _read(self.hr[key], self.config, "HR: ")
+        scale = self.config.networks.scale
+        height, width = (side * scale for side in lr.shape[:2])
         over = hr.shape[0] - height, hr.shape[1] - width
         # Some sets keep the rows and columns that are too few for another LR pixel.
-        if not all(0 <= extra < self.scale for extra in over):
+        if not all(0 <= extra < scale for extra in over):
             raise ValueError(
                 f"LR is {lr.shape[1]}x{lr.shape[0]} px and HR {hr.shape[1]}x{hr.shape[0]} px, "
-                f"which is not {self.scale} times as large"
+                f"which is not {scale} times as large"
             )
         return lr, hr[:height, :width]
 
@@ -207,7 +208,7 @@ class PhotoFolder(Benchmark):
         self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        hr, scale = _read(self.files[self.group(key)]), self.config.networks.scale
+        hr, scale = _read(self.files[self.group(key)], self.config), self.config.networks.scale
         if self.crop:
             hr = _random_crop(hr, self.crop, sample_seed(self.config.seed, key, 1))
         height, width = (side // scale * scale for side in hr.shape[:2])
@@ -264,10 +265,10 @@ def set_name(location: str) -> str:
     return location if location == VALIDATION else resolve(location).resolve().name
 
 
-def _read(path: Path, which: str = "") -> Pixels:
+def _read(path: Path, config: Config, which: str = "") -> Pixels:
     """Raises ValueError for what is no photo, UserError where the file cannot be had."""
     try:
-        return decode_photo(path.read_bytes(), _MAX_MEGAPIXELS)
+        return decode_photo(path.read_bytes(), config.shard.max_megapixels)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
