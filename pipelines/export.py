@@ -20,6 +20,7 @@ from pipelines.config import config_digest, to_yaml
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
+from pipelines.evaluation.latency import threads
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.results import IMAGES, RESULTS
 from pipelines.registry import bundle
@@ -182,11 +183,10 @@ def _export_onnx(config: Config, model: Model, directory: Path) -> dict[str, Any
             f"export.max_error={config.export.max_error:.2e}: try another export.opset, or "
             "raise export.max_error if that is good enough for you."
         )
-    threads = len(os.sched_getaffinity(0))
-    latency = measure_latency(path, images[0], config.export.latency_runs, threads)
+    latency = measure_latency(path, images[0], config.export.latency_runs, threads())
     print(
         f"  max error {parity.max_error:.1e} ({parity.sqnr_db} dB) on {parity.num_images} real "
-        f"images, {latency.median_ms} ms per tile on {threads} threads"
+        f"images, {latency.median_ms} ms per tile on {latency.threads} threads"
     )
     return {
         "file": path.relative_to(directory).as_posix(),

@@ -23,7 +23,7 @@ from pipelines.evaluation.benchmarks import (
 from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.measure import measure
 from pipelines.evaluation.methods import BICUBIC, Method, ModelMethod, is_method, open_method
-from pipelines.evaluation.pictures import enlarge, montage, most_detailed, to_png
+from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import IMAGES, RESULTS, rival, summarise, to_csv
 from pipelines.registry.models import absolute, at_precision, champion, load_model
@@ -129,7 +129,8 @@ def run(config: Config) -> Path:
     methods = [*(m for m in others if m.reference != reference), ModelMethod(model)]
     _check_scales(methods, config)
     output = _output(config)
-    identity = _identity(config, benchmarks, methods, metrics)
+    protocols = {label: metric.protocol for label, metric in metrics.items()}
+    identity = _identity(config, benchmarks, methods, protocols)
     if (output / RESULTS).exists() and read_json(output / RESULTS).get("identity") == identity:
         print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
         return output / REPORT
@@ -139,7 +140,6 @@ def run(config: Config) -> Path:
         scores = {label: m.create(config.crop_border) for label, m in metrics.items()}
     except ValueError as error:
         raise UserError(str(error)) from None
-    protocols = {label: metric.protocol for label, metric in metrics.items()}
     journal = output.parent / ".measured"
     found, failures = measure(benchmarks, methods, scores, protocols, journal)
     if not found:
@@ -160,7 +160,7 @@ def run(config: Config) -> Path:
         for number, example in enumerate(examples, 1):
             titles = {results["titles"].get(k, k): image for k, image in example.pictures.items()}
             path = directory / "pictures" / f"{example.benchmark}-{number}.png"
-            path.write_bytes(to_png(montage(titles)))
+            path.write_bytes(encode(montage(titles), "PNG"))
         # In their order, which sorted keys would lose.
         (directory / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
         # Before the results are in place: a rerun after a failure must not find them done.
@@ -189,13 +189,13 @@ def _identity(
     config: Config,
     benchmarks: Sequence[Benchmark],
     methods: Sequence[Method],
-    metrics: Mapping[str, Metric],
+    protocols: Mapping[str, str],
 ) -> str:
     return digest(
         {
             "benchmarks": {b.name: b.identity for b in benchmarks},
             "methods": {m.reference: m.identity for m in methods},
-            "metrics": {label: metric.protocol for label, metric in metrics.items()},
+            "metrics": dict(protocols),
             "shown": [getattr(config.evaluate, name) for name in _SHOWN],
         }
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,10 @@ def enlarge(lr: Pixels, scale: int, resampling: Image.Resampling) -> Pixels:
     return np.asarray(Image.fromarray(lr).resize(size, resampling))
 
 
-def to_png(image: Pixels) -> bytes:
+def encode(image: Pixels, kind: Literal["PNG", "WEBP"]) -> bytes:
+    """A file's bytes, lossless."""
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, kind, lossless=True)
     return buffer.getvalue()
 
 

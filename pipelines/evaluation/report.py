@@ -4,17 +4,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from io import BytesIO
 from typing import Any
-
-from PIL import Image
 
 from pipelines import tracking
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import BICUBIC
-from pipelines.evaluation.pictures import Pictures, Pixels
+from pipelines.evaluation.pictures import Pictures, encode
 from pipelines.evaluation.plots import loss_curve, paired_scores, quality_over_latency
-from pipelines.evaluation.results import by_image, rival
+from pipelines.evaluation.results import by_image, rival, shown
 from pipelines.evaluation.statistics import Comparison, judge
 from pipelines.schema import Config
 from pipelines.training.runs import run_name
@@ -66,7 +63,6 @@ def render(
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         results=results,
-        titles=results["titles"],
         advice=[_advice(results, name) for name in results["benchmarks"]],
         tables={name: _rows(results, name) for name in results["benchmarks"]},
         costs=_cost_rows(results),
@@ -133,7 +129,7 @@ def _rows(results: Mapping[str, Any], benchmark: str) -> list[dict[str, Any]]:
             better = gain is not None and (gain > 0) == metric["higher_is_better"]
             cells.append(
                 {
-                    "value": _shown(value, metric),
+                    "value": shown(value, metric),
                     "best": value is not None and value == best[label],
                     "gain": None if not gain else f"{gain:+.{metric['digits']}f}",
                     "class": "good" if better else "bad",
@@ -141,11 +137,6 @@ def _rows(results: Mapping[str, Any], benchmark: str) -> list[dict[str, Any]]:
             )
         rows.append({"method": method, "title": results["titles"][method], "cells": cells})
     return rows
-
-
-def _shown(value: float | None, metric: Mapping[str, Any]) -> str:
-    unit = f" {metric['unit']}" if metric["unit"] else ""
-    return "–" if value is None else f"{value:.{metric['digits']}f}{unit}"
 
 
 def _cost_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -215,12 +206,12 @@ def _figures(
         {
             "title": results["titles"].get(kind, kind),
             "score": " · ".join(
-                f"{metric['title']} {_shown(scores[kind][label], metric)}"
+                f"{metric['title']} {shown(scores[kind][label], metric)}"
                 for label, metric in results["metrics"].items()
             )
             if kind in scores
             else "",
-            "data": base64.b64encode(_to_webp(image)).decode(),
+            "data": base64.b64encode(encode(image, "WEBP")).decode(),
         }
         for kind, image in example.pictures.items()
     ]
@@ -228,9 +219,3 @@ def _figures(
     first = [results["titles"][rival(results)], results["titles"][results["model"]]]
     title = f"{example.benchmark}, {example.key}: {example.title}"
     return {"title": title, "pictures": pictures, "first": first}
-
-
-def _to_webp(image: Pixels) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()

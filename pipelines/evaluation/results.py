@@ -94,6 +94,16 @@ def metric_facts(metric: Metric, config: Config) -> dict[str, Any]:
     return {"protocol": protocol} | {name: getattr(metric, name) for name in names}
 
 
+def shown(value: float | None, metric: Mapping[str, Any]) -> str:
+    """A score as tables show it.
+
+    Args:
+        metric: what `metric_facts` says of it.
+    """
+    unit = f" {metric['unit']}" if metric["unit"] else ""
+    return "–" if value is None else f"{value:.{metric['digits']}f}{unit}"
+
+
 def by_image(
     found: Sequence[ImageResult], benchmark: str, method: str, label: str
 ) -> dict[str, float]:
