@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from pipelines.evaluation.results import rival
+from pipelines.evaluation.benchmarks import PairedFolder
+from pipelines.evaluation.results import rival, shown
 from pipelines.evaluation.statistics import Comparison
 from tests.conftest import ROOT
 
@@ -71,14 +72,16 @@ def _table(
         cost = results["costs"][method]
         title = f"**{method}**" if method == results["model"] else results["titles"][method]
         cells = [_millions(cost["parameters"])]
-        cells += [_shown(values[label], metric) for label, metric in metrics.items()]
+        cells += [shown(values[label], metric) for label, metric in metrics.items()]
         cells += [f"{latency['median_ms']:.1f} ms" for latency in cost["latencies"]]
         yield f"| {title} | {' | '.join(cells)} |"
+    # Theirs are at x4, of LR images as the sets carry them.
+    same_protocol = scale == 4 and facts["degradation"] == PairedFolder.degradation
     for title, row in published.items():
-        if benchmark in row and results["scale"] == 4:
+        if benchmark in row and same_protocol:
             scores = dict(zip((PSNR, SSIM), row[benchmark], strict=True))
             cells = [_millions(row["parameters"])]
-            cells += [_shown(scores.get(label), metric) for label, metric in metrics.items()]
+            cells += [shown(scores.get(label), metric) for label, metric in metrics.items()]
             yield f"| *{title}, published* | {' | '.join(cells + ['–'] * len(timed))} |"
 
 
@@ -100,11 +103,6 @@ def _interval(comparison: Comparison, metric: Mapping[str, Any]) -> str:
     if comparison.low is not None and comparison.high is not None:
         found += f" ({comparison.low:+.{digits}f} … {comparison.high:+.{digits}f})"
     return f"{found}, {comparison.verdict}"
-
-
-def _shown(value: float | None, metric: Mapping[str, Any]) -> str:
-    unit = f" {metric['unit']}" if metric["unit"] else ""
-    return "–" if value is None else f"{value:.{metric['digits']}f}{unit}"
 
 
 def _millions(parameters: float | None) -> str:
