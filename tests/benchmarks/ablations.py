@@ -11,25 +11,21 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.config import load_config
-from pipelines.progress import progress
-from pipelines.registry.models import load_model
-from tests.conftest import ROOT, data_directory
-from tests.support.quality import bicubic, pairs, upscaler
-from tests.support.quality import scores as all_scores
+from srmodels.metrics.suite import METRICS
+from tests.conftest import ROOT
+from tests.support.quality import scores
 
 RECIPE = ROOT / "tests" / "benchmarks" / "ablations.yaml"
 BENCHMARKS = ("Set5", "BSD100")
 #: LPIPS with VGG would take longer than the training.
-scores = partial(all_scores, backbones=("alex",))
+MEASURED = ("psnr_y", "ssim_y", "lpips_alex")
 #: Between these lines of the page the table stands.
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
@@ -91,7 +87,7 @@ def main() -> None:
             train(name, arm, seed, parsed.data)
         measured[name] = np.stack([measure(name, arm, seed) for seed in range(parsed.seeds)])
         print(arm.title, measured[name].mean((0, 1)).round(4), flush=True)
-    simple = np.array([list(scores(bicubic(low), hr).values()) for low, hr in images()])
+    simple = scores("bicubic", BENCHMARKS, MEASURED)
     write(parsed.output, table(measured, simple))
     print(f"Table: {parsed.output}")
 
@@ -115,17 +111,7 @@ def train(name: str, arm: Arm, seed: int, data: str) -> None:
 def measure(name: str, arm: Arm, seed: int) -> NDArray[np.float64]:
     """Scores `[images, metrics]`."""
     config = load_config(settings(name, arm, seed))
-    upscale = upscaler(load_model(f"run:{config.run.name}-{arm.result}", config))
-    with progress(name, total=len(images()), unit="image") as bar:
-        found = []
-        for low, hr in images():
-            found.append(list(scores(upscale(low), hr).values()))
-            bar.update(1)
-    return np.array(found)
-
-
-def images() -> Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    return [pair for name in BENCHMARKS for pair in pairs(data_directory(), name)]
+    return scores(f"run:{config.run.name}-{arm.result}", BENCHMARKS, MEASURED, config)
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -143,8 +129,7 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def table(measured: dict[str, NDArray[np.float64]], simple: NDArray[np.float64]) -> str:
-    low, hr = next(pairs(data_directory(), BENCHMARKS[0]))
-    metrics = list(scores(bicubic(low), hr))
+    metrics = [METRICS[name].title for name in MEASURED]
     base = measured["base"]
     lines = [
         f"| | {' | '.join(metrics)} |",
