@@ -19,6 +19,7 @@ from pipelines.evaluation.protocol import low_resolution
 from pipelines.schema import Config, DegradationConfig
 from pipelines.storage import digest, file_sha256, resolve
 from srmodels.degradation import PRESETS
+from srmodels.degradation.resize import bicubic
 
 #: Names the validation split of `data`.
 VALIDATION = "validation"
@@ -100,7 +101,7 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
                     f"{folder} brings its own LR images, and evaluate.preset="
                     f"{config.evaluate.preset} makes them: name the folder with HR alone."
                 )
-            return PairedFolder(set_name(location), hr, lr, config)
+            return PairedFolder(set_name(location), hr, lr, config, enlarged=layout.enlarged)
     others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
     if others:
         raise UserError(
@@ -143,12 +144,28 @@ class ValidationSplit(Benchmark):
 
 
 class PairedFolder(Benchmark):
-    """LR and HR as somebody made them."""
+    """LR and HR as somebody made them.
+
+    Args:
+        enlarged: whether LR may be as large as HR, as RealSR's own files are: it shows no more than
+            an image of its true size, to which MATLAB's bicubic reduces it.
+    """
 
     degradation = "as the set carries it"
 
-    def __init__(self, name: str, hr: dict[str, Path], lr: dict[str, Path], config: Config) -> None:
+    def __init__(
+        self,
+        name: str,
+        hr: dict[str, Path],
+        lr: dict[str, Path],
+        config: Config,
+        *,
+        enlarged: bool = False,
+    ) -> None:
         self.name, self.hr, self.lr, self.config = name, hr, lr, config
+        self.enlarged = enlarged
+        if enlarged:
+            self.degradation = "as the set carries it, reduced where it is as large as HR"
         self.keys = sorted(hr.keys() & lr.keys())
         without = [(key, "has no LR image") for key in hr.keys() - lr.keys()]
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
@@ -159,6 +176,9 @@ class PairedFolder(Benchmark):
         lr = _read(self.lr[key], self.config, "LR: ")
         hr = _read(self.hr[key], self.config, "HR: ")
         scale = self.config.networks.scale
+        if self.enlarged and lr.shape == hr.shape:
+            height, width = (side // scale * scale for side in lr.shape[:2])
+            lr = bicubic(np.ascontiguousarray(lr[:height, :width]), scale)
         height, width = (side * scale for side in lr.shape[:2])
         over = hr.shape[0] - height, hr.shape[1] - width
         # Some sets keep the rows and columns that are too few for another LR pixel.
@@ -223,17 +243,21 @@ class PhotoFolder(Benchmark):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Patterns of paths, in which {scale} stands for the scale; the groups make the key."""
+    """Patterns of paths, in which {scale} stands for the scale; the groups make the key.
+
+    enlarged: see `PairedFolder`.
+    """
 
     hr: str
     lr: str
+    enlarged: bool = False
 
 
 #: A folder, and what its name begins with.
 _SET = r"(.*/)?(?:(\w+)_)?"
 _LAYOUTS = (
     _Layout(r"(.*)_SRF_{scale}_HR\.\w+", r"(.*)_SRF_{scale}_LR\.\w+"),
-    _Layout(r"(.*)_HR\.\w+", r"(.*)_LR{scale}\.\w+"),
+    _Layout(r"(.*)_HR\.\w+", r"(.*)_LR{scale}\.\w+", enlarged=True),
     _Layout(
         rf"{_SET}HR/(.*)\.\w+",
         rf"{_SET}LR_bicubic/X{{scale}}/(.*?)(?:x{{scale}})?\.\w+",

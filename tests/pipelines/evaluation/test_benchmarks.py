@@ -52,6 +52,17 @@ def test_the_layouts_that_people_have(layout: str, tmp_path: Path) -> None:
         assert (hr == image(number, 48, 96)).all()
 
 
+def test_realsr_s_own_files_are_of_one_size(tmp_path: Path) -> None:
+    hr, lr = image(0, 50, 49), image(1, 50, 49)
+    save(tmp_path / "Nikon_001_HR.png", hr)
+    save(tmp_path / "Nikon_001_LR4.png", lr)
+    benchmark = opened(tmp_path)
+    low, high = benchmark.load("Nikon_001")
+    assert (low == bicubic(lr[:48, :48], 4)).all()
+    assert (high == hr[:48, :48]).all()
+    assert benchmark.degradation == "as the set carries it, reduced where it is as large as HR"
+
+
 def test_a_set_s_other_scales_are_other_sets(tmp_path: Path) -> None:
     for scale in (2, 4):
         save(tmp_path / f"image_SRF_{scale}" / f"a_SRF_{scale}_HR.png", image(0, 48, 48))
