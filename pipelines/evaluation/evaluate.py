@@ -22,10 +22,17 @@ from pipelines.evaluation.benchmarks import (
 )
 from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.measure import measure
-from pipelines.evaluation.methods import BICUBIC, Method, ModelMethod, is_method, open_method
+from pipelines.evaluation.methods import (
+    BICUBIC,
+    Method,
+    ModelMethod,
+    check_method,
+    is_method,
+    open_method,
+)
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
-from pipelines.evaluation.results import IMAGES, RESULTS, rival, summarise, to_csv
+from pipelines.evaluation.results import IMAGES, RESULTS, counted, rival, summarise, to_csv
 from pipelines.registry.models import absolute, at_precision, champion, load_model
 from pipelines.schema import Config
 from pipelines.storage import (
@@ -71,6 +78,8 @@ def _output(config: Config) -> Path:
 def plan(config: Config) -> str:
     """What would be measured, in words. Raises UserError for what cannot be."""
     metrics, left_out = choose_metrics(config)
+    for reference in (model_reference(config), *config.evaluate.compare):
+        check_method(reference)
     names = []
     for name in parse_names(config.benchmark):
         if name == VALIDATION:
@@ -80,35 +89,33 @@ def plan(config: Config) -> str:
     return (
         f"measure {model_reference(config)} against {', '.join(_compared(config))} on "
         f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
-        f"{_output(config) / REPORT}{''.join(f'; {note}' for note in left_out)}"
+        f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
     )
 
 
-def choose_metrics(config: Config) -> tuple[dict[str, Metric], list[str]]:
-    """The metrics by the label that their results are kept under, and what is left out and why.
+def choose_metrics(config: Config) -> tuple[dict[str, Metric], str | None]:
+    """The metrics by the label that their results are kept under, and what is left out, if any is.
 
     Raises:
         UserError: an unknown metric, or one twice.
     """
-    wanted, notes = config.evaluate.metrics, []
+    wanted, note = config.evaluate.metrics, None
     if wanted == "auto":
         try:
             wanted = [name for name in _AUTO if METRICS[name].is_at_hand()]
         except ValueError as error:
             raise UserError(str(error)) from None
-        notes = [
-            f"{METRICS[name].title} is left out, since its weights are not at hand: "
-            f"evaluate.metrics=[{','.join(_AUTO)}] gets them from the web, $SRFORGE_WEIGHTS names "
-            "a folder with them"
-            for name in _AUTO
-            if name not in wanted
-        ]
+        if missing := [METRICS[name].title for name in _AUTO if name not in wanted]:
+            note = (
+                f"not measured for want of weights: {', '.join(missing)} (name them in "
+                f"evaluate.metrics to get these from the web, or set $SRFORGE_WEIGHTS)"
+            )
     names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
     if unknown := [name for name in names if name not in METRICS]:
         raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(METRICS)}.")
     if not names or len(set(names)) < len(names):
         raise UserError("evaluate.metrics names none, or one twice.")
-    return {METRICS[name].label(config.crop_border): METRICS[name] for name in names}, notes
+    return {METRICS[name].label(config.crop_border): METRICS[name] for name in names}, note
 
 
 def run(config: Config) -> Path:
@@ -135,7 +142,8 @@ def run(config: Config) -> Path:
         print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
-    print("".join(f"Note: {note}.\n" for note in left_out), end="", flush=True)
+    if left_out:
+        print(f"Note: {left_out}.", flush=True)
     try:
         scores = {label: m.create(config.crop_border) for label, m in metrics.items()}
     except ValueError as error:
@@ -266,7 +274,7 @@ def _mlflow_name(name: str) -> str:
 
 def _print(results: dict[str, Any]) -> None:
     for benchmark, facts in results["benchmarks"].items():
-        print(f"{benchmark}: {facts['num_images']} images")
+        print(f"{benchmark}: {counted(facts)}")
         for method, values in facts["summary"].items():
             scores = "  ".join(
                 f"{label} {value:.4f}" for label, value in values.items() if value is not None

@@ -1,4 +1,4 @@
-"""What a method costs: parameters, multiply-adds, bytes, and wall time on this machine's CPU."""
+"""What a method costs: parameters, multiply-adds, bytes, and time and memory on this machine."""
 
 import copy
 import os
@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipelines.evaluation.memory import peak_bytes
 from pipelines.evaluation.methods import Method
 from pipelines.progress import progress
 from pipelines.training.cost import CPU_ATTENTION
@@ -21,13 +23,18 @@ from pipelines.training.cost import CPU_ATTENTION
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall time for a square LR image of `size` px, whole or in tiles as the method has it."""
+    """Wall time for a square LR image of `size` px, whole or in tiles as the method has it.
+
+    Attributes:
+        peak_bytes: of memory beyond weights, see `memory.peak_bytes`.
+    """
 
     size: int
     median_ms: float
     low_ms: float
     high_ms: float
     runs: int
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def measure_costs(methods: Sequence[Method], sizes: Sequence[int], runs: int) ->
     for method in timed:
         method.threads = threads()
     times: dict[tuple[str, int], list[float]] = {(m.reference, s): [] for m in timed for s in sizes}
-    total = len(timed) * len(sizes) * (runs + 1)
+    peaks: dict[tuple[str, int], int | None] = {}
+    total = len(timed) * len(sizes) * (runs + 2)
     with _all_threads(), progress("latency", total=total, unit="run") as bar:
         for size in sizes:
             image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
@@ -78,6 +86,9 @@ def measure_costs(methods: Sequence[Method], sizes: Sequence[int], runs: int) ->
                     method(image)
                     times[method.reference, size].append(1000 * (perf_counter() - start))
                     bar.update(1)
+            for method in timed:
+                peaks[method.reference, size] = peak_bytes(partial(method, image))
+                bar.update(1)
         gmacs = {m.reference: _gmacs(m, sizes[0]) if sizes else None for m in timed}
     return {
         method.reference: Cost(
@@ -85,15 +96,18 @@ def measure_costs(methods: Sequence[Method], sizes: Sequence[int], runs: int) ->
             gmacs[method.reference],
             method.file_bytes,
             # The first run warms up.
-            [_latency(size, times[method.reference, size][1:]) for size in sizes],
+            [
+                _latency(size, times[method.reference, size][1:], peaks[method.reference, size])
+                for size in sizes
+            ],
         )
         for method in methods
     }
 
 
-def _latency(size: int, times: Sequence[float]) -> Latency:
+def _latency(size: int, times: Sequence[float], peak: int | None) -> Latency:
     low, high = (round(float(value), 3) for value in np.quantile(times, (0.05, 0.95)))
-    return Latency(size, round(statistics.median(times), 3), low, high, len(times))
+    return Latency(size, round(statistics.median(times), 3), low, high, len(times), peak)
 
 
 def _gmacs(method: Method, size: int) -> float | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.registry.models import Model, absolute, load_model
+from pipelines.registry.models import Model, absolute, find_bundle, load_model
 from pipelines.schema import Config
 from pipelines.storage import digest, file_sha256, resolve
 from srmodels.edge.onnx import OnnxRunner
@@ -77,6 +77,22 @@ def is_method(reference: str) -> bool:
     """Whether this names a method that is no model."""
     built_in = reference in INTERPOLATIONS or reference in _PEERS
     return built_in or reference.startswith(("onnx:", "spandrel:"))
+
+
+def check_method(reference: str) -> None:
+    """What can be known of a reference without opening it.
+
+    Raises:
+        UserError: `open_method` would not find what it names; a registered model or a run may be
+            there by then.
+    """
+    kind, _, path = reference.partition(":")
+    if reference in _PEERS:
+        _find_peer(reference)
+    elif kind in ("onnx", "spandrel"):
+        _file(path)
+    elif reference not in INTERPOLATIONS and not reference.startswith(("models:/", "run:")):
+        find_bundle(reference)
 
 
 def open_method(reference: str, config: Config) -> Method:
@@ -228,14 +244,8 @@ class NcnnPeer(_Network):
     scale = 4
 
     def __init__(self, reference: str) -> None:
-        package, file, title = _PEERS[reference]
-        found = importlib.util.find_spec(package)
-        if importlib.util.find_spec("ncnn") is None or found is None or not found.origin:
-            raise UserError(f"'{reference}' is not installed: pip install 'srforge[peers]'.")
-        self.path = Path(found.origin).parent / file
-        if not self.path.with_suffix(".bin").is_file():
-            raise UserError(f"{package} has no {file}.bin: another version than srforge[peers] is.")
-        self.reference, self.title = reference, title
+        self.path = _find_peer(reference)
+        self.reference, self.title = reference, _PEERS[reference][2]
         weights = self.path.with_suffix(".bin")
         self.identity, self.file_bytes = (
             digest(["ncnn", file_sha256(weights)]),
@@ -270,6 +280,18 @@ class NcnnPeer(_Network):
                 _, output = extractor.extract("output")
                 results.append(torch.from_numpy(np.array(output)).clamp(0.0, 1.0))
         return torch.stack(results)
+
+
+def _find_peer(reference: str) -> Path:
+    """Its files, without their endings."""
+    package, file, _ = _PEERS[reference]
+    found = importlib.util.find_spec(package)
+    if importlib.util.find_spec("ncnn") is None or found is None or not found.origin:
+        raise UserError(f"'{reference}' is not installed: pip install 'srforge[peers]'.")
+    path = Path(found.origin).parent / file
+    if not path.with_suffix(".bin").is_file():
+        raise UserError(f"{package} has no {file}.bin: another version than srforge[peers] is.")
+    return path
 
 
 def _file(path: str) -> Path:

@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import Any
 
 _GRAY, _BLUE, _ORANGE = "#8a8f98", "#2f81f7", "#e8762c"
+_OTHERS = (_BLUE, "#8957e5", "#1a9a6c", "#c9518b", _GRAY)
 
 
 def loss_curve(points: Sequence[tuple[int, float]]) -> str:
@@ -30,6 +31,29 @@ def quality_over_latency(
             color=color, fontsize=9, parse_math=False,
         )  # fmt: skip
     axes.margins(0.25, 0.18)
+    return _svg(figure)
+
+
+def latency_over_size(
+    lines: Mapping[str, Sequence[tuple[int, float, float, float]]], chosen: str
+) -> str:
+    """A line for each method: (side of the LR image, median, low, high) in pixels and milliseconds,
+    as in the Light F2SRGAN paper's figure."""
+    figure, axes = _axes((5.4, 3.2), "side of the LR image, px", "ms")
+    axes.set_yscale("log")
+    for number, (title, points) in enumerate(lines.items()):
+        sizes, medians, lows, highs = zip(*points, strict=True)
+        color = _ORANGE if title == chosen else _OTHERS[number % len(_OTHERS)]
+        axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, linewidth=0)
+        axes.plot(sizes, medians, "o-", color=color, markersize=4, linewidth=1.4)
+        axes.annotate(
+            title, (sizes[-1], medians[-1]), xytext=(7, -3), textcoords="offset points",
+            color=color, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    axes.set_xticks(sorted({point[0] for points in lines.values() for point in points}))
+    # Room for the names.
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.3 * (right - left))
     return _svg(figure)
 
 

@@ -10,8 +10,13 @@ from pipelines import tracking
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.pictures import Pictures, encode
-from pipelines.evaluation.plots import loss_curve, paired_scores, quality_over_latency
-from pipelines.evaluation.results import by_image, rival, shown
+from pipelines.evaluation.plots import (
+    latency_over_size,
+    loss_curve,
+    paired_scores,
+    quality_over_latency,
+)
+from pipelines.evaluation.results import by_image, counted, rival, shown
 from pipelines.evaluation.statistics import Comparison, judge
 from pipelines.schema import Config
 from pipelines.training.runs import run_name
@@ -64,9 +69,11 @@ def render(
     return environment.from_string(template).render(
         results=results,
         advice=[_advice(results, name) for name in results["benchmarks"]],
+        counts={name: counted(facts) for name, facts in results["benchmarks"].items()},
         tables={name: _rows(results, name) for name in results["benchmarks"]},
         costs=_cost_rows(results),
         tradeoff=_tradeoff(results),
+        latency=_latency_over_size(results),
         scatters=_scatters(results, found),
         examples=[_figures(results, found, example) for example in examples],
         curves=[(stage, points, loss_curve(points)) for stage, points in curves],
@@ -98,7 +105,7 @@ def _advice(results: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
         "outcome": judgement.outcome,
         "sentence": sentence,
         "reasons": reasons,
-        "images": facts["num_images"],
+        "images": counted(facts),
     }
 
 
@@ -147,14 +154,17 @@ def _cost_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "parameters": _scaled(cost["parameters"], 1e6, "M"),
             "gmacs": _scaled(cost["gmacs"], 1, "GMACs"),
             "size": _scaled(cost["file_bytes"], 2**20, "MiB"),
-            "latencies": cost["latencies"],
+            "latencies": [
+                latency | {"peak": _scaled(latency["peak_bytes"], 2**20, "MiB", digits=0)}
+                for latency in cost["latencies"]
+            ],
         }
         for method, cost in results["costs"].items()
     ]
 
 
-def _scaled(value: float | None, by: float, unit: str) -> str:
-    return "–" if not value else f"{value / by:.2f} {unit}"
+def _scaled(value: float | None, by: float, unit: str, digits: int = 2) -> str:
+    return "–" if not value else f"{value / by:.{digits}f} {unit}"
 
 
 def _tradeoff(results: Mapping[str, Any]) -> str | None:
@@ -171,6 +181,18 @@ def _tradeoff(results: Mapping[str, Any]) -> str | None:
     size = next(iter(results["costs"].values()))["latencies"][0]["size"]
     chosen = results["titles"][results["model"]]
     return quality_over_latency(points, chosen, _with_unit(metric), size)
+
+
+def _latency_over_size(results: Mapping[str, Any]) -> str | None:
+    """The drawing of latency over size, where there is more than one."""
+    names = ("size", "median_ms", "low_ms", "high_ms")
+    lines = {
+        results["titles"][method]: [tuple(x[name] for name in names) for x in cost["latencies"]]
+        for method, cost in results["costs"].items()
+    }
+    if any(len(points) < 2 for points in lines.values()):
+        return None
+    return latency_over_size(lines, results["titles"][results["model"]])
 
 
 def _scatters(results: Mapping[str, Any], found: Sequence[ImageResult]) -> list[dict[str, str]]:

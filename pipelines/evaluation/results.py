@@ -47,6 +47,7 @@ def summarise(
                 "identity": benchmark.identity,
                 "degradation": benchmark.degradation,
                 "num_images": len({r.key for r in found if r.benchmark == benchmark.name}),
+                "num_photos": len({r.group for r in found if r.benchmark == benchmark.name}),
                 "summary": _means(found, benchmark.name, methods, metrics),
                 "comparisons": {
                     other.reference: _comparisons(
@@ -92,6 +93,17 @@ def metric_facts(metric: Metric, config: Config) -> dict[str, Any]:
         protocol += f"; an image counts {MAX_PSNR:.0f} dB at most"
     names = ("title", "unit", "digits", "margin", "higher_is_better", "has_reference")
     return {"protocol": protocol} | {name: getattr(metric, name) for name in names}
+
+
+def counted(facts: Mapping[str, Any]) -> str:
+    """How much a benchmark set is, for people: images that are parts of one photo tell less.
+
+    Args:
+        facts: what `results.json` says of the set.
+    """
+    images, photos = facts["num_images"], facts["num_photos"]
+    of = f" of {photos} photo{'s' * (photos > 1)}" if photos < images else ""
+    return f"{images} image{'s' * (images > 1)}{of}"
 
 
 def shown(value: float | None, metric: Mapping[str, Any]) -> str:

@@ -74,11 +74,20 @@ def load_model(reference: str, config: Config) -> Model:
         return _from_bundle(reference, fetch(reference, config))
     if reference.startswith("run:"):
         return _from_run(reference, config)
+    return _from_bundle(reference, find_bundle(reference))
+
+
+def find_bundle(reference: str) -> Path:
+    """The directory of a bundle that is shipped or named by its path.
+
+    Raises:
+        UserError: there is none.
+    """
     if reference in shipped_models():
-        return _from_bundle(reference, SHIPPED / reference)
+        return SHIPPED / reference
     path = resolve(reference)
     if path.is_dir():
-        return _from_bundle(reference, path)
+        return path
     shipped = ", ".join(shipped_models()) or "none yet"
     raise UserError(
         f"there is no model '{reference}': give a bundle directory, models:/NAME@ALIAS, "

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from pipelines.evaluation.benchmarks import PairedFolder
-from pipelines.evaluation.results import rival, shown
+from pipelines.evaluation.results import counted, rival, shown
 from pipelines.evaluation.statistics import Comparison
 from tests.conftest import ROOT
 
@@ -64,8 +64,8 @@ def _table(
     timed = next(iter(results["costs"].values()))["latencies"]
     titles = [f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()]
     columns = ["parameters", *titles, *(f"{latency['size']} px" for latency in timed)]
-    count, scale = facts["num_images"], results["scale"]
-    yield f"### {benchmark}, {count} images, ×{scale}, LR {facts['degradation']}\n"
+    scale = results["scale"]
+    yield f"### {benchmark}, {counted(facts)}, ×{scale}, LR {facts['degradation']}\n"
     yield f"| | {' | '.join(columns)} |"
     yield f"|{'---|' * (len(columns) + 1)}"
     for method, values in facts["summary"].items():

@@ -42,18 +42,19 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
 
-def chosen(metrics: str) -> tuple[list[str], list[str]]:
+def chosen(metrics: str) -> tuple[list[str], str | None]:
     config = load_config([f"recipe={SMALL}", f"evaluate.metrics={metrics}"])
-    found, notes = choose_metrics(config)
-    return list(found), notes
+    found, note = choose_metrics(config)
+    return list(found), note
 
 
 def test_metrics_without_weights_are_left_out_loudly(no_weights: None) -> None:
-    labels, notes = chosen("auto")
+    labels, note = chosen("auto")
     assert labels == ["psnr_y_crop4", "ssim_y_crop4"]
-    assert [note.partition(" is left out")[0] for note in notes] == ["LPIPS (alex)", "NIQE"]
-    assert chosen("[lpips_vgg,psnr_rgb]") == (["lpips_vgg", "psnr_rgb_crop4"], [])
-    assert chosen("psnr_y") == (["psnr_y_crop4"], [])
+    assert note is not None
+    assert note.startswith("not measured for want of weights: LPIPS (alex), NIQE (")
+    assert chosen("[lpips_vgg,psnr_rgb]") == (["lpips_vgg", "psnr_rgb_crop4"], None)
+    assert chosen("psnr_y") == (["psnr_y_crop4"], None)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,26 @@ def test_metrics_without_weights_are_left_out_loudly(no_weights: None) -> None:
 def test_metrics_that_are_none_are_refused(metrics: str, reason: str) -> None:
     with pytest.raises(UserError, match=re.escape(reason)):
         chosen(metrics)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("model=no_such", "there is no model 'no_such': give a bundle directory"),
+        ("evaluate.compare=[bicubc]", "there is no model 'bicubc'"),
+        ("evaluate.compare=[onnx:no.onnx]", "there is no file"),
+        ("evaluate.compare=[spandrel:no.pth]", "there is no file"),
+        ("benchmark=no_such", "there is no benchmark set 'no_such'"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_the_plan(key: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        evaluate.plan(load_config([f"recipe={SMALL}", key]))
+
+
+def test_what_may_be_there_by_then_is_planned() -> None:
+    config = load_config([f"recipe={SMALL}", "evaluate.compare=[lanczos,run:later,models:/m@old]"])
+    assert "against bicubic, lanczos, run:later, models:/m@old on" in evaluate.plan(config)
 
 
 def test_best_and_worst_are_shown_by_turns() -> None:
@@ -125,7 +146,7 @@ def test_a_model_on_a_benchmark_set(
     said = run("evaluate.compare=[lanczos]")
     folder = tmp_path / "out" / "candidate-three"
     assert f"Report: {folder / 'report.html'}" in said
-    assert "Note: LPIPS (alex) is left out, since its weights are not at hand" in said
+    assert "Note: not measured for want of weights: LPIPS (alex), NIQE (" in said
     assert "three: 2 images" in said
     broken = sorted(benchmark.iterdir())[2].name
     assert f"not measured: {broken}: truncated or corrupt" in said

@@ -3,6 +3,7 @@ import torch
 
 from pipelines.config import load_config
 from pipelines.evaluation.latency import machine, measure_costs, threads
+from pipelines.evaluation.memory import peak_bytes
 from pipelines.evaluation.methods import Method, open_method
 from tests.conftest import SMALL
 
@@ -27,8 +28,8 @@ def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
     seen = method.seen
     bicubic = open_method("bicubic", load_config([f"recipe={SMALL}"]))
     found = measure_costs([bicubic, method], [16, 24], runs=3)
-    # Four of each size, and one to count.
-    assert [size for size, _ in seen] == [16] * 4 + [24] * 4 + [16]
+    # Four of each size and one for its memory, and one to count.
+    assert [size for size, _ in seen] == [16] * 5 + [24] * 5 + [16]
     assert {used for _, used in seen} == {threads()}
     assert method.threads == 1
     assert torch.get_num_threads() == before
@@ -40,3 +41,18 @@ def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
     assert found["bicubic"].gmacs is None
     assert measure_costs([method], [], runs=3)["counted"].latencies == []
     assert machine().endswith(f"{threads()} thread{'s' * (threads() > 1)}")
+
+
+def test_peak_memory_is_what_a_call_takes_and_gives_back() -> None:
+    """Not what it computes with: 40 MiB, whichever way the allocator gets them."""
+    held = np.ones(2**23)
+
+    def call() -> float:
+        return float((held[: 5 * 2**20] * 2).sum())
+
+    for _ in range(2):
+        peak = peak_bytes(call)
+        assert peak is not None
+        # The kernel counts pages in batches.
+        assert 39 * 2**20 < peak < 48 * 2**20
+    assert peak_bytes(lambda: None) < 4 * 2**20  # type: ignore[operator]

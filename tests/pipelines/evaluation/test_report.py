@@ -56,15 +56,17 @@ def results_of(images: list[ImageResult]) -> dict[str, Any]:
         if other != "run:<x>"
     }  # fmt: skip
     latency = {"size": 128, "median_ms": 12.5, "low_ms": 12.0, "high_ms": 14.0, "runs": 3}
+    latency |= {"peak_bytes": 50 * 2**20}
     cost = {"parameters": 4_370_000, "gmacs": 5.7, "file_bytes": 2**20, "latencies": [latency]}
     return {
         "model": "run:<x>", "scale": 4, "lineage": {"commit": "abc"}, "machine": "a machine",
-        "latency_runs": 3, "costs": dict.fromkeys(methods, cost),
+        "latency_runs": 3, "costs": {method: dict(cost) for method in methods},
         "titles": {m: {"span": "SPAN", "run:<x>": "model"}.get(m, m) for m in methods},
         "metrics": {label: metric_facts(metric, config) for label, metric in LABELS.items()},
         "benchmarks": {
             "Set5": {
-                "identity": "digest", "degradation": "as the set carries it", "num_images": 6,
+                "identity": "digest", "degradation": "as the set carries it",
+                "num_images": 6, "num_photos": 2,
                 "summary": {
                     m: {label: float(np.mean(list(v.values()))) for label, v in s.items()}
                     for m, s in scores.items()
@@ -76,9 +78,12 @@ def results_of(images: list[ImageResult]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(means: dict[str, tuple[float, float]] = MEANS) -> str:
+def page(means: dict[str, tuple[float, float]] = MEANS, sizes: tuple[int, ...] = (128,)) -> str:
     images = found(means)
     results = results_of(images)
+    for cost in results["costs"].values():
+        (latency,) = cost["latencies"]
+        cost["latencies"] = [latency | {"size": size} for size in sizes]
     levels = {"LR": 40, "bicubic": 80, "span": 120, "run:<x>": 160, "HR": 200}
     pictures = {kind: np.full((64, 64, 3), level, np.uint8) for kind, level in levels.items()}
     curves = [("joint", [(1, 0.5), (2, 0.25)])]
@@ -96,6 +101,10 @@ def test_the_page_is_self_contained_and_says_what_was_measured() -> None:
     assert "Not measured: img_9 (has no LR image)" in html
     assert "4.37 M" in html
     assert "12.5 ms" in html
+    assert "50 MiB" in html
+    assert "Set5, 6 images of 2 photos" in html
+    assert "side of the LR image" not in html
+    assert "side of the LR image" in page(sizes=(144, 360))
 
 
 @pytest.mark.parametrize(
