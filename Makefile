@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up down test test-slow bench ablations results lint format lock clean
+.PHONY: help setup demo up down test test-slow test-extras bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,11 @@ test: setup lint ## Lint, then all tests but the slow ones
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks
 
+test-extras: setup ## Tests of pyiqa, FID and spandrel, in a .venv-extras of their own
+	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel]' torchvision dists-pytorch
+	.venv-extras/bin/python -m pytest tests/extras
+
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
 
@@ -57,4 +62,4 @@ lock: ## Write constraints.txt from what .venv holds now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//' > constraints.txt
 
 clean: down ## Stop the platform, remove .venv, caches and everything under work/
-	rm -rf $(VENV) work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-extras work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srmodels.degradation import PRESETS
-from srmodels.metrics.suite import METRICS
+from srmodels.metrics.suite import METRICS, SET_METRICS
 
 
 def key(
@@ -215,8 +215,8 @@ class EvaluateConfig:
     )
     metrics: Any = key(
         "auto",
-        f"a [list] of {', '.join(METRICS)}; auto: psnr_y, ssim_y, and of lpips_alex and niqe those "
-        "whose weights are at hand",
+        f"a [list] of {', '.join([*METRICS, *SET_METRICS])}; auto: psnr_y, ssim_y, and of "
+        "lpips_alex and niqe those whose weights are at hand",
     )
     preset: str = key(
         "plain",

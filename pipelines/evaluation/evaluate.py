@@ -33,6 +33,7 @@ from pipelines.evaluation.methods import (
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import IMAGES, RESULTS, counted, rival, summarise, to_csv
+from pipelines.evaluation.sets import measure_sets
 from pipelines.registry.models import absolute, at_precision, champion, load_model
 from pipelines.schema import Config
 from pipelines.storage import (
@@ -42,7 +43,7 @@ from pipelines.storage import (
     read_json,
     resolve,
 )
-from srmodels.metrics.suite import METRICS, Metric
+from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
 
 REPORT = "report.html"
 #: Settings that change the report, not the scores.
@@ -93,11 +94,11 @@ def plan(config: Config) -> str:
     )
 
 
-def choose_metrics(config: Config) -> tuple[dict[str, Metric], str | None]:
+def choose_metrics(config: Config) -> tuple[dict[str, AnyMetric], str | None]:
     """The metrics by the label that their results are kept under, and what is left out, if any is.
 
     Raises:
-        UserError: an unknown metric, or one twice.
+        UserError: an unknown metric, one twice, or none of single images.
     """
     wanted, note = config.evaluate.metrics, None
     if wanted == "auto":
@@ -111,11 +112,12 @@ def choose_metrics(config: Config) -> tuple[dict[str, Metric], str | None]:
                 f"evaluate.metrics to get these from the web, or set $SRFORGE_WEIGHTS)"
             )
     names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
-    if unknown := [name for name in names if name not in METRICS]:
-        raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(METRICS)}.")
-    if not names or len(set(names)) < len(names):
-        raise UserError("evaluate.metrics names none, or one twice.")
-    return {METRICS[name].label(config.crop_border): METRICS[name] for name in names}, note
+    known: dict[str, AnyMetric] = {**METRICS, **SET_METRICS}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(known)}.")
+    if not set(names) & METRICS.keys() or len(set(names)) < len(names):
+        raise UserError("evaluate.metrics names no metric of single images, or one twice.")
+    return {known[name].label(config.crop_border): known[name] for name in names}, note
 
 
 def run(config: Config) -> Path:
@@ -145,15 +147,26 @@ def run(config: Config) -> Path:
     if left_out:
         print(f"Note: {left_out}.", flush=True)
     try:
-        scores = {label: m.create(config.crop_border) for label, m in metrics.items()}
+        scores = {
+            label: metric.create(config.crop_border)
+            for label, metric in metrics.items()
+            if isinstance(metric, Metric)
+        }
+        set_scores = {
+            label: metric.create()
+            for label, metric in metrics.items()
+            if isinstance(metric, SetMetric)
+        }
     except ValueError as error:
         raise UserError(str(error)) from None
     journal = output.parent / ".measured"
-    found, failures = measure(benchmarks, methods, scores, protocols, journal)
+    of_images = {label: protocols[label] for label in scores}
+    found, failures = measure(benchmarks, methods, scores, of_images, journal)
     if not found:
         why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
         raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
-    results = summarise(config, model, benchmarks, methods, metrics, found, failures)
+    of_sets = measure_sets(benchmarks, methods, set_scores, protocols, found, journal)
+    results = summarise(config, model, benchmarks, methods, metrics, found, of_sets, failures)
     results |= {"identity": identity, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
     results["latency_runs"] = settings.latency_runs
     costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
@@ -163,7 +176,7 @@ def run(config: Config) -> Path:
     report = render(results, found, examples, loss_curves(client, model.config))
     with new_directory(output) as directory:
         (directory / REPORT).write_text(report)
-        (directory / IMAGES).write_text(to_csv(found, list(metrics), results["titles"]))
+        (directory / IMAGES).write_text(to_csv(found, list(scores), results["titles"]))
         (directory / "pictures").mkdir()
         for number, example in enumerate(examples, 1):
             titles = {results["titles"].get(k, k): image for k, image in example.pictures.items()}

@@ -230,6 +230,7 @@ def _figures(
             "score": " · ".join(
                 f"{metric['title']} {shown(scores[kind][label], metric)}"
                 for label, metric in results["metrics"].items()
+                if label in scores[kind]
             )
             if kind in scores
             else "",

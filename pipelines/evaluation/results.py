@@ -12,10 +12,11 @@ from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import Failure, ImageResult
 from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS, Method, unique_titles
 from pipelines.evaluation.protocol import MAX_PSNR
+from pipelines.evaluation.sets import SetScores
 from pipelines.evaluation.statistics import compare
 from pipelines.registry.models import Model
 from pipelines.schema import Config
-from srmodels.metrics.suite import Metric
+from srmodels.metrics.suite import AnyMetric
 
 #: Means, comparisons and what was measured.
 RESULTS = "results.json"
@@ -28,8 +29,9 @@ def summarise(
     model: Model,
     benchmarks: Sequence[Benchmark],
     methods: Sequence[Method],
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, AnyMetric],
     found: Sequence[ImageResult],
+    of_sets: SetScores,
     failures: Sequence[Failure],
 ) -> dict[str, Any]:
     """What `results.json` holds: means by benchmark, method and metric, and how the model compares
@@ -48,7 +50,7 @@ def summarise(
                 "degradation": benchmark.degradation,
                 "num_images": len({r.key for r in found if r.benchmark == benchmark.name}),
                 "num_photos": len({r.group for r in found if r.benchmark == benchmark.name}),
-                "summary": _means(found, benchmark.name, methods, metrics),
+                "summary": _means(found, of_sets, benchmark.name, methods, metrics),
                 "comparisons": {
                     other.reference: _comparisons(
                         found, benchmark.name, (model.reference, other.reference), metrics
@@ -84,7 +86,7 @@ def rival(results: Mapping[str, Any]) -> str:
     return next((method for method in methods if method not in INTERPOLATIONS), BICUBIC)
 
 
-def metric_facts(metric: Metric, config: Config) -> dict[str, Any]:
+def metric_facts(metric: AnyMetric, config: Config) -> dict[str, Any]:
     """What readers of results need to know of a metric."""
     protocol = metric.protocol
     if metric.cropped:
@@ -129,11 +131,18 @@ def by_image(
 
 
 def _means(
-    found: Sequence[ImageResult], benchmark: str, methods: Sequence[Method], labels: Iterable[str]
+    found: Sequence[ImageResult],
+    of_sets: SetScores,
+    benchmark: str,
+    methods: Sequence[Method],
+    labels: Iterable[str],
 ) -> dict[str, dict[str, float | None]]:
+    """Of images; what is measured of a set is there already."""
     return {
         method.reference: {
-            label: statistics.fmean(values.values()) if values else None
+            label: statistics.fmean(values.values())
+            if values
+            else of_sets.get((benchmark, method.reference, label))
             for label in labels
             for values in [by_image(found, benchmark, method.reference, label)]
         }
@@ -145,7 +154,7 @@ def _comparisons(
     found: Sequence[ImageResult],
     benchmark: str,
     pair: tuple[str, str],
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, AnyMetric],
 ) -> dict[str, Any]:
     """The first method beside the second, by metric; without those that no image has of both."""
     groups = {r.key: r.group for r in found if r.benchmark == benchmark}

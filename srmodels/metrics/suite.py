@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from srmodels.metrics import fidelity
+from srmodels.metrics.fid import FID
 from srmodels.metrics.fidelity import NoScoreError, Pixels
 from srmodels.metrics.lpips import LPIPS, pretrained_names
 from srmodels.metrics.lpips import SMALLEST as LPIPS_SMALLEST
@@ -18,8 +19,8 @@ Score = Callable[[Pixels, Pixels], float]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One way to judge a result.
+class AnyMetric:
+    """What tables and readers need to know of a metric.
 
     Attributes:
         name: as a recipe names it.
@@ -28,12 +29,11 @@ class Metric:
         higher_is_better: whether more is better.
         digits: that are worth showing.
         margin: a difference that does not matter to anybody.
-        has_reference: whether it looks at HR; without, it cannot tell detail from invention.
+        has_reference: whether it looks at the HR of each image; without, it cannot tell detail from
+            invention.
         unit: of the score, if it has one.
         cropped: whether a border is left out; its width then belongs to `label`.
         pretrained: the weights that it needs, see `srmodels.pretrained`.
-        create: makes the score for a border of so many pixels; raises ValueError where weights or
-            packages cannot be had.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Metric:
     unit: str = ""
     cropped: bool = False
     pretrained: Sequence[str] = ()
-    create: Callable[[int], Score] = field(repr=False)
 
     def label(self, crop: int) -> str:
         """The name with its protocol: what results are kept under, `psnr_y_crop4`."""
@@ -56,6 +55,31 @@ class Metric:
     def is_at_hand(self) -> bool:
         """Whether it needs no weights, or finds them without the web."""
         return all(map(is_at_hand, self.pretrained))
+
+
+@dataclass(frozen=True)
+class Metric(AnyMetric):
+    """One way to judge a result.
+
+    Attributes:
+        create: makes the score for a border of so many pixels; raises ValueError where weights or
+            packages cannot be had.
+    """
+
+    _: KW_ONLY
+    create: Callable[[int], Score] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SetMetric(AnyMetric):
+    """One way to judge all results for a set of images together: one number, and no interval.
+
+    Attributes:
+        create: makes what measures it; raises ValueError as above.
+    """
+
+    _: KW_ONLY
+    create: Callable[[], FID] = field(repr=False)
 
 
 def _fidelity(function: Callable[[Pixels, Pixels, int], float]) -> Callable[[int], Score]:
@@ -84,7 +108,7 @@ def _niqe(crop: int) -> Score:
     return lambda sr, hr: niqe(sr)
 
 
-def _pyiqa(name: str, *, has_reference: bool) -> Callable[[int], Score]:
+def pyiqa_score(name: str, *, has_reference: bool) -> Callable[[int], Score]:
     def create(crop: int) -> Score:
         model = _pyiqa_model(name)
 
@@ -109,7 +133,7 @@ def _pyiqa_model(name: str) -> Any:
         ) from None
     try:
         return pyiqa.create_metric(name, device="cpu")
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"the metric '{name}' cannot be loaded ({_first_line(error)}): pyiqa downloads its "
             "weights when it is used first, so run it once with access to the web, or leave it "
@@ -165,22 +189,28 @@ _ALL = (
     Metric(
         "dists", "DISTS", f"pyiqa; {_WHOLE}",
         higher_is_better=False, digits=3, margin=0.002,
-        create=_pyiqa("dists", has_reference=True),
+        create=pyiqa_score("dists", has_reference=True),
     ),
     Metric(
         "musiq", "MUSIQ", f"pyiqa, KonIQ-10k; {_WHOLE}; {_BLIND}",
         higher_is_better=True, digits=2, margin=0.2, has_reference=False,
-        create=_pyiqa("musiq", has_reference=False),
+        create=pyiqa_score("musiq", has_reference=False),
     ),
     Metric(
         "clipiqa", "CLIP-IQA", f"pyiqa; {_WHOLE}; {_BLIND}",
         higher_is_better=True, digits=3, margin=0.005, has_reference=False,
-        create=_pyiqa("clipiqa", has_reference=False),
+        create=pyiqa_score("clipiqa", has_reference=False),
     ),
     Metric(
         "pi", "PI", f"pyiqa; {_BLIND}",
         higher_is_better=False, digits=2, margin=0.05, has_reference=False,
-        create=_pyiqa("pi", has_reference=False),
+        create=pyiqa_score("pi", has_reference=False),
     ),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _ALL}
+SET_METRICS = {
+    "fid": SetMetric(
+        "fid", "FID", "Inception of 2015-12-05, whole images resized as clean-fid does; of the set",
+        higher_is_better=False, digits=2, margin=0.1, has_reference=False, create=FID,
+    ),
+}  # fmt: skip

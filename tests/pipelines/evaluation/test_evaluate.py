@@ -61,8 +61,9 @@ def test_metrics_without_weights_are_left_out_loudly(no_weights: None) -> None:
     ("metrics", "reason"),
     [
         ("[psnr]", "there is no metric 'psnr': use auto, or psnr_y, "),
-        ("[]", "names none, or one twice"),
-        ("[psnr_y,psnr_y]", "names none, or one twice"),
+        ("[]", "names no metric of single images, or one twice"),
+        ("[fid]", "names no metric of single images, or one twice"),
+        ("[psnr_y,psnr_y]", "names no metric of single images, or one twice"),
     ],
 )
 def test_metrics_that_are_none_are_refused(metrics: str, reason: str) -> None:
