@@ -16,14 +16,15 @@ def peak_bytes(call: Callable[[], object]) -> int | None:
         # What was freed, but kept for later, would hide what the call takes.
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text("5")
-        before = _status("VmRSS")
-        call()
-        return max(0, _status("VmHWM") - before)
-    except (OSError, AttributeError):
+        _, before = _status("VmHWM"), _status("VmRSS")
+    except (OSError, AttributeError, ValueError):
         return None
+    call()
+    return max(0, _status("VmHWM") - before)
 
 
 def _status(name: str) -> int:
+    """Raises OSError or ValueError where the kernel does not say."""
     lines = (_PROCESS / "status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

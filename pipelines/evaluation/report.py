@@ -164,7 +164,7 @@ def _cost_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _scaled(value: float | None, by: float, unit: str, digits: int = 2) -> str:
-    return "–" if not value else f"{value / by:.{digits}f} {unit}"
+    return "–" if value is None else f"{value / by:.{digits}f} {unit}"
 
 
 def _tradeoff(results: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Metrics of whole sets: features of every image as Ray tasks, then one number for each method."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from pipelines.evaluation.methods import Method
 from pipelines.progress import progress
 from pipelines.storage import digest
 from srmodels.metrics.fid import FID, Features
-from srmodels.metrics.fidelity import NoScoreError
 
 #: Images that one Ray task reads: enough to pay for loading a large network.
 _IMAGES_PER_TASK = 16
@@ -38,35 +38,43 @@ def measure_sets(
     """
     measured: SetScores = {}
     for label, score in scores.items():
+        protocol = [protocols[label], score.identity]
         for benchmark in benchmarks:
             keys = list(dict.fromkeys(r.key for r in found if r.benchmark == benchmark.name))
-            known = [protocols[label], benchmark.identity, keys]
-            originals = _features(benchmark, None, score, keys, folder / f"{digest(known)[:32]}")
+            if len(keys) < 2:
+                continue
+            sets = _Sets(benchmark, score, keys, folder, digest([protocol, benchmark.identity]))
+            originals = sets.features(None)
             for method in methods:
-                path = folder / f"{digest([*known, method.identity])[:32]}"
-                results = _features(benchmark, method, score, keys, path)
-                try:
-                    distance = score.distance(results, originals)
-                except NoScoreError:
-                    continue
+                distance = score.distance(sets.features(method), originals)
                 measured[benchmark.name, method.reference, label] = distance
     return measured
 
 
-def _features(
-    benchmark: Benchmark, method: Method | None, score: FID, keys: Sequence[str], path: Path
-) -> Features:
-    path = path.with_suffix(".npy")
-    if path.exists():
-        known: Features = np.load(path)
-        return known
-    features = np.stack(_run(benchmark, method, score, keys))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Under its name it is whole.
-    part = path.with_suffix(".part.npy")
-    np.save(part, features)
-    part.replace(path)
-    return features
+@dataclass(frozen=True)
+class _Sets:
+    """Features of these images of a benchmark set, kept in files of `folder`."""
+
+    benchmark: Benchmark
+    score: FID
+    keys: Sequence[str]
+    folder: Path
+    identity: str
+
+    def features(self, method: Method | None) -> Features:
+        """Of a method's results; without one, of the originals."""
+        known = [self.identity, self.keys, method.identity if method else "HR"]
+        path = self.folder / f"{digest(known)[:32]}.npy"
+        if path.exists():
+            kept: Features = np.load(path)
+            return kept
+        features = np.stack(_run(self.benchmark, method, self.score, self.keys))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Under its name it is whole.
+        part = path.with_suffix(".part.npy")
+        np.save(part, features)
+        part.replace(path)
+        return features
 
 
 def _run(

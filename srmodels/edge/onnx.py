@@ -71,6 +71,8 @@ class OnnxRunner:
         options.log_severity_level = 3
         # Its threads would spin after a run and take the cores from whatever comes next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # An arena would keep what a run took, for good.
+        options.enable_cpu_mem_arena = False
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )

