@@ -60,7 +60,7 @@ def run_tiled(
     if not 0 <= overlap < tile:
         raise ValueError(f"the overlap ({overlap}) must be at least 0 and less than {tile}.")
     height, width = x_l.shape[2:]
-    padded = _mirror_to(x_l, max(height, tile), max(width, tile))
+    padded = mirror_to(x_l, max(height, tile), max(width, tile))
     full_height, full_width = padded.shape[2:]
     window = blend_window(tile * scale, overlap * scale).to(x_l)
     total = torch.zeros(1, 3, full_height * scale, full_width * scale).to(x_l)
@@ -85,7 +85,7 @@ def count_tiles(height: int, width: int, tile: int, overlap: int) -> int:
     return len(rows) * len(tile_starts(max(width, tile), tile, overlap))
 
 
-def _mirror_to(x: Tensor, height: int, width: int) -> Tensor:
+def mirror_to(x: Tensor, height: int, width: int) -> Tensor:
     """Mirrors at the lower and right border until the size is reached, however small `x` is."""
     while x.shape[2] < height or x.shape[3] < width:
         down = min(height - x.shape[2], max(x.shape[2] - 1, 0))

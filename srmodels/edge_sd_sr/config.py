@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from srmodels.edge_sd_sr.diffusion import PREDICTIONS
+from srmodels.layers import DiscriminatorConfig
 
 
 @dataclass
@@ -51,14 +52,6 @@ class DecoderConfig:
     channels: list[int] = field(default_factory=lambda: [224, 64, 64, 48])
     num_blocks: list[int] = field(default_factory=lambda: [3, 3, 2, 1])
     pooled: bool = False
-
-
-@dataclass
-class DiscriminatorConfig:
-    """Patch discriminator of the decoder's finetuning: used in training only."""
-
-    channels: int = 64
-    num_levels: int = 3
 
 
 @dataclass

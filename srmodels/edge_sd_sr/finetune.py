@@ -1,6 +1,5 @@
 """Stage 2 of Edge-SD-SR: the decoder, and the discriminator that judges it."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,84 +8,47 @@ from torch import Tensor
 
 from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE
 from srmodels.edge_sd_sr.network import EdgeSDSR
-from srmodels.layers import hinge_discriminator_loss, hinge_generator_loss
-from srmodels.metrics.lpips import BACKBONES, LPIPS
-from srmodels.system import ParameterGroup, Stage, per_sample_normal
+from srmodels.layers import PatchDiscriminator
+from srmodels.perceptual import PerceptualStage
+from srmodels.system import ParameterGroup, per_sample_normal
 
 
-class DecoderStage(Stage):
+class DecoderStage(PerceptualStage):
     """Finetunes the decoder on the frozen UNet's one-step output, where its input really lives.
 
-    Loss: L1 between the decoded one-step prediction and x_h, LPIPS, and from step
-    `adversarial_start` on the hinge loss of a patch discriminator, which learns by turns from the
-    beginning. The paper names no losses; this is the usual trio of latent diffusion's decoders
-    (Rombach et al., arXiv 2112.10752), with fixed weights. `grid_weight` is for `grid_error`.
+    The paper names no losses. `grid_weight` is for `grid_error`.
 
     Raises:
         ValueError: impossible options, or an adversarial loss without `networks.discriminator`.
     """
 
     @dataclass
-    class Options:
-        l1_weight: float = 1.0
-        lpips_weight: float = 0.0
-        lpips_backbone: str = "vgg"
+    class Options(PerceptualStage.Options):
         grid_weight: float = 0.0
-        adversarial_weight: float = 0.0
-        adversarial_start: int = 0
 
     network: EdgeSDSR
     options: Options
+    part_name = "decoder"
 
-    def __init__(self, network: EdgeSDSR, options: Options) -> None:
-        super().__init__(network, options)
-        for name, value in vars(options).items():
-            if not isinstance(value, str) and value < 0:
-                raise ValueError(f"{name} must be at least 0, not {value}.")
-        if options.lpips_backbone not in BACKBONES:
-            raise ValueError(
-                f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
-            )
-        self.lpips = LPIPS(options.lpips_backbone) if options.lpips_weight else None
-        if options.adversarial_weight and network.discriminator is None:
-            raise ValueError(
-                "adversarial_weight needs a discriminator: set networks.discriminator, for example "
-                "to {channels: 64}, or adversarial_weight to 0."
-            )
-
-    def pretrained_names(self) -> Sequence[str]:
-        return self.lpips.pretrained_names if self.lpips is not None else ()
-
-    def load_pretrained(self) -> None:
-        if self.lpips is not None:
-            self.lpips.load()
+    @property
+    def discriminator(self) -> PatchDiscriminator | None:
+        return self.network.discriminator
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]
 
-    def parts(self) -> Mapping[str, Stage]:
-        if not self.options.adversarial_weight:
-            return super().parts()
-        return {"decoder": self, "discriminator": _DiscriminatorPart(self.network, self.options)}
+    def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
+        """By one step of the UNet, from each sample's own noise."""
+        network = self.network
+        height, width = (side // network.lr_factor for side in x_l.shape[2:])
+        noise = per_sample_normal(seeds, (network.config.latent_channels, height, width))
+        with torch.no_grad():
+            z_h = network.one_step_latent(x_l, noise)
+        return network.decode(z_h, x_l)
 
-    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        network, options = self.network, self.options
-        x = network.decode(_latent(network, x_l, seeds), x_l)
-        l1 = F.l1_loss(x, x_h)
-        losses = {"loss": options.l1_weight * l1, "l1": l1}
-        if self.lpips is not None:
-            losses["lpips"] = self.lpips(x, x_h).mean()
-            losses["loss"] = losses["loss"] + options.lpips_weight * losses["lpips"]
-        if options.grid_weight:
-            losses["grid"] = grid_error(x - x_h)
-            losses["loss"] = losses["loss"] + options.grid_weight * losses["grid"]
-        if options.adversarial_weight:
-            assert network.discriminator is not None
-            losses["adversarial"] = hinge_generator_loss(network.discriminator(x))
-            if self.step >= options.adversarial_start:
-                weighted = options.adversarial_weight * losses["adversarial"]
-                losses["loss"] = losses["loss"] + weighted
-        return losses
+    def more_losses(self, x: Tensor, x_h: Tensor) -> dict[str, tuple[float, Tensor]]:
+        weight = self.options.grid_weight
+        return {"grid": (weight, grid_error(x - x_h))} if weight else {}
 
 
 def grid_error(error: Tensor) -> Tensor:
@@ -98,34 +60,3 @@ def grid_error(error: Tensor) -> Tensor:
     """
     places = F.pixel_unshuffle(error, LATENT_STRIDE)
     return F.avg_pool2d(places, min(4, *places.shape[2:])).square().mean()
-
-
-class _DiscriminatorPart(Stage):
-    """Learns to tell x_h from what the decoder makes."""
-
-    network: EdgeSDSR
-    options: DecoderStage.Options
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        assert self.network.discriminator is not None
-        return [ParameterGroup("discriminator", list(self.network.discriminator.parameters()))]
-
-    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        network = self.network
-        assert network.discriminator is not None
-        with torch.no_grad():
-            x = network.decode(_latent(network, x_l, seeds), x_l)
-        real, fake = network.discriminator(x_h), network.discriminator(x)
-        return {
-            "loss": hinge_discriminator_loss(real, fake),
-            "real": real.mean(),
-            "fake": fake.mean(),
-        }
-
-
-@torch.no_grad()
-def _latent(network: EdgeSDSR, x_l: Tensor, seeds: Tensor) -> Tensor:
-    """ẑ_h of one step, from each sample's own noise."""
-    height, width = (side // network.lr_factor for side in x_l.shape[2:])
-    noise = per_sample_normal(seeds, (network.config.latent_channels, height, width))
-    return network.one_step_latent(x_l, noise)

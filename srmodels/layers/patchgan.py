@@ -1,7 +1,17 @@
 """The patch discriminator, and the hinge losses it is trained with."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass
+class DiscriminatorConfig:
+    """Patch discriminator of a perceptual stage: used in training only."""
+
+    channels: int = 64
+    num_levels: int = 3
 
 
 class PatchDiscriminator(nn.Module):
