@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+
+from srmodels.layers import fuse
 
 
 class SRNetwork(nn.Module, ABC):
@@ -27,6 +29,8 @@ class SRNetwork(nn.Module, ABC):
 
     scale: int
     size_multiple: int
+    #: Whether `fuse` found something: what ships. Such networks cannot be trained.
+    fused: bool = False
 
     @abstractmethod
     def forward(self, x_l: Tensor) -> Tensor: ...
@@ -48,6 +52,26 @@ class SRNetwork(nn.Module, ABC):
         """The modules whose activations dominate training's memory, none inside another: what
         activation checkpointing recomputes. Empty: the network has nothing to recompute."""
         return []
+
+    def fuse(self) -> Self:
+        """Puts its one convolution in the place of everything that trains as several branches, for
+        good; in eval mode. Networks without such branches stay as they are."""
+        if fuse(self):
+            self.fused = True
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`.
+
+        Raises:
+            ValueError: the network is fused.
+        """
+        if mode and self.fused:
+            raise ValueError(
+                "these networks are fused for inference, which cannot be undone: train the ones "
+                "that they were fused from, in the checkpoint of their run."
+            )
+        return super().train(mode)
 
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The weights that ship."""
@@ -84,7 +108,7 @@ class Stage(nn.Module, ABC):
     #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
     Options: ClassVar[type]
     #: Whether `preview` is the networks' inference, from x_l alone.
-    previews_inference: ClassVar[bool] = True
+    previews_inference: bool = True
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__()

@@ -52,18 +52,23 @@ class Bundle:
         return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
 
 
-def build_network(config: Config, weights: Any) -> SRNetwork:
-    """A system's network with the weights that ship, in eval mode.
+def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetwork:
+    """A system's network with the weights that ship, fused, in eval mode.
+
+    Args:
+        fused: whether these are the weights of fused networks; else of those that were trained.
 
     Raises:
         UserError: the weights are of other networks.
     """
     network = load_system(config.system).build(config.networks)
+    if fused:
+        network.fuse()
     try:
         network.load_inference_state_dict(weights)
     except ValueError as error:
         raise UserError(f"{error} Another SRForge wrote them: train and export again.") from None
-    return network.eval()
+    return network.fuse()
 
 
 def seal(directory: Path, facts: dict[str, Any]) -> None:

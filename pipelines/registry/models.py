@@ -25,9 +25,11 @@ from srmodels.system import SRNetwork, load_system, weights_of
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a reference led to. `config` is the one it was trained with.
+    """A model that a reference led to. `config` is the one it was trained with; the network is
+    fused.
 
     finetuning_weights: of the networks that do not ship, but that training goes on with.
+    trained_weights: what training goes on with, all of it; empty for a fused bundle.
     """
 
     reference: str
@@ -35,6 +37,7 @@ class Model:
     network: SRNetwork
     facts: dict[str, Any]
     finetuning_weights: dict[str, Tensor]
+    trained_weights: dict[str, Tensor]
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -148,9 +151,9 @@ def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
 
 def _from_bundle(reference: str, path: Path) -> Model:
     bundle = load_bundle(path)
-    return Model(
-        reference, bundle.config(), bundle.network(), bundle.facts, bundle.finetuning_weights()
-    )
+    network, kept = bundle.network(), bundle.finetuning_weights()
+    trained = {} if network.fused else network.inference_state_dict() | kept
+    return Model(reference, bundle.config(), network, bundle.facts, kept, trained)
 
 
 def _from_run(reference: str, config: Config) -> Model:
@@ -165,11 +168,12 @@ def _from_run(reference: str, config: Config) -> Model:
             "train it first, or set run.storage."
         )
     state = newest.state()
-    trained = from_dict(state.config)
-    weights = newest.weights()
+    config, weights = from_dict(state.config), newest.weights()
     with torch.device("meta"):
-        modules = load_system(trained.system).build(trained.networks)
-    network = build_network(trained, weights_of(modules.inference_modules(), weights))
+        modules = load_system(config.system).build(config.networks)
+    shipped = weights_of(modules.inference_modules(), weights)
+    trained = shipped | weights_of(modules.finetuning_modules(), weights)
+    network = build_network(config, shipped, fused=False)
+    kept = weights_of(network.finetuning_modules(), weights)
     facts = {"manifest": state.manifest, "step": state.step}
-    kept = weights_of(modules.finetuning_modules(), weights)
-    return Model(reference, trained, network, facts, kept)
+    return Model(reference, config, network, facts, kept, trained)

@@ -64,7 +64,7 @@ def build_engine(
     if resume is None:
         stage.start()
     engine = Engine(stage, train, device, universal=universal)
-    ema = EMA(engine.trained, train.ema_half_life)
+    ema = EMA(engine.averaged, train.ema_half_life)
     if resume is not None:
         _load(engine, resume, universal=universal)
         ema.load_state_dict(resume.ema())

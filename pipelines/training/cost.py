@@ -77,7 +77,7 @@ class Measurement:
 def network_cost(config: Config) -> NetworkCost:
     """Measured on the meta device: nothing is allocated."""
     with torch.device("meta"):
-        network = load_system(config.system).build(config.networks).eval()
+        network = load_system(config.system).build(config.networks).fuse()
         x_l = torch.empty(1, 3, config.export.tile, config.export.tile)
     shipped = network.inference_modules()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained weights, in fp32, by half-life."""
+"""Exponential moving average of what training changes, in fp32, by half-life."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages parameters; under ZeRO 3, where a rank holds a slice of each, the slices.
+    """Averages parameters and buffers; under ZeRO 3, where a rank holds a slice of each parameter,
+    the slices.
 
     Args:
-        parameters: those that are trained, by their names in the network's state dict.
+        tensors: those that training changes, by their names in the network's state dict.
         half_life: steps after which a weight's influence has halved.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], half_life: float) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], half_life: float) -> None:
         self.decay = 0.5 ** (1.0 / half_life)
-        self.live = dict(parameters)
+        self.live = dict(tensors)
         self.average = {n: _held(p).detach().float().clone() for n, p in self.live.items()}
 
     @torch.no_grad()

@@ -98,6 +98,13 @@ class Engine:
         ]
 
     @property
+    def averaged(self) -> dict[str, Tensor]:
+        """What is trained, and what networks gather meanwhile: the statistics of batch norms."""
+        buffers = dict(self.stage.network.named_buffers())
+        kept = self.stage.network.state_dict().keys() & buffers.keys()
+        return self.trained | {n: buffers[n] for n in kept if buffers[n].is_floating_point()}
+
+    @property
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that some part trains, by their names in the network's state dict."""
         trained = {id(p) for part in self.parts.values() for p in part.parameters}

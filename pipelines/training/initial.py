@@ -168,7 +168,12 @@ def _from_files(config: Config) -> _Filler:
 
 def _from_model(config: Config, reference: str) -> _Filler:
     model = load_model(reference, config)
-    weights = model.network.inference_state_dict() | model.finetuning_weights
+    weights = model.trained_weights
+    if not weights:
+        raise UserError(
+            f"{reference} is fused for inference and cannot be trained on: let the stage start "
+            "from the run that it came from (run:NAME), or anew."
+        )
 
     def fill(network: SRNetwork) -> list[str]:
         _check_same_networks(config, model, network)

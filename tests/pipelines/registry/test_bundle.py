@@ -21,7 +21,7 @@ def make_bundle(
     photos as far from another bundle's as on the others."""
     config = load_config([f"recipe={recipe}"])
     torch.manual_seed(0)
-    network = load_system(config.system).build(config.networks)
+    network = load_system(config.system).build(config.networks).fuse()
     directory.mkdir(parents=True, exist_ok=True)
     weights = network.inference_state_dict()
     save_file({n: w.contiguous() for n, w in weights.items()}, directory / "model.safetensors")
