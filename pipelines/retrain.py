@@ -12,6 +12,7 @@ from pipelines.evaluation import evaluate
 from pipelines.registry import register
 from pipelines.schema import Config
 from pipelines.storage import resolve
+from pipelines.training.cost import stage_on_meta
 from pipelines.training.launch import run_stages
 from pipelines.training.plan import stage_plan
 from pipelines.training.runs import run_name
@@ -57,14 +58,16 @@ def chain(config: Config) -> list[Step]:
 
 def _configurations(config: Config) -> dict[str, Config]:
     """The configuration of each step: the last stage's run is the model, compared with the last
-    one of stage 1; shards go to `data`, results under `output` if that is set."""
+    one of stage 1, if that trains what inference needs; shards go to `data`, results under `output`
+    if that is set."""
     if not config.stage1 or not config.stage2:
         raise UserError(f"recipe {config.recipe} needs stages under both stage1 and stage2.")
     steps = {name: copy.deepcopy(config) for name in ("shard", "evaluate", "export", "register")}
     steps["shard"].output = None
     final = f"run:{run_name(config, config.stage2[-1])}"
     steps["evaluate"].model = steps["export"].model = final
-    steps["evaluate"].evaluate.compare.append(f"run:{run_name(config, config.stage1[-1])}")
+    if stage_on_meta(config, config.stage1[-1]).previews_inference:
+        steps["evaluate"].evaluate.compare.append(f"run:{run_name(config, config.stage1[-1])}")
     if config.output is not None:
         output = resolve(config.output)
         steps["evaluate"].output = steps["export"].export.evidence = str(output / "evaluate")

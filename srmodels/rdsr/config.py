@@ -1,0 +1,87 @@
+"""The numbers of an RDSR: its recipes, small and large, differ in these alone."""
+
+from dataclasses import dataclass, field
+
+from srmodels.layers import CONVOLUTIONS, DiscriminatorConfig
+
+PRIORS = ("none", "regressed", "diffused")
+
+
+@dataclass
+class PriorEncoderConfig:
+    """Latent prior encoder: image → a vector of `prior_channels` numbers.
+
+    unshuffle: the image is read at 1/unshuffle of the LR resolution, its pixels in channels.
+        (DiffIR, which RDSR follows, reads LR at full resolution: that alone costs more than a
+        decoder of this size. A reconstruction.)
+    """
+
+    channels: int = 64
+    num_blocks: int = 8
+    unshuffle: int = 4
+
+
+@dataclass
+class DecoderConfig:
+    """RepD, a stack of 3x3 convolutions and ReLU at the LR resolution.
+
+    conv: `ecb`, `repvgg` or `plain`; all cost the same at inference.
+
+    modulate_every: of the `num_convs` convolutions of the body every which one is scaled and
+        shifted by the prior; 1: all.
+    """
+
+    channels: int = 48
+    num_convs: int = 16
+    conv: str = "ecb"
+    modulate_every: int = 1
+
+
+@dataclass
+class RDSRConfig:
+    """Networks of RDSR.
+
+    prior: what steers the decoder at inference. `diffused`: the reverse process makes it from noise
+        and what the LR image says. `regressed`: what the LR image says, without a process, to tell
+        what diffusion is good for. `none`: nothing does, and there is nothing but the decoder.
+
+    discriminator: of the perceptual stage; it does not ship.
+
+    prior_channels, num_timesteps: DiffIR's 256 numbers and T = 4 (Xia et al., arXiv 2303.09472).
+    """
+
+    scale: int = 4
+    prior: str = "diffused"
+    prior_channels: int = 256
+    num_timesteps: int = 4
+    prior_encoder: PriorEncoderConfig = field(default_factory=PriorEncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    discriminator: DiscriminatorConfig | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("scale", self.scale, (2, 3, 4, 8))
+        _one_of("prior", self.prior, PRIORS)
+        _one_of("decoder.conv", self.decoder.conv, CONVOLUTIONS)
+        discriminator = vars(self.discriminator) if self.discriminator else {}
+        for key, value in (
+            ("prior_channels", self.prior_channels),
+            ("num_timesteps", self.num_timesteps),
+            ("prior_encoder.channels", self.prior_encoder.channels),
+            ("prior_encoder.unshuffle", self.prior_encoder.unshuffle),
+            ("decoder.channels", self.decoder.channels),
+            ("decoder.num_convs", self.decoder.num_convs),
+            ("decoder.modulate_every", self.decoder.modulate_every),
+            *((f"discriminator.{name}", value) for name, value in discriminator.items()),
+        ):
+            if value < 1:
+                raise ValueError(f"networks.{key} must be at least 1, not {value}.")
+        if self.prior_encoder.num_blocks < 0:
+            raise ValueError(
+                f"networks.prior_encoder.num_blocks must be at least 0, not "
+                f"{self.prior_encoder.num_blocks}."
+            )
+
+
+def _one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"networks.{key} is {value!r}: use one of {', '.join(map(str, valid))}.")

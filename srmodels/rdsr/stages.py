@@ -1,0 +1,134 @@
+"""The stages of RDSR: the prior that an oracle gives, then the one that diffusion makes, and then,
+if wanted, what looks right."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srmodels.layers import PatchDiscriminator
+from srmodels.perceptual import PerceptualStage
+from srmodels.rdsr.network import RDSR
+from srmodels.system import ParameterGroup, Stage, per_sample_normal
+
+
+class PriorStage(Stage):
+    """Trains the decoder and the encoder that reads LR and HR image; without a prior, the decoder
+    alone.
+
+    Loss: L1 between the decoded image and x_h (DiffIR's first stage, arXiv 2303.09472, Eq. 5).
+    """
+
+    @dataclass
+    class Options:
+        pass
+
+    network: RDSR
+
+    def __init__(self, network: RDSR, options: Options) -> None:
+        super().__init__(network, options)
+        # With a prior, the picture needs x_h.
+        self.previews_inference = network.hr_encoder is None
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        groups = [ParameterGroup("decoder", list(self.network.decoder.parameters()))]
+        if self.network.hr_encoder is not None:
+            groups.append(ParameterGroup("encoder", list(self.network.hr_encoder.parameters())))
+        return groups
+
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        x = self.network.decoder(x_l, self.network.oracle_prior(x_l, x_h))
+        return {"loss": F.l1_loss(x, x_h)}
+
+    def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """What the decoder makes with the oracle's prior."""
+        x: Tensor = self.network.decoder(x_l, self.network.oracle_prior(x_l, x_h))
+        return x
+
+
+class DiffusionStage(Stage):
+    """Trains what inference needs: the encoder that reads the LR image alone, the denoiser and the
+    decoder; the encoder of the first stage is frozen, and teaches.
+
+    Loss: L1 between the decoded image and x_h, plus L1 between the prior that the reverse process
+    makes and the oracle's (DiffIR, Eqs. 11 and 12). In training the process starts from the
+    oracle's prior, diffused; what is left of it there is a twentieth.
+
+    Raises:
+        ValueError: impossible options, or a network without a prior.
+    """
+
+    @dataclass
+    class Options:
+        distillation_weight: float = 1.0
+
+    network: RDSR
+    options: Options
+
+    def __init__(self, network: RDSR, options: Options) -> None:
+        if options.distillation_weight < 0:
+            raise ValueError(
+                f"distillation_weight must be at least 0, not {options.distillation_weight}."
+            )
+        if network.config.prior == "none":
+            raise ValueError(
+                "with networks.prior=none there is no prior to learn: the stage before is all."
+            )
+        super().__init__(network, options)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        network = self.network
+        assert network.lr_encoder is not None
+        groups = [
+            ParameterGroup("decoder", list(network.decoder.parameters())),
+            ParameterGroup("encoder", list(network.lr_encoder.parameters())),
+        ]
+        if network.denoiser is not None:
+            groups.append(ParameterGroup("denoiser", list(network.denoiser.parameters())))
+        return groups
+
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        network = self.network
+        with torch.no_grad():
+            oracle = network.oracle_prior(x_l, x_h)
+            assert oracle is not None
+            start = network.process.diffuse(oracle, per_sample_normal(seeds, oracle.shape[1:]))
+        prior = network.prior(x_l, start)
+        assert prior is not None
+        l1 = F.l1_loss(network.decoder(x_l, prior), x_h)
+        distillation = F.l1_loss(prior, oracle)
+        loss = l1 + self.options.distillation_weight * distillation
+        return {"loss": loss, "l1": l1, "distillation": distillation}
+
+
+class PerceptualFinetuning(PerceptualStage):
+    """Trains what inference needs with LPIPS and a discriminator, after the other stages: what
+    DiffIR does for its GAN-trained models. A trade of decibels for looks."""
+
+    @dataclass
+    class Options(PerceptualStage.Options):
+        pass
+
+    network: RDSR
+    options: Options
+    part_name = "generator"
+
+    @property
+    def discriminator(self) -> PatchDiscriminator | None:
+        return self.network.discriminator
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        modules = self.network.inference_modules().items()
+        groups = {"lr_encoder": "encoder"}
+        return [
+            ParameterGroup(groups.get(name, name), list(module.parameters()))
+            for name, module in modules
+        ]
+
+    def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
+        """With the reverse process starting from each sample's own noise."""
+        network = self.network
+        start = per_sample_normal(seeds, network.noise.shape[1:])
+        x: Tensor = network.decoder(x_l, network.prior(x_l, start))
+        return x
