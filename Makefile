@@ -42,8 +42,8 @@ test-extras: setup ## Tests of pyiqa, FID and spandrel, in a .venv-extras of the
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
 
-ablations: setup ## Train and measure the ablation grid (needs SRFORGE_DATA and DATA=shards)
-	$(BIN)/python -m tests.benchmarks.ablations $(if $(DATA),--data $(DATA))
+ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr; needs SRFORGE_DATA and DATA=shards)
+	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
 
 results: setup ## Write docs/results.md from docs/results/*.json
 	@$(BIN)/python -m tests.benchmarks.results_page

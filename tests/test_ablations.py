@@ -1,24 +1,33 @@
-"""The arms of the ablation grid are configurations that can be trained."""
+"""The arms of the ablation grids are configurations that can be trained."""
 
 import pytest
 
 from pipelines.config import load_config
 from pipelines.training.plan import plan_stages
-from tests.benchmarks.ablations import ARMS, BEGIN, END, settings
-from tests.conftest import ROOT
+from tests.benchmarks.ablations import BEGIN, END, settings
+from tests.benchmarks.grids import GRIDS
+
+ARMS = [(grid, name) for grid in GRIDS for name, arm in GRIDS[grid].arms.items() if not arm.oracle]
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_every_arm_has_a_plan_and_the_same_budget(name: str) -> None:
-    config = load_config(settings(name, ARMS[name], seed=0))
-    assert plan_stages(config, ARMS[name].stages)
-    steps = {stage: config.stages[stage].train.steps for stage in ARMS[name].stages}
-    assert steps.pop("autoencoder") == 600
-    if name != "no-finetune":
-        assert steps.pop("decoder") == 500
-    assert sum(steps.values()) == 1500
+def steps(grid: str, name: str) -> dict[str, int]:
+    """Of each stage, as planned."""
+    config, stages = load_config(settings(GRIDS[grid], name, seed=0)), GRIDS[grid].arms[name].stages
+    assert plan_stages(config, stages)
+    return {stage: config.stages[stage].train.steps for stage in stages}
 
 
-def test_the_page_has_a_place_for_the_table() -> None:
-    page = (ROOT / "docs" / "ablations.md").read_text()
+@pytest.mark.parametrize(("grid", "name"), ARMS)
+def test_every_arm_has_a_plan_and_the_same_budget(grid: str, name: str) -> None:
+    found = steps(grid, name)
+    if grid == "edge_sd_sr":
+        assert found.pop("autoencoder") == 600
+        assert found.pop("decoder", 500) == 500
+    assert sum(found.values()) == {"edge_sd_sr": 1500, "rdsr": 3000}[grid]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_an_oracle_is_measured_on_another_arm_and_the_page_has_a_place(grid: str) -> None:
+    arms, page = GRIDS[grid].arms, GRIDS[grid].page.read_text()
+    assert all(arm.oracle in arms for arm in arms.values() if arm.oracle)
     assert page.count(BEGIN) == page.count(END) == 1

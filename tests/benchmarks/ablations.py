@@ -1,17 +1,16 @@
-"""The small ablation grid of Edge-SD-SR: each idea changed alone, with equal budgets.
+"""Small ablations of a system: each idea changed alone, with equal budgets.
 
-    SRFORGE_DATA=… SRFORGE_WEIGHTS=… python -m tests.benchmarks.ablations --data work/shards
+    SRFORGE_DATA=… SRFORGE_WEIGHTS=… python -m tests.benchmarks.ablations edge_sd_sr --data shards
 
 trains every arm (an interrupted one goes on), measures it on Set5 and BSD100 at ×4, and writes the
-table to docs/ablations.md. Differences are paired, image by image; their intervals hold for other
-images, and with several seeds for other runs too.
+table to the grid's page (see grids.py). Differences are paired, image by image; their intervals
+hold for other images, and with several seeds for other runs too.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipelines.config import load_config
 from srmodels.metrics.suite import METRICS
+from tests.benchmarks.grids import GRIDS, Grid
 from tests.conftest import ROOT
-from tests.support.quality import scores
+from tests.support.quality import oracle_scores, scores
 
-RECIPE = ROOT / "tests" / "benchmarks" / "ablations.yaml"
 BENCHMARKS = ("Set5", "BSD100")
 #: LPIPS with VGG would take longer than the training.
 MEASURED = ("psnr_y", "ssim_y", "lpips_alex")
@@ -30,87 +29,44 @@ MEASURED = ("psnr_y", "ssim_y", "lpips_alex")
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One row: what is changed, the stages that are trained, and whose result is measured."""
-
-    title: str
-    settings: tuple[str, ...] = ()
-    stages: tuple[str, ...] = ("autoencoder", "joint", "decoder")
-    decoder_from: str = "joint"
-
-    @property
-    def result(self) -> str:
-        return self.stages[-1]
-
-
-#: The first is what the others are compared with.
-ARMS = {
-    "base": Arm("additive, learned variance, joint, decoder finetuned, not distilled"),
-    "forward-none": Arm(
-        "`forward=none`, so a constant variance (1) and no likelihood loss",
-        ("networks.conditioning={forward: none, variance: constant, constant_variance: 1.0}",),
-    ),
-    "forward-resshift": Arm("`forward=resshift`", ("networks.conditioning.forward=resshift",)),
-    "variance-zero": Arm(
-        "`variance=zero`, so no likelihood loss", ("networks.conditioning.variance=zero",)
-    ),
-    "variance-constant": Arm(
-        "`variance=constant` (0.25), so no likelihood loss",
-        ("networks.conditioning.variance=constant",),
-    ),
-    "frozen-encoder": Arm(
-        "LR encoder trained alone, then frozen",
-        stages=("autoencoder", "encoder", "frozen", "decoder"),
-        decoder_from="frozen",
-    ),
-    "distilled": Arm(
-        "distilled from a ×2 teacher (half the budget each)",
-        stages=("autoencoder", "teacher", "student", "decoder"),
-        decoder_from="student",
-    ),
-    "no-finetune": Arm("decoder not finetuned (500 steps less)", stages=("autoencoder", "joint")),
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("grid", choices=GRIDS, help="the system")
     parser.add_argument("--data", default="work/shards", help="dataset to train on")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "ablations.md")
     parsed = parser.parse_args()
     if not os.environ.get("SRFORGE_DATA"):
         raise SystemExit("error: set SRFORGE_DATA to the folder with the benchmark sets.")
+    grid = GRIDS[parsed.grid]
     measured: dict[str, NDArray[np.float64]] = {}
-    for name, arm in ARMS.items():
+    for name, arm in grid.arms.items():
         for seed in range(parsed.seeds):
-            train(name, arm, seed, parsed.data)
-        measured[name] = np.stack([measure(name, arm, seed) for seed in range(parsed.seeds)])
+            train(grid, name, seed, parsed.data)
+        measured[name] = np.stack([measure(grid, name, seed) for seed in range(parsed.seeds)])
         print(arm.title, measured[name].mean((0, 1)).round(4), flush=True)
     simple = scores("bicubic", BENCHMARKS, MEASURED)
-    write(parsed.output, table(measured, simple))
-    print(f"Table: {parsed.output}")
+    write(grid.page, table(grid, measured, simple))
+    print(f"Table: {grid.page}")
 
 
-def settings(name: str, arm: Arm, seed: int) -> list[str]:
-    return [
-        f"recipe={RECIPE}",
-        f"run.name=ablation-{name}-{seed}",
-        f"seed={seed}",
-        f"stages.decoder.init_from={arm.decoder_from}",
-        *arm.settings,
-    ]
+def settings(grid: Grid, name: str, seed: int) -> list[str]:
+    arm = grid.arms[name]
+    run = f"run.name={grid.recipe.stem}-{name}-{seed}"
+    return [f"recipe={arm.recipe or grid.recipe}", run, f"seed={seed}", *arm.settings]
 
 
-def train(name: str, arm: Arm, seed: int, data: str) -> None:
-    for stage in arm.stages:
+def train(grid: Grid, name: str, seed: int, data: str) -> None:
+    for stage in grid.arms[name].stages:
         command = [sys.executable, "-m", "pipelines.training", f"stage={stage}", f"data={data}"]
-        subprocess.run([*command, *settings(name, arm, seed)], check=True, cwd=ROOT)
+        subprocess.run([*command, *settings(grid, name, seed)], check=True, cwd=ROOT)
 
 
-def measure(name: str, arm: Arm, seed: int) -> NDArray[np.float64]:
+def measure(grid: Grid, name: str, seed: int) -> NDArray[np.float64]:
     """Scores `[images, metrics]`."""
-    config = load_config(settings(name, arm, seed))
+    arm = grid.arms[name]
+    config = load_config(settings(grid, arm.oracle or name, seed))
+    if arm.oracle is not None:
+        return oracle_scores(config, grid.arms[arm.oracle].stages[0], BENCHMARKS, MEASURED)
     return scores(f"run:{config.run.name}-{arm.result}", BENCHMARKS, MEASURED, config)
 
 
@@ -128,7 +84,7 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def table(measured: dict[str, NDArray[np.float64]], simple: NDArray[np.float64]) -> str:
+def table(grid: Grid, measured: dict[str, NDArray[np.float64]], simple: NDArray[np.float64]) -> str:
     metrics = [METRICS[name].title for name in MEASURED]
     base = measured["base"]
     lines = [
@@ -144,7 +100,7 @@ def table(measured: dict[str, NDArray[np.float64]], simple: NDArray[np.float64])
                 low_end, high_end = interval(found[..., column] - base[..., column])
                 cell += f" ({low_end:+.4f} … {high_end:+.4f})"
             cells.append(cell)
-        lines.append(f"| {ARMS[name].title} | {' | '.join(cells)} |")
+        lines.append(f"| {grid.arms[name].title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
