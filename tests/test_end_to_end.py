@@ -58,6 +58,7 @@ def test_a_submitted_stage_trains_with_progress_and_lands_at_home(
     assert set(weights(cluster.home, "small-joint"))
 
 
+@pytest.mark.slow
 def test_three_ways_to_start_a_job_give_the_same_weights(
     cluster: Platform, stage1: str, arguments: list[str], run_python: Runner
 ) -> None:

@@ -55,8 +55,7 @@ def run(config: Config) -> str:
     location = output_location(config)
     preview.check(config)
     if config.verify:
-        with connect():
-            verify.run(location, config.stream)
+        verify.run(location, config.stream)
     elif not _only_preview(config):
         entries = find_entries(source(config), config.mirror, RetryPolicy.of(config.stream))
         with connect():

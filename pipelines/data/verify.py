@@ -2,8 +2,9 @@
 
 import hashlib
 import zlib
+from contextlib import nullcontext
 
-from pipelines.cluster import Mapper, ray_map
+from pipelines.cluster import Mapper, connect, ray_map
 from pipelines.data.dataset import intact_shards, split_location
 from pipelines.data.manifest import Manifest, Shard
 from pipelines.errors import UserError
@@ -13,9 +14,9 @@ from pipelines.storage import absolute_location
 from pipelines.store import RetryPolicy, Store, open_store
 
 
-def run(location: str, stream: StreamConfig, mapper: Mapper = ray_map) -> None:
-    """Checks every shard's size and sha256, and every sample of one that is damaged. Inside
-    `connect()`, unless `mapper` is another one.
+def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> None:
+    """Checks every shard's size and sha256, and every sample of one that is damaged; as Ray tasks,
+    unless there is another `mapper`.
 
     Raises:
         UserError: there is no dataset, or it is damaged; what is damaged is printed.
@@ -30,8 +31,9 @@ def run(location: str, stream: StreamConfig, mapper: Mapper = ray_map) -> None:
         if shard.path not in present
     ]
     whole = [shard for shard in manifest.shards if shard.path in present]
-    with progress("verify", total=len(whole), unit="shard") as bar:
-        for found in mapper(check_shard, [(store, shard) for shard in whole]):
+    cluster = connect() if mapper is None else nullcontext()
+    with cluster, progress("verify", total=len(whole), unit="shard") as bar:
+        for found in (mapper or ray_map)(check_shard, [(store, shard) for shard in whole]):
             problems += found
             bar.update()
     for problem in problems:
