@@ -31,6 +31,11 @@ class ReparameterisedConv(nn.Module, ABC):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride, self.padding = stride, padding
         self.identity = identity and in_channels == out_channels and stride == 1
+        self.add_branches()
+
+    @abstractmethod
+    def add_branches(self) -> None:
+        """Makes the layers of the branches."""
 
     @abstractmethod
     def branches(self, x: Tensor) -> list[Tensor]:
@@ -67,20 +72,13 @@ class RepVGGConv(ReparameterisedConv):
     """3x3, 1x1 and identity, each with a batch norm of its own: RepVGG
     (Ding et al., arXiv 2101.03697, Fig. 4)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        padding: int = 1,
-        identity: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, padding, identity)
-        self.conv3 = nn.Conv2d(in_channels, out_channels, 3, stride, padding, bias=False)
-        self.norm3 = nn.BatchNorm2d(out_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
-        self.norm0 = nn.BatchNorm2d(out_channels) if self.identity else None
+    def add_branches(self) -> None:
+        channels = self.in_channels, self.out_channels
+        self.conv3 = nn.Conv2d(*channels, 3, self.stride, self.padding, bias=False)
+        self.norm3 = nn.BatchNorm2d(self.out_channels)
+        self.conv1 = nn.Conv2d(*channels, 1, self.stride, bias=False)
+        self.norm1 = nn.BatchNorm2d(self.out_channels)
+        self.norm0 = nn.BatchNorm2d(self.out_channels) if self.identity else None
 
     def branches(self, x: Tensor) -> list[Tensor]:
         centre = self.centre(x)
@@ -108,24 +106,16 @@ class ECBConv(ReparameterisedConv):
 
     expansion = 2
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        padding: int = 1,
-        identity: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, padding, identity)
-        wide = self.expansion * out_channels
-        self.conv3 = nn.Conv2d(in_channels, out_channels, 3)
-        self.expand = nn.Conv2d(in_channels, wide, 1)
-        self.squeeze = nn.Conv2d(wide, out_channels, 3)
+    def add_branches(self) -> None:
+        wide = self.expansion * self.out_channels
+        self.conv3 = nn.Conv2d(self.in_channels, self.out_channels, 3)
+        self.expand = nn.Conv2d(self.in_channels, wide, 1)
+        self.squeeze = nn.Conv2d(wide, self.out_channels, 3)
         # ECBSR starts all gains at 1e-3. Where nothing but the edges passes details on, they speak
         # from the start: a stack of these learns nothing but flat images for long otherwise.
         gain = 1e-3 if self.identity else 0.3
         self.edges = nn.ModuleList(
-            _EdgeBranch(in_channels, out_channels, mask, gain) for mask in _EDGE_MASKS
+            _EdgeBranch(self.in_channels, self.out_channels, mask, gain) for mask in _EDGE_MASKS
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -106,12 +106,7 @@ class PerceptualFinetuning(PerceptualStage):
     """Trains what inference needs with LPIPS and a discriminator, after the other stages: what
     DiffIR does for its GAN-trained models. A trade of decibels for looks."""
 
-    @dataclass
-    class Options(PerceptualStage.Options):
-        pass
-
     network: RDSR
-    options: Options
     part_name = "generator"
 
     @property
