@@ -3,10 +3,11 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -43,7 +44,10 @@ from pipelines.storage import (
     read_json,
     resolve,
 )
+from srmodels.metrics.fid import FID
 from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
+
+T = TypeVar("T")
 
 REPORT = "report.html"
 #: Settings that change the report, not the scores.
@@ -139,26 +143,20 @@ def run(config: Config) -> Path:
     _check_scales(methods, config)
     output = _output(config)
     protocols = {label: metric.protocol for label, metric in metrics.items()}
-    identity = _identity(config, benchmarks, methods, protocols)
+    set_scores = _created(
+        {label: m.create for label, m in metrics.items() if isinstance(m, SetMetric)}
+    )
+    identity = _identity(config, benchmarks, methods, protocols, set_scores)
     if (output / RESULTS).exists() and read_json(output / RESULTS).get("identity") == identity:
         print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
     if left_out:
         print(f"Note: {left_out}.", flush=True)
-    try:
-        scores = {
-            label: metric.create(config.crop_border)
-            for label, metric in metrics.items()
-            if isinstance(metric, Metric)
-        }
-        set_scores = {
-            label: metric.create()
-            for label, metric in metrics.items()
-            if isinstance(metric, SetMetric)
-        }
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    border = config.crop_border
+    scores = _created(
+        {label: partial(m.create, border) for label, m in metrics.items() if isinstance(m, Metric)}
+    )
     journal = output.parent / ".measured"
     of_images = {label: protocols[label] for label in scores}
     found, failures = measure(benchmarks, methods, scores, of_images, journal)
@@ -206,17 +204,26 @@ def _check_scales(methods: Sequence[Method], config: Config) -> None:
             )
 
 
+def _created(makers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    try:
+        return {label: create() for label, create in makers.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def _identity(
     config: Config,
     benchmarks: Sequence[Benchmark],
     methods: Sequence[Method],
     protocols: Mapping[str, str],
+    set_scores: Mapping[str, FID],
 ) -> str:
     return digest(
         {
             "benchmarks": {b.name: b.identity for b in benchmarks},
             "methods": {m.reference: m.identity for m in methods},
             "metrics": dict(protocols),
+            "networks": {label: score.identity for label, score in set_scores.items()},
             "shown": [getattr(config.evaluate, name) for name in _SHOWN],
         }
     )

