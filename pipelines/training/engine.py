@@ -1,7 +1,8 @@
 """Steps a stage: its parts one after the other, each with a DeepSpeed engine of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import deepspeed
@@ -66,7 +67,7 @@ class Engine:
         """
         micro_batches = self._micro_batches(batch)
         losses: dict[str, Tensor] = {}
-        applied = True
+        applied, before = True, [buffer.clone() for buffer in self.statistics.values()]
         for name, part in self._turns():
             part.stage.step = step
             found, taken = part.step(micro_batches, step)
@@ -74,7 +75,18 @@ class Engine:
             applied &= taken
         if "loss" not in losses:
             losses["loss"] = torch.stack([losses[f"{name}/loss"] for name in self.parts]).sum()
+        self._settle(before, applied=applied)
         return Outcome(losses, applied)
+
+    def _settle(self, before: Sequence[Tensor], *, applied: bool) -> None:
+        """Statistics after a step: what the ranks saw on average, or, if it was not applied, what
+        they were, since what is not finite would stay in them for good."""
+        for buffer, old in zip(self.statistics.values(), before, strict=True):
+            if applied:
+                dist.all_reduce(buffer)
+                buffer.div_(dist.get_world_size())
+            else:
+                buffer.copy_(old)
 
     def _turns(self) -> Iterator[tuple[str, Part]]:
         """Each part, while it alone is what trains."""
@@ -99,10 +111,16 @@ class Engine:
 
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """What is trained, and what networks gather meanwhile: the statistics of batch norms."""
+        """What is trained, and what networks gather meanwhile."""
+        return self.trained | self.statistics
+
+    @cached_property
+    def statistics(self) -> dict[str, Tensor]:
+        """What batch norms gather, by its names in the network's state dict; the same on all ranks
+        after each step."""
         buffers = dict(self.stage.network.named_buffers())
-        kept = self.stage.network.state_dict().keys() & buffers.keys()
-        return self.trained | {n: buffers[n] for n in kept if buffers[n].is_floating_point()}
+        kept = [n for n in self.stage.network.state_dict() if n in buffers]
+        return {n: buffers[n] for n in kept if buffers[n].is_floating_point()}
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:

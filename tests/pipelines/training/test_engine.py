@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,12 +18,16 @@ from pipelines.schema import GroupConfig, TrainConfig
 from pipelines.training.local import join_group
 from pipelines.training.worker import prepare_deepspeed
 from srmodels.system import ParameterGroup, SRNetwork, Stage
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
+
+if TYPE_CHECKING:
+    from pipelines.training.engine import Engine
 
 STEPS, SAVED = 4, 2
 # Not a multiple of two ranks, nor of micro-batches of two.
 BATCH = 5
 CPU = torch.device("cpu")
+RDSR = ROOT / "tests" / "recipes" / "small_rdsr.yaml"
 
 
 def batch(step: int, rank: int, world_size: int) -> Batch:
@@ -187,6 +192,62 @@ def test_a_step_without_a_finite_gradient_is_not_taken_and_the_next_one_is(zero_
     assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 
+def rdsr(conv: str, zero_stage: int) -> "Engine":
+    """The engine of RDSR's first stage."""
+    from pipelines.training.build import build_engine
+
+    settings = [f"networks.decoder.conv={conv}", f"train.zero_stage={zero_stage}"]
+    config = load_config([f"recipe={RDSR}", f"train.batch_size={BATCH}", *settings])
+    return build_engine(config, "prior", CPU)[0]
+
+
+def test_a_step_that_is_not_taken_leaves_the_statistics_of_batch_norms() -> None:
+    """Training would go on with those of the batch, and what ships be nothing."""
+    join_group(cuda=False)
+    prepare_deepspeed(CPU)
+    engine = rdsr("repvgg", 0)
+    before = engine.weights()
+    layer = engine.stage.network.decoder.body[0]
+    hook = layer.register_forward_hook(lambda module, args, out: out * torch.nan)
+    assert not engine.step(batch(0, 0, 1), 0).applied
+    kept = {name: before[name] for name in engine.statistics}
+    assert kept
+    assert all(torch.equal(kept[name], value) for name, value in engine.statistics.items())
+    hook.remove()
+    assert engine.step(batch(1, 0, 1), 1).applied
+    for name, value in engine.statistics.items():
+        assert torch.isfinite(value).all()
+        assert not torch.equal(kept[name], value)
+
+
+def train_rdsr(rank: int, folder: str) -> None:
+    """What each of two ranks does, and writes down."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    prepare_deepspeed(CPU)
+    told = {}
+    for conv, zero_stage in (("repvgg", 0), ("ecb", 0), ("ecb", 3)):
+        engine, losses = rdsr(conv, zero_stage), []
+        for step in range(STEPS):
+            loss = engine.step(batch(step, rank, 2), step).losses["loss"].clone()
+            dist.all_reduce(loss)
+            losses.append(loss.item())
+        sums = [value.double().sum().item() for value in engine.statistics.values()]
+        told[f"{conv}-{zero_stage}"] = {"losses": losses, "statistics": sums}
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+
+
+def test_convolutions_of_branches_train_on_two_ranks(tmp_path: Path) -> None:
+    """ECB's, whose kernel reads the weights of layers that it does not call, under ZeRO 3 too."""
+    torch.multiprocessing.spawn(train_rdsr, (str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["repvgg-0"]["statistics"]
+    assert first["ecb-3"]["losses"] == pytest.approx(first["ecb-0"]["losses"], rel=1e-5)
+    assert len(set(first["ecb-0"]["losses"])) == STEPS
+
+
 @pytest.mark.parametrize(
     "setting", ["activation_checkpointing=true", "channels_last=true", "micro_batch_size=1"]
 )
@@ -264,7 +325,6 @@ class Adversarial(Stage):
 def test_an_adversarial_stage_takes_two_backwards_as_plain_pytorch_would(zero_stage: int) -> None:
     join_group(cuda=False)
     prepare_deepspeed(CPU)
-    from pipelines.training.engine import Engine
 
     train = TrainConfig(
         batch_size=BATCH, learning_rate=0.1, warmup_steps=0, schedule="constant",
