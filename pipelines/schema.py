@@ -199,8 +199,8 @@ class StageConfig:
     kind: str | None = key(None, "the system's stage to run (default: the stage's own name)")
     init_from: str | None = key(
         None,
-        "what it starts from: a stage of the same run name, or a model (a shipped one's name, "
-        "models:/NAME@ALIAS, a bundle directory); none: init.*, else at random",
+        "what it starts from: a stage of the same run name, or a model (run:NAME, a shipped "
+        "one's name, models:/NAME@ALIAS, a bundle directory); none: init.*, else at random",
     )
     options: Any = key(None, "the stage's own settings")
     train: Any = key(None, "overrides of train.* for this stage")

@@ -62,21 +62,23 @@ def absolute(reference: str) -> str:
     return str(path) if path.is_dir() else reference
 
 
-def load_model(reference: str, config: Config) -> Model:
+def load_model(reference: str, config: Config, *, to_train: bool = False) -> Model:
     """The model that a reference names.
 
     Args:
         reference: a bundle directory, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, `run:NAME`
             (the newest checkpoint of a training run), or a shipped model's name.
         config: where runs are stored and which MLflow server to ask.
+        to_train: whether weights are wanted to train on, as they are after any stage; inference
+            needs one that trains it.
 
     Raises:
-        UserError: there is no such model, or what was found is damaged.
+        UserError: there is no such model, what was found is damaged, or cannot infer yet.
     """
     if reference.startswith("models:/"):
         return _from_bundle(reference, fetch(reference, config))
     if reference.startswith("run:"):
-        return _from_run(reference, config)
+        return _from_run(reference, config, to_train=to_train)
     return _from_bundle(reference, find_bundle(reference))
 
 
@@ -156,7 +158,7 @@ def _from_bundle(reference: str, path: Path) -> Model:
     return Model(reference, bundle.config(), network, bundle.facts, kept, trained)
 
 
-def _from_run(reference: str, config: Config) -> Model:
+def _from_run(reference: str, config: Config, *, to_train: bool) -> Model:
     from pipelines.training.checkpoint import RESULT
     from pipelines.training.runs import run_checkpoints
 
@@ -168,7 +170,10 @@ def _from_run(reference: str, config: Config) -> Model:
             "train it first, or set run.storage."
         )
     state = newest.state()
-    config, weights = from_dict(state.config), newest.weights()
+    config = from_dict(state.config)
+    if not to_train:
+        _check_infers(reference, config)
+    weights = newest.weights()
     with torch.device("meta"):
         modules = load_system(config.system).build(config.networks)
     shipped = weights_of(modules.inference_modules(), weights)
@@ -177,3 +182,15 @@ def _from_run(reference: str, config: Config) -> Model:
     kept = weights_of(network.finetuning_modules(), weights)
     facts = {"manifest": state.manifest, "step": state.step}
     return Model(reference, config, network, facts, kept, trained)
+
+
+def _check_infers(reference: str, config: Config) -> None:
+    """Refuses the run of a stage after which networks that inference needs are still random."""
+    from pipelines.training.cost import stage_on_meta
+
+    stage = reference.removeprefix(f"run:{config.run.name}-")
+    if stage in config.stages and not stage_on_meta(config, stage).previews_inference:
+        raise UserError(
+            f"{reference} cannot be used yet: stage '{stage}' does not train all that inference "
+            "needs. Use the run of a later stage."
+        )

@@ -167,7 +167,7 @@ def _from_files(config: Config) -> _Filler:
 
 
 def _from_model(config: Config, reference: str) -> _Filler:
-    model = load_model(reference, config)
+    model = load_model(reference, config, to_train=True)
     weights = model.trained_weights
     if not weights:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What tests of the evaluation share."""
+"""What tests of the pipelines share."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

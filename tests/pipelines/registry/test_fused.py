@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
+from pipelines import cli, export
 from pipelines.config import load_config
 from pipelines.errors import UserError
+from pipelines.evaluation import evaluate
 from pipelines.registry.bundle import build_network
 from pipelines.registry.models import at_precision, load_model
 from pipelines.schema import Config
@@ -19,10 +24,11 @@ from tests.pipelines.registry.test_bundle import make_bundle
 RECIPE = ROOT / "tests" / "recipes" / "small_rdsr.yaml"
 
 
-@pytest.fixture
-def trained(dataset: Path) -> Config:
+@pytest.fixture(params=["ecb", "repvgg"])
+def trained(request: pytest.FixtureRequest, dataset: Path) -> Config:
     """Both stages, two steps each, in this process."""
-    config = load_config([f"recipe={RECIPE}", f"data={dataset}", "train.workers=0"])
+    settings = [f"networks.decoder.conv={request.param}", "train.workers=0"]
+    config = load_config([f"recipe={RECIPE}", f"data={dataset}", *settings])
     for stage in config.stages.values():
         stage.train.steps = 2
     run_stages(config, [*config.stage1, *config.stage2])
@@ -48,6 +54,48 @@ def test_a_run_is_fused_when_it_is_loaded_and_trained_as_it_was(
     assert torch.equal(again(x_l), model.network(x_l))
     half = at_precision(model, "fp16").network.inference_state_dict()
     assert all(torch.equal(half[name], w.half().float()) for name, w in shipped.items())
+
+
+def test_what_batch_norms_gathered_is_averaged_kept_and_shipped(trained: Config) -> None:
+    (newest,) = run_stages(trained, trained.stage2)
+    gathered = {n: v for n, v in newest.ema().items() if "running" in n}
+    assert bool(gathered) == (trained.networks.decoder.conv == "repvgg")
+    live, shipped = newest.live_weights(), newest.weights()
+    for name, value in gathered.items():
+        assert torch.equal(shipped[name], value)
+        assert not torch.equal(live[name], value)
+
+
+def test_it_is_fused_by_evaluation_export_and_upscaling(
+    trained: Config, ran: list[tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    trained.evaluate.metrics, trained.evaluate.latency_sizes = ["psnr_y"], [16]
+    trained.evaluate.latency_runs = trained.evaluate.num_pictures = 1
+    trained.model = "run:small_rdsr-diffusion"
+    evaluate.run(trained)
+    bundle = export.run(trained)
+    graph = onnx.load(bundle / "edge" / "model_fp32.onnx").graph
+    decoder = trained.networks.decoder
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    encoder = 1 + 2 * trained.networks.prior_encoder.num_blocks + 3
+    assert len(convolutions) == encoder + decoder.num_convs + 2
+    names = {name.rpartition(".")[0] for name in load_file(bundle / "model.safetensors")}
+    assert {n for n in names if n.startswith("decoder.") and "modulation" not in n} == {
+        "decoder.head", "decoder.tail", *(f"decoder.body.{n}.conv" for n in range(2)),
+    }  # fmt: skip
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (20, 12), "teal").save(photo)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["upscale", str(photo), str(tmp_path / "large.png"), "--model", str(bundle)])
+    assert not ended.value.code
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (80, 48)
+
+
+def test_a_run_whose_stage_does_not_train_inference_is_refused(trained: Config) -> None:
+    with pytest.raises(UserError, match="stage 'prior' does not train all that inference needs"):
+        load_model("run:small_rdsr-prior", trained)
+    assert load_model("run:small_rdsr-prior", trained, to_train=True).trained_weights
 
 
 def test_what_is_fused_cannot_be_trained_on(trained: Config, tmp_path: Path) -> None:
