@@ -57,9 +57,10 @@ class PerceptualStage(Stage):
             )
 
     @property
-    @abstractmethod
     def discriminator(self) -> PatchDiscriminator | None:
         """The network's, if it has one."""
+        found: PatchDiscriminator | None = getattr(self.network, "discriminator", None)
+        return found
 
     @abstractmethod
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:

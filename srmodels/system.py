@@ -19,6 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from srmodels.layers import fuse
 
+#: Seed of the noise that inference starts from: one picture per input, on every device.
+INFERENCE_SEED = 0
+
 
 class SRNetwork(nn.Module, ABC):
     """A system's networks with its inference path.
@@ -66,12 +69,20 @@ class SRNetwork(nn.Module, ABC):
         Raises:
             ValueError: the network is fused.
         """
-        if mode and self.fused:
+        if mode:
+            self.check_trainable()
+        return super().train(mode)
+
+    def check_trainable(self) -> None:
+        """
+        Raises:
+            ValueError: the network is fused.
+        """
+        if self.fused:
             raise ValueError(
                 "these networks are fused for inference, which cannot be undone: train the ones "
                 "that they were fused from, in the checkpoint of their run."
             )
-        return super().train(mode)
 
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The weights that ship."""
@@ -101,6 +112,9 @@ class Stage(nn.Module, ABC):
     Args:
         network: the system's networks; the stage freezes what it does not train.
         options: an instance of the class's `Options`.
+
+    Raises:
+        ValueError: the network is fused, or the options are impossible.
     """
 
     #: Number of the optimizer step that `forward` is called for, from 0; the engine sets it.
@@ -112,6 +126,7 @@ class Stage(nn.Module, ABC):
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__()
+        network.check_trainable()
         self.network = network
         self.options = options
         trainable = {id(p) for group in self.parameter_groups() for p in group.parameters}

@@ -77,6 +77,18 @@ def test_three_ways_to_start_a_job_give_the_same_weights(
             assert all((submitted[key] == other[key]).all() for key in submitted)
 
 
+@pytest.mark.slow
+def test_the_stages_of_another_system_run_on_the_same_cluster_and_shards(
+    cluster: Platform, stage1: str
+) -> None:
+    recipe = ROOT / "tests" / "recipes" / "small_rdsr.yaml"
+    for job, stage in (("stage1", "prior"), ("stage2", "diffusion")):
+        status, log = submit(cluster, f"jobs/{job}.py recipe={recipe} train.workers=2")
+        assert status == "SUCCEEDED", log
+        assert f"Trained small_rdsr-{stage}: loss" in log
+        assert set(weights(cluster.home, f"small_rdsr-{stage}"))
+
+
 def test_a_mistake_in_a_submitted_job_fails_it_with_the_sentence(cluster: Platform) -> None:
     status, log = submit(cluster, f"jobs/stage1.py recipe={SMALL} train.stpes=3")
     assert status == "FAILED"

@@ -1,7 +1,8 @@
 """The numbers of an Edge-SD-SR: the tiny and the full-size recipe differ in these alone."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 
+from srmodels.checks import check_one_of, check_positive
 from srmodels.edge_sd_sr.diffusion import PREDICTIONS
 from srmodels.layers import DiscriminatorConfig
 
@@ -106,9 +107,9 @@ class EdgeSDSRConfig:
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
 
     def __post_init__(self) -> None:
-        _positive("networks", self)
-        _one_of("networks.scale", self.scale, (2, 4, 8))
-        _one_of("networks.latent_of", self.latent_of, ("image", "residual"))
+        check_positive("networks", self, but=("num_blocks", "attention_levels"))
+        check_one_of("networks.scale", self.scale, (2, 4, 8))
+        check_one_of("networks.latent_of", self.latent_of, ("image", "residual"))
         if self.teacher and self.scale == 2:
             raise ValueError(
                 "networks.teacher has half the scale, so networks.scale must be 4 or 8."
@@ -134,7 +135,7 @@ class EdgeSDSRConfig:
 
 
 def _check_encoder(encoder: HREncoderConfig, latent_of: str) -> None:
-    _one_of("networks.hr_encoder.kind", encoder.kind, ("tiny", "kl"))
+    check_one_of("networks.hr_encoder.kind", encoder.kind, ("tiny", "kl"))
     if encoder.kind == "tiny":
         return
     if latent_of != "image":
@@ -161,9 +162,9 @@ def _multiple(key: str, level: int, channels: int, num_groups: int) -> None:
 
 def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:
     forward, variance = conditioning.forward, conditioning.variance
-    _one_of("networks.conditioning.forward", forward, ("none", "additive", "resshift"))
-    _one_of("networks.conditioning.variance", variance, ("zero", "constant", "learned"))
-    _one_of("networks.prediction", prediction, PREDICTIONS)
+    check_one_of("networks.conditioning.forward", forward, ("none", "additive", "resshift"))
+    check_one_of("networks.conditioning.variance", variance, ("zero", "constant", "learned"))
+    check_one_of("networks.prediction", prediction, PREDICTIONS)
     if forward == "none" and variance == "learned":
         raise ValueError(
             "networks.conditioning.variance=learned is how far the LR latent is from the HR "
@@ -190,24 +191,6 @@ def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:
             "networks.prediction=epsilon has nothing to predict with "
             "networks.conditioning.variance=zero: set one of them to something else."
         )
-
-
-def _positive(key: str, value: object) -> None:
-    """Every number is a size, a count or a gain: none of them can be zero or less."""
-    if is_dataclass(value):
-        for item in fields(value):
-            if item.name not in ("num_blocks", "attention_levels"):
-                _positive(f"{key}.{item.name}", getattr(value, item.name))
-    elif isinstance(value, list):
-        for number, element in enumerate(value):
-            _positive(f"{key}[{number}]", element)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-        raise ValueError(f"{key} must be greater than 0, not {value}.")
-
-
-def _one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"{key} is {value!r}: use one of {', '.join(map(str, valid))}.")
 
 
 def _levels(key: str, channels: list[int], num_blocks: list[int]) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE
 from srmodels.edge_sd_sr.network import EdgeSDSR
-from srmodels.layers import PatchDiscriminator
 from srmodels.perceptual import PerceptualStage
 from srmodels.system import ParameterGroup, per_sample_normal
 
@@ -29,10 +28,6 @@ class DecoderStage(PerceptualStage):
     network: EdgeSDSR
     options: Options
     part_name = "decoder"
-
-    @property
-    def discriminator(self) -> PatchDiscriminator | None:
-        return self.network.discriminator
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]

@@ -11,11 +11,8 @@ from srmodels.edge_sd_sr.config import EdgeSDSRConfig
 from srmodels.edge_sd_sr.diffusion import ForwardProcess, Prediction
 from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
 from srmodels.edge_sd_sr.vae import StableDiffusionEncoder
-from srmodels.layers import PatchDiscriminator, ResBlock
-from srmodels.system import SRNetwork
-
-#: Seed of the noise that inference starts from: one picture per input, on every device.
-INFERENCE_SEED = 0
+from srmodels.layers import ResBlock
+from srmodels.system import INFERENCE_SEED, SRNetwork
 
 
 class Teacher(nn.Module):
@@ -48,11 +45,7 @@ class EdgeSDSR(SRNetwork):
         self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale)
         self.unet = UNet(config.unet, 2 * latent, latent)
         self.decoder = Decoder(config.decoder, latent)
-        self.discriminator = (
-            PatchDiscriminator(config.discriminator.channels, config.discriminator.num_levels)
-            if config.discriminator
-            else None
-        )
+        self.discriminator = config.discriminator.build() if config.discriminator else None
         self.teacher = Teacher(config) if config.teacher else None
         self.process = _process(config)
         self.prediction = Prediction(config.prediction, self.process)

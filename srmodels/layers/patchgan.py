@@ -13,6 +13,9 @@ class DiscriminatorConfig:
     channels: int = 64
     num_levels: int = 3
 
+    def build(self) -> "PatchDiscriminator":
+        return PatchDiscriminator(self.channels, self.num_levels)
+
 
 class PatchDiscriminator(nn.Module):
     """Image `[B, 3, H, W]` in [0, 1] → a score for each of its patches, `[B, 1, ~H/2ⁿ, ~W/2ⁿ]`.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from srmodels.checks import check_one_of, check_positive
 from srmodels.layers import CONVOLUTIONS, DiscriminatorConfig
 
 PRIORS = ("none", "regressed", "diffused")
@@ -10,6 +11,8 @@ PRIORS = ("none", "regressed", "diffused")
 @dataclass
 class PriorEncoderConfig:
     """Latent prior encoder: image → a vector of `prior_channels` numbers.
+
+    num_blocks: DiffIR has 9; 8 give the paper's number of parameters. A reconstruction.
 
     unshuffle: the image is read at 1/unshuffle of the LR resolution, its pixels in channels.
         (DiffIR, which RDSR follows, reads LR at full resolution: that alone costs more than a
@@ -59,29 +62,12 @@ class RDSRConfig:
     discriminator: DiscriminatorConfig | None = None
 
     def __post_init__(self) -> None:
-        _one_of("scale", self.scale, (2, 3, 4, 8))
-        _one_of("prior", self.prior, PRIORS)
-        _one_of("decoder.conv", self.decoder.conv, CONVOLUTIONS)
-        discriminator = vars(self.discriminator) if self.discriminator else {}
-        for key, value in (
-            ("prior_channels", self.prior_channels),
-            ("num_timesteps", self.num_timesteps),
-            ("prior_encoder.channels", self.prior_encoder.channels),
-            ("prior_encoder.unshuffle", self.prior_encoder.unshuffle),
-            ("decoder.channels", self.decoder.channels),
-            ("decoder.num_convs", self.decoder.num_convs),
-            ("decoder.modulate_every", self.decoder.modulate_every),
-            *((f"discriminator.{name}", value) for name, value in discriminator.items()),
-        ):
-            if value < 1:
-                raise ValueError(f"networks.{key} must be at least 1, not {value}.")
+        check_one_of("networks.scale", self.scale, (2, 3, 4, 8))
+        check_one_of("networks.prior", self.prior, PRIORS)
+        check_one_of("networks.decoder.conv", self.decoder.conv, CONVOLUTIONS)
+        check_positive("networks", self, but=("num_blocks",))
         if self.prior_encoder.num_blocks < 0:
             raise ValueError(
                 f"networks.prior_encoder.num_blocks must be at least 0, not "
                 f"{self.prior_encoder.num_blocks}."
             )
-
-
-def _one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"networks.{key} is {value!r}: use one of {', '.join(map(str, valid))}.")

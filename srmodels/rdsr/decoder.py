@@ -65,4 +65,4 @@ class _Layer(nn.Module):
         if self.modulation is not None:
             gain, shift = self.modulation(prior)[:, :, None, None].chunk(2, dim=1)
             x = torch.addcmul(x + shift, x, gain)
-        return F.relu(x)
+        return x.relu_()

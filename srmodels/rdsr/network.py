@@ -4,14 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srmodels.layers import PatchDiscriminator
 from srmodels.rdsr.config import RDSRConfig
 from srmodels.rdsr.decoder import RepD
 from srmodels.rdsr.prior import Denoiser, PriorDiffusion, PriorEncoder
-from srmodels.system import SRNetwork
-
-#: Seed of the noise that inference starts from: one picture per input, on every device.
-INFERENCE_SEED = 0
+from srmodels.system import INFERENCE_SEED, SRNetwork
 
 
 class RDSR(SRNetwork):
@@ -45,11 +41,7 @@ class RDSR(SRNetwork):
             Denoiser(prior_channels, config.num_timesteps) if config.prior == "diffused" else None
         )
         self.decoder = RepD(config.decoder, self.scale, prior_channels if steered else 0)
-        self.discriminator = (
-            PatchDiscriminator(config.discriminator.channels, config.discriminator.num_levels)
-            if config.discriminator
-            else None
-        )
+        self.discriminator = config.discriminator.build() if config.discriminator else None
         self.process = PriorDiffusion(config.num_timesteps)
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         noise = torch.randn(1, prior_channels, generator=generator, device="cpu")

@@ -1,5 +1,7 @@
 """The latent prior: the encoders that read one from images, and the process that makes one."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,13 +15,14 @@ _SLOPE = 0.1
 
 
 class PriorEncoder(nn.Module):
-    """Images, side by side at one resolution, → a vector of `prior_channels` numbers.
+    """Latent prior encoder (LPE): images, side by side at one resolution, → a vector of
+    `prior_channels` numbers.
 
-    The shape is DiffIR's: a convolution, residual blocks, three convolutions that widen, the mean
-    over all places, and two linear layers.
+    The shape is DiffIR's, but for what `PriorEncoderConfig` says: a convolution, residual blocks,
+    three convolutions that widen, the mean over all places, and two linear layers.
 
     Args:
-        in_channels: of all images together, as `unshuffled` gives them.
+        in_channels: of all images together, once their pixels are unshuffled.
     """
 
     def __init__(self, config: PriorEncoderConfig, in_channels: int, prior_channels: int) -> None:
@@ -65,16 +68,18 @@ class _Block(nn.Module):
 class Denoiser(nn.Module):
     """A guess of the clean prior from a noisy one, the timestep and the condition.
 
-    DiffIR's, but for its width: a linear layer on [c, t, x_t], then `num_layers` more.
+    Two linear layers on [c, t / T, x_t], as DiffIR has them, which divides t by 10 T.
     """
 
-    def __init__(self, prior_channels: int, num_timesteps: int, num_layers: int = 1) -> None:
+    def __init__(self, prior_channels: int, num_timesteps: int) -> None:
         super().__init__()
         self.num_timesteps = num_timesteps
-        layers: list[nn.Module] = [nn.Linear(2 * prior_channels + 1, prior_channels)]
-        for _ in range(num_layers):
-            layers += [nn.LeakyReLU(_SLOPE), nn.Linear(prior_channels, prior_channels)]
-        self.layers = nn.Sequential(*layers, nn.LeakyReLU(_SLOPE))
+        self.layers = nn.Sequential(
+            nn.Linear(2 * prior_channels + 1, prior_channels),
+            nn.LeakyReLU(_SLOPE),
+            nn.Linear(prior_channels, prior_channels),
+            nn.LeakyReLU(_SLOPE),
+        )
 
     def forward(self, noisy: Tensor, timestep: int, condition: Tensor) -> Tensor:
         """`[B, C]` of a noisy prior `[B, C]` at a timestep from 0 to T − 1 and a condition
@@ -94,21 +99,24 @@ class PriorDiffusion:
     def __init__(self, num_timesteps: int) -> None:
         self.num_timesteps = num_timesteps
         betas = np.linspace(_LAST_BETA**0.5, _FIRST_BETA**0.5, num_timesteps)[::-1] ** 2
-        kept = np.cumprod(1 - betas)
-        before = np.append(1.0, kept[:-1])
-        # The mean of q(x_{t−1} | x_t, x_0) (Ho et al., arXiv 2006.11239, Eq. 7).
-        self.of_clean = (betas * np.sqrt(before) / (1 - kept)).tolist()
-        self.of_noisy = (np.sqrt(1 - betas) * (1 - before) / (1 - kept)).tolist()
-        self.last = float(np.sqrt(kept[-1])), float(np.sqrt(1 - kept[-1]))
+        alphas_cumprod = np.cumprod(1 - betas)
+        alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
+        # The mean of q(x_{t−1} | x_t, x_0) (Ho et al., arXiv 2006.11239, Eq. 7): of x_0, of x_t.
+        of_clean = betas * np.sqrt(alphas_cumprod_prev) / (1 - alphas_cumprod)
+        of_noisy = np.sqrt(1 - betas) * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+        self.posterior_mean_coef1: list[float] = of_clean.tolist()
+        self.posterior_mean_coef2: list[float] = of_noisy.tolist()
+        self.last_alpha_cumprod = float(alphas_cumprod[-1])
 
-    def diffuse(self, prior: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, prior: Tensor, noise: Tensor) -> Tensor:
         """x_T, where the reverse process starts in training; noise is standard normal."""
-        signal, spread = self.last
-        return signal * prior + spread * noise
+        kept = self.last_alpha_cumprod
+        return math.sqrt(kept) * prior + math.sqrt(1 - kept) * noise
 
     def reverse(self, denoiser: Denoiser, start: Tensor, condition: Tensor) -> Tensor:
         """The clean prior `[B, C]`, by one call of the denoiser per timestep."""
         x = start
         for t in reversed(range(self.num_timesteps)):
-            x = self.of_clean[t] * denoiser(x, t, condition) + self.of_noisy[t] * x
+            clean = denoiser(x, t, condition)
+            x = self.posterior_mean_coef1[t] * clean + self.posterior_mean_coef2[t] * x
         return x

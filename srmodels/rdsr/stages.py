@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srmodels.layers import PatchDiscriminator
 from srmodels.perceptual import PerceptualStage
 from srmodels.rdsr.network import RDSR
 from srmodels.system import ParameterGroup, Stage, per_sample_normal
@@ -93,7 +92,7 @@ class DiffusionStage(Stage):
         with torch.no_grad():
             oracle = network.oracle_prior(x_l, x_h)
             assert oracle is not None
-            start = network.process.diffuse(oracle, per_sample_normal(seeds, oracle.shape[1:]))
+            start = network.process.q_sample(oracle, per_sample_normal(seeds, oracle.shape[1:]))
         prior = network.prior(x_l, start)
         assert prior is not None
         l1 = F.l1_loss(network.decoder(x_l, prior), x_h)
@@ -103,15 +102,23 @@ class DiffusionStage(Stage):
 
 
 class PerceptualFinetuning(PerceptualStage):
-    """Trains what inference needs with LPIPS and a discriminator, after the other stages: what
-    DiffIR does for its GAN-trained models. A trade of decibels for looks."""
+    """Trains what inference needs with LPIPS, a discriminator or both, after the other stages: what
+    DiffIR does for its GAN-trained models. A trade of decibels for looks.
+
+    Raises:
+        ValueError: as the other perceptual stages, and where there is neither.
+    """
 
     network: RDSR
     part_name = "generator"
 
-    @property
-    def discriminator(self) -> PatchDiscriminator | None:
-        return self.network.discriminator
+    def __init__(self, network: RDSR, options: PerceptualStage.Options) -> None:
+        super().__init__(network, options)
+        if not options.lpips_weight and not options.adversarial_weight:
+            raise ValueError(
+                "a perceptual stage without a perceptual loss is the stage before: set "
+                "options.lpips_weight (1.0, say), options.adversarial_weight (0.05), or both."
+            )
 
     def parameter_groups(self) -> list[ParameterGroup]:
         modules = self.network.inference_modules().items()

@@ -11,6 +11,7 @@ from srmodels.edge.onnx import OnnxRunner, check_parity, export_onnx
 from srmodels.layers import DiscriminatorConfig
 from srmodels.rdsr.config import DecoderConfig, PriorEncoderConfig, RDSRConfig
 from srmodels.rdsr.network import RDSR
+from srmodels.rdsr.stages import PriorStage
 from tests.conftest import ROOT
 
 SMALL = {
@@ -50,9 +51,11 @@ def test_it_enlarges_into_the_unit_range(prior: str, scale: int) -> None:
 
 
 def test_the_prior_steers_every_modulated_convolution() -> None:
-    network, x_l = small(), torch.rand(1, 3, 8, 8)
-    one, other = (network.decoder(x_l, torch.full((1, 8), value)) for value in (0.0, 5.0))
-    assert not torch.allclose(one, other, atol=1e-3)
+    network, x = small(), torch.rand(1, 8, 8, 8)
+    priors = torch.zeros(1, 8), torch.full((1, 8), 5.0)
+    for layer in network.decoder.body:
+        one, other = (layer(x, prior) for prior in priors)
+        assert not torch.allclose(one, other, atol=1e-3)
     every_other = small(decoder=DecoderConfig(8, 3, modulate_every=2))
     modulated = [layer.modulation is not None for layer in every_other.decoder.body]
     assert modulated == [True, False, True]
@@ -84,8 +87,29 @@ def test_fused_it_is_the_same_and_a_stack_of_plain_convolutions(conv: str) -> No
     if fused.fused:
         with pytest.raises(ValueError, match="fused for inference, which cannot be undone"):
             fused.train()
+        with pytest.raises(ValueError, match="fused for inference, which cannot be undone"):
+            PriorStage(fused, PriorStage.Options())
         with pytest.raises(ValueError, match="the weights do not fit the network"):
             trained.load_inference_state_dict(fused.inference_state_dict())
+
+
+@pytest.mark.parametrize("conv", ["repvgg", "ecb"])
+@pytest.mark.parametrize("seed", range(5))
+def test_fused_a_network_that_learned_is_the_same(conv: str, seed: int) -> None:
+    """To 1e-4 of the output's standard deviation."""
+    network = small(decoder=DecoderConfig(8, 16, conv))
+    torch.manual_seed(seed)
+    for name, tensor in network.decoder.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(torch.rand_like(tensor) * 10 + 1e-2)
+        elif name.endswith("running_mean"):
+            tensor.copy_(torch.randn_like(tensor))
+        elif tensor.is_floating_point():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    x_l, prior = torch.rand(2, 3, 12, 8), torch.randn(2, 8)
+    with torch.no_grad():
+        expected = network.decoder(x_l, prior)
+        assert (network.fuse().decoder(x_l, prior) - expected).abs().max() <= 1e-4 * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -93,12 +117,12 @@ def test_fused_it_is_the_same_and_a_stack_of_plain_convolutions(conv: str) -> No
     [
         ({"scale": 5}, r"networks\.scale is 5: use one of 2, 3, 4, 8"),
         ({"prior": "oracle"}, r"networks\.prior is 'oracle': use one of none, regressed, diffused"),
-        ({"num_timesteps": 0}, r"networks\.num_timesteps must be at least 1, not 0"),
+        ({"num_timesteps": 0}, r"networks\.num_timesteps must be greater than 0, not 0"),
         ({"decoder": DecoderConfig(conv="acb")}, r"networks\.decoder\.conv is 'acb'"),
-        ({"decoder": DecoderConfig(num_convs=0)}, r"networks\.decoder\.num_convs must be at leas"),
+        ({"decoder": DecoderConfig(num_convs=0)}, r"networks\.decoder\.num_convs must be great"),
         (
             {"discriminator": DiscriminatorConfig(channels=0)},
-            r"networks\.discriminator\.channels must be at least 1",
+            r"networks\.discriminator\.channels must be great",
         ),
         (
             {"prior_encoder": PriorEncoderConfig(num_blocks=-1)},

@@ -48,13 +48,22 @@ def test_the_way_back_is_the_mean_of_the_posterior() -> None:
     assert seen == [3, 2, 1, 0]
 
 
+def test_gradients_flow_through_all_timesteps() -> None:
+    """The last one alone knows nothing of the start: its weight is 0."""
+    torch.manual_seed(0)
+    process, start = PriorDiffusion(4), torch.randn(1, 8, requires_grad=True)
+    process.reverse(Denoiser(8, 4), start, torch.randn(1, 8)).sum().backward()
+    assert start.grad is not None
+    assert start.grad.abs().min() > 0
+
+
 def test_training_starts_at_nearly_pure_noise() -> None:
     process = PriorDiffusion(4)
     prior, noise = torch.ones(1, 1), torch.ones(1, 1)
-    signal = float(process.diffuse(prior, 0 * noise))
+    signal = float(process.q_sample(prior, 0 * noise))
     assert abs(signal - np.sqrt(np.cumprod(1 - betas(4))[-1])) < 1e-6
     assert 0.04 < signal < 0.06
-    assert abs(float(process.diffuse(0 * prior, noise)) ** 2 + signal**2 - 1) < 1e-6
+    assert abs(float(process.q_sample(0 * prior, noise)) ** 2 + signal**2 - 1) < 1e-6
 
 
 def test_the_denoiser_looks_at_all_that_it_is_given() -> None:

@@ -99,3 +99,5 @@ def test_impossible_options_are_refused() -> None:
         stage_of(DiffusionStage, distillation_weight=-1.0)
     with pytest.raises(ValueError, match=r"networks\.prior=none there is no prior to learn"):
         stage_of(DiffusionStage, "none")
+    with pytest.raises(ValueError, match="without a perceptual loss is the stage before"):
+        stage_of(PerceptualFinetuning)
