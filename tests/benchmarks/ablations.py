@@ -64,9 +64,9 @@ def train(grid: Grid, name: str, seed: int, data: str) -> None:
 def measure(grid: Grid, name: str, seed: int) -> NDArray[np.float64]:
     """Scores `[images, metrics]`."""
     arm = grid.arms[name]
-    config = load_config(settings(grid, arm.oracle or name, seed))
-    if arm.oracle is not None:
-        return oracle_scores(config, grid.arms[arm.oracle].stages[0], BENCHMARKS, MEASURED)
+    config = load_config(settings(grid, name, seed))
+    if arm.oracle:
+        return oracle_scores(config, arm.result, BENCHMARKS, MEASURED)
     return scores(f"run:{config.run.name}-{arm.result}", BENCHMARKS, MEASURED, config)
 
 

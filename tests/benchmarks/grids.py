@@ -12,14 +12,14 @@ _HERE = ROOT / "tests" / "benchmarks"
 class Arm:
     """One row: what is changed, the stages that are trained, and whose result is measured.
 
-    oracle: the arm whose first stage is measured, with the prior that HR images give.
+    oracle: whether it is measured with the prior that HR images give.
     recipe: in place of the grid's.
     """
 
     title: str
     settings: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
-    oracle: str | None = None
+    oracle: bool = False
     recipe: Path | None = None
 
     @property
@@ -74,7 +74,12 @@ _EDGE = {
 _RDSR_STAGES = ("prior", "diffusion")
 _RDSR = {
     "base": Arm("ECB, diffused prior", (), _RDSR_STAGES),
-    "oracle": Arm("the same with stage 1's prior, of LR and HR", oracle="base"),
+    "oracle": Arm(
+        "oracle: the prior that stage 1 reads from LR and HR (all steps in that stage)",
+        ("stages.prior.train.steps=2000",),
+        ("prior",),
+        oracle=True,
+    ),
     "regressed": Arm(
         "prior regressed from LR, no diffusion", ("networks.prior=regressed",), _RDSR_STAGES
     ),
