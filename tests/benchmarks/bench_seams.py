@@ -1,6 +1,6 @@
 """Whether tiles show: the tiled output of a photo against its untiled one.
 
-By the model that ships; needs SRFORGE_DATA.
+By the models that ship; needs SRFORGE_DATA.
 """
 
 import numpy as np
@@ -8,18 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import cli
 from pipelines.config import load_config
 from pipelines.registry.models import load_model
+from pipelines.shipped import shipped_models
 from srmodels.tiling import run_tiled, tile_starts
 from srmodels.upscale import Tiling, to_pixels, to_tensor
 from tests.conftest import ROOT, data_directory
 
 
-def test_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", shipped_models())
+def test_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
-    config = load_config([])
-    model = load_model(cli.default_model(config), config)
+    model = load_model(name, load_config([]))
     tiling = Tiling.for_tile(model.config.export.tile)
     scale, width, height = model.network.scale, 512, 288
     photo = data_directory() / "photos" / "val" / "budgie_beacon-street-sunset.jpg"
@@ -39,6 +39,6 @@ def test_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     psnr = 10 * np.log10(255**2 / ((tiled - whole) ** 2).mean())
     print(
-        f"\ntiled against untiled: {psnr:.1f} dB (RGB); step across the columns of tile borders "
-        f"{steps['tiled']:.3f} levels, untiled {steps['untiled']:.3f}"
+        f"\n{name}: tiled against untiled: {psnr:.1f} dB (RGB); step across the columns "
+        f"of tile borders {steps['tiled']:.3f} levels, untiled {steps['untiled']:.3f}"
     )
