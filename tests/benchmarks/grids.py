@@ -76,7 +76,7 @@ _RDSR = {
     "base": Arm("ECB, diffused prior", (), _RDSR_STAGES),
     "oracle": Arm(
         "oracle: the prior that stage 1 reads from LR and HR (all steps in that stage)",
-        ("stages.prior.train.steps=2000",),
+        ("stages.prior.train.steps=1600",),
         ("prior",),
         oracle=True,
     ),
