@@ -80,9 +80,6 @@ _RDSR = {
         ("prior",),
         oracle=True,
     ),
-    "regressed": Arm(
-        "prior regressed from LR, no diffusion", ("networks.prior=regressed",), _RDSR_STAGES
-    ),
     "none": Arm(
         "no prior (all steps in one stage)",
         stages=("prior",),
