@@ -86,9 +86,10 @@ def up(home: Path = ROOT) -> Platform:
     logs = home / "work" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (home / "work" / "mlflow").mkdir(exist_ok=True)
-    # A free neighbour is taken where one is occupied; 10002 to 19999 are for Ray's workers.
+    # A free neighbour is taken where one is occupied; 10002 to 19999 are for Ray's workers. From
+    # 32768 on, any connection may take a port between this look and Ray's.
     ports = free_ports({"Ray": 6379, "dashboard": 8265, "client": 20001, "MLflow": 5000})
-    others = free_ports({"agent": 52365, "agent grpc": 52366, "metrics": 52367, "runtime": 52368})
+    others = free_ports({"agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001})
     mlflow = f"http://127.0.0.1:{ports['MLflow']}"
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
