@@ -325,6 +325,7 @@ class Adversarial(Stage):
 def test_an_adversarial_stage_takes_two_backwards_as_plain_pytorch_would(zero_stage: int) -> None:
     join_group(cuda=False)
     prepare_deepspeed(CPU)
+    from pipelines.training.engine import Engine
 
     train = TrainConfig(
         batch_size=BATCH, learning_rate=0.1, warmup_steps=0, schedule="constant",

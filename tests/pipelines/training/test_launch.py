@@ -238,7 +238,8 @@ def test_a_run_whose_result_is_damaged_is_not_done(
     # Not in place: the loaded weights are views of the file.
     (damaged / file).unlink()
     (damaged / file).write_bytes(data)
-    assert load_model("run:small-autoencoder", configure(dataset)).facts["step"] == 2
+    model = load_model("run:small-autoencoder", configure(dataset), to_train=True)
+    assert model.facts["step"] == 2
     train(configure(dataset))
     assert f"{damaged} is damaged (file {file}: " in capsys.readouterr().out
     again = at(run, 4).weights()
