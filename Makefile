@@ -1,4 +1,4 @@
-# SRForge: `make help` lists the targets. Needs Python 3.11 or newer, make and a C++ compiler.
+# SRMill: `make help` lists the targets. Needs Python 3.11 or newer, make and a C++ compiler.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -42,7 +42,7 @@ test-extras: setup ## Tests of pyiqa, FID and spandrel, in a .venv-extras of the
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
 
-ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr; needs SRFORGE_DATA and DATA=shards)
+ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr; needs SRMILL_DATA and DATA=shards)
 	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
 
 results: setup ## Write docs/results.md from docs/results/*.json

@@ -1,3 +1,3 @@
-"""How SRForge runs its work: Ray, DeepSpeed, webdataset, MLflow and storage live in here."""
+"""How SRMill runs its work: Ray, DeepSpeed, webdataset, MLflow and storage live in here."""
 
 __version__ = "0.1.0"

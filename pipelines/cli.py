@@ -1,4 +1,4 @@
-"""The `srforge` command: upscale photos, list models."""
+"""The `srmill` command: upscale photos, list models."""
 
 import argparse
 import os
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="srforge", description="Upscale photos with models trained by SRForge."
+        prog="srmill", description="Upscale photos with models trained by SRMill."
     )
-    parser.add_argument("--version", action="version", version=f"srforge {__version__}")
+    parser.add_argument("--version", action="version", version=f"srmill {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     upscale = commands.add_parser(
         "upscale",

@@ -166,7 +166,7 @@ def git_commit() -> str | None:
             ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("SRFORGE_GIT_COMMIT") or None
+        return os.environ.get("SRMILL_GIT_COMMIT") or None
     return commit + "+dirty" * bool(status)
 
 
@@ -227,7 +227,7 @@ def _model_card(config: Config, facts: dict[str, Any]) -> str:
 - {facts["gmacs"]:.2f} GMACs = {2 * facts["gmacs"]:.2f} GFLOPs for an LR tile of {facts["tile"]} px
 
 ## Use
-`srforge upscale IN OUT --model FOLDER`, with the folder that this file lies in.
+`srmill upscale IN OUT --model FOLDER`, with the folder that this file lies in.
 {"".join(_artifact_use(edge) for edge in facts["edge"].values())}
 ## Measured
 On {metrics["num_images"]} images of {metrics["benchmark"]}, LR: {metrics["degradation"]}. Every

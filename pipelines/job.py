@@ -65,7 +65,7 @@ def help_text(program: str, description: str, keys: Sequence[str]) -> str:
     note = (
         "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
         f"for one stage. Recipes: {', '.join(recipe_names())}. Relative paths are resolved "
-        "against $SRFORGE_HOME, else the current directory; a recipe's always against the "
+        "against $SRMILL_HOME, else the current directory; a recipe's always against the "
         "latter. --dry-run prints the configuration "
         "and the plan."
     )

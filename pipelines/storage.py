@@ -1,4 +1,4 @@
-"""Where things are read from and written to: paths against SRFORGE_HOME, written atomically."""
+"""Where things are read from and written to: paths against SRMILL_HOME, written atomically."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ from pipelines.errors import UserError
 
 
 def home() -> Path:
-    """What relative paths are resolved against: SRFORGE_HOME, else the current directory.
+    """What relative paths are resolved against: SRMILL_HOME, else the current directory.
 
     Raises:
-        UserError: inside a submitted Ray job without SRFORGE_HOME, whose current directory is an
+        UserError: inside a submitted Ray job without SRMILL_HOME, whose current directory is an
             uploaded copy of the repository that the cluster deletes.
     """
-    if value := os.environ.get("SRFORGE_HOME"):
+    if value := os.environ.get("SRMILL_HOME"):
         return Path(value).resolve()
     if in_submitted_job():
         raise UserError(
-            "SRFORGE_HOME is not set, so results of this submitted job would land in an uploaded "
+            "SRMILL_HOME is not set, so results of this submitted job would land in an uploaded "
             "copy that the cluster deletes: submit with --runtime-env-json "
-            '\'{"env_vars": {"SRFORGE_HOME": "/a/shared/folder"}}\' or set it on the cluster.'
+            '\'{"env_vars": {"SRMILL_HOME": "/a/shared/folder"}}\' or set it on the cluster.'
         )
     return Path.cwd()
 

@@ -132,7 +132,7 @@ class Store(Protocol):
 
 
 def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> Store:
-    """The store at a path (against SRFORGE_HOME) or an `s3://bucket/prefix`.
+    """The store at a path (against SRMILL_HOME) or an `s3://bucket/prefix`.
 
     Nothing is read or asked yet: the place need not exist. `policy` says how long s3 is retried.
     """

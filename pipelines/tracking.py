@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Tag by which a run of ours is found again.
-RUN_TAG = "srforge.run"
+RUN_TAG = "srmill.run"
 _SQLITE = "sqlite:///"
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def tracking_uri(config: Config | None = None) -> str:
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or "sqlite:///work/mlflow/mlflow.db"
     if uri.startswith(_SQLITE):
-        # Relative to SRFORGE_HOME as everything else, not to each process's own directory.
+        # Relative to SRMILL_HOME as everything else, not to each process's own directory.
         return f"{_SQLITE}{resolve(uri.removeprefix(_SQLITE))}"
     return uri
 
@@ -54,7 +54,7 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "
-                "SRFORGE_HOME or MLFLOW_TRACKING_URI to where one is."
+                "SRMILL_HOME or MLFLOW_TRACKING_URI to where one is."
             )
         database.parent.mkdir(parents=True, exist_ok=True)
     else:
@@ -143,7 +143,7 @@ def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, s
     run = client.create_run(
         experiment_id,
         run_name=name,
-        tags={RUN_TAG: name, "srforge.config": config_digest(config)} | tags,
+        tags={RUN_TAG: name, "srmill.config": config_digest(config)} | tags,
     )
     return str(run.info.run_id)
 

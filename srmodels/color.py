@@ -32,7 +32,7 @@ def wavelet(x: Tensor, reference: Tensor) -> Tensor:
     return x - _low_frequencies(x) + _low_frequencies(reference)
 
 
-#: By the name that `srforge upscale --color-fix` knows.
+#: By the name that `srmill upscale --color-fix` knows.
 COLOR_FIXES = {"adain": adain, "wavelet": wavelet}
 
 

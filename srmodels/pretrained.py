@@ -14,7 +14,7 @@ from torch import Tensor
 from srmodels.hub import read_weights
 
 #: Names a folder with `<name>.safetensors` or `<name>.npz`; it is looked at first.
-FOLDER = "SRFORGE_WEIGHTS"
+FOLDER = "SRMILL_WEIGHTS"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ SOURCES = {
 
 
 def weights_folder() -> Path | None:
-    """What `$SRFORGE_WEIGHTS` names, if it is set.
+    """What `$SRMILL_WEIGHTS` names, if it is set.
 
     Raises:
         ValueError: it names no folder.
@@ -66,7 +66,7 @@ def is_at_hand(name: str) -> bool:
     """Whether `pretrained` would find these weights without the web.
 
     Raises:
-        ValueError: `$SRFORGE_WEIGHTS` names no folder.
+        ValueError: `$SRMILL_WEIGHTS` names no folder.
     """
     local = _local(name)
     return (local is not None and local.is_file()) or _cached(name).is_file()
@@ -75,7 +75,7 @@ def is_at_hand(name: str) -> bool:
 def pretrained(name: str) -> dict[str, Tensor]:
     """The weights called `name`, in main memory, in fp32 (fp64 where that is what is published).
 
-    They come from the folder `$SRFORGE_WEIGHTS` if they are there, else from torch hub's cache,
+    They come from the folder `$SRMILL_WEIGHTS` if they are there, else from torch hub's cache,
     else from the web.
 
     Raises:
@@ -99,7 +99,7 @@ def _local(name: str) -> Path | None:
 def _cached(name: str) -> Path:
     # A name of its own: the cache is shared with all that use torch hub.
     source = SOURCES[name]
-    file = f"srforge-{name}{'-' * bool(source.sha256)}{source.sha256}{Path(source.url).suffix}"
+    file = f"srmill-{name}{'-' * bool(source.sha256)}{source.sha256}{Path(source.url).suffix}"
     return Path(torch.hub.get_dir()) / "checkpoints" / file
 
 

@@ -29,7 +29,7 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the repository or talks to a server it did not start."""
-    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -93,13 +93,13 @@ def run_python() -> Runner:
 
 def needs_weights() -> None:
     """Skips a test where the pretrained weights that it needs are not at hand."""
-    if not os.environ.get("SRFORGE_WEIGHTS"):
-        pytest.skip("SRFORGE_WEIGHTS is not set: no pretrained weights at hand")
+    if not os.environ.get("SRMILL_WEIGHTS"):
+        pytest.skip("SRMILL_WEIGHTS is not set: no pretrained weights at hand")
 
 
 def data_directory() -> Path:
     """Real photos and benchmark sets, for tests that need them."""
-    value = os.environ.get("SRFORGE_DATA")
+    value = os.environ.get("SRMILL_DATA")
     if not value:
-        pytest.skip("SRFORGE_DATA is not set: no benchmark sets at hand")
+        pytest.skip("SRMILL_DATA is not set: no benchmark sets at hand")
     return Path(value)

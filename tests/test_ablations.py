@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines.config import load_config
+from pipelines.training.plan import plan_stages
 from tests.benchmarks.ablations import BEGIN, END, settings
 from tests.benchmarks.grids import GRIDS
 
@@ -12,6 +13,7 @@ ARMS = [(grid, name) for grid in GRIDS for name in GRIDS[grid].arms]
 @pytest.mark.parametrize(("grid", "name"), ARMS)
 def test_every_arm_can_be_trained_and_has_the_same_budget(grid: str, name: str) -> None:
     config, stages = load_config(settings(GRIDS[grid], name, seed=0)), GRIDS[grid].arms[name].stages
+    assert plan_stages(config, stages)
     found = {stage: config.stages[stage].train.steps for stage in stages}
     if grid == "edge_sd_sr":
         assert found.pop("autoencoder") == 600

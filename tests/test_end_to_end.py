@@ -62,7 +62,7 @@ def test_a_submitted_stage_trains_with_progress_and_lands_at_home(
 def test_three_ways_to_start_a_job_give_the_same_weights(
     cluster: Platform, stage1: str, arguments: list[str], run_python: Runner
 ) -> None:
-    environment = {"SRFORGE_HOME": cluster.home, "MLFLOW_TRACKING_URI": cluster.mlflow}
+    environment = {"SRMILL_HOME": cluster.home, "MLFLOW_TRACKING_URI": cluster.mlflow}
     # On the running cluster, and alone: `local` makes Ray start one of its own.
     for name, address in (("joined", cluster.ray_address), ("alone", "local")):
         done = run_python(
@@ -100,7 +100,7 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     cluster: Platform, stage1: str, arguments: list[str], run_python: Runner, tmp_path: Path
 ) -> None:
     environment = {
-        "SRFORGE_HOME": cluster.home,
+        "SRMILL_HOME": cluster.home,
         "MLFLOW_TRACKING_URI": cluster.mlflow,
         "RAY_ADDRESS": cluster.ray_address,
     }
@@ -168,9 +168,7 @@ def test_a_dataset_of_other_photos_is_not_overwritten(
 ) -> None:
     manifest = Path(cluster.home) / "work/shards/manifest.json"
     before = manifest.read_bytes()
-    done = run_python(
-        "jobs/shard.py", f"recipe={SMALL}", "source=sample", SRFORGE_HOME=cluster.home
-    )
+    done = run_python("jobs/shard.py", f"recipe={SMALL}", "source=sample", SRMILL_HOME=cluster.home)
     assert done.returncode == 2
     assert "photos, of which 0 are in the source" in done.stderr
     assert manifest.read_bytes() == before

@@ -16,7 +16,7 @@ def test_the_tiny_recipe_learns_and_its_second_stage_improves_on_the_first(
     run_python: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
-    done = run_python("jobs/retrain.py", timeout=2300, SRFORGE_HOME=str(home), RAY_ADDRESS="local")
+    done = run_python("jobs/retrain.py", timeout=2300, SRMILL_HOME=str(home), RAY_ADDRESS="local")
     assert done.returncode == 0, done.stdout + done.stderr
 
     folder = home / "work/evaluate/edge_sd_sr_tiny-decoder"
@@ -29,7 +29,7 @@ def test_the_tiny_recipe_learns_and_its_second_stage_improves_on_the_first(
     assert after2 > after1
     assert after2 > summary["bicubic"]["psnr_y_crop4"]
 
-    monkeypatch.setenv("SRFORGE_HOME", str(home))
+    monkeypatch.setenv("SRMILL_HOME", str(home))
     config = load_config([])
     client = tracking.connect(config)
     for stage in ("autoencoder", "joint"):

@@ -78,7 +78,7 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
             runtime_env={
                 "working_dir": str(ROOT),
                 # The upload leaves .git behind, and a bundle says which commit made it.
-                "env_vars": {"SRFORGE_GIT_COMMIT": git_commit() or ""},
+                "env_vars": {"SRMILL_GIT_COMMIT": git_commit() or ""},
             },
         )
     printer = _Printer()
@@ -157,7 +157,7 @@ def _summary(platform: Platform, home: Path, seconds: float) -> None:
         f"Bundle      {home / 'work' / 'export' / RECIPE}\n"
         f"MLflow      {runs}\n"
         f"Dashboard   {platform.dashboard}\n"
-        f"Try it      .venv/bin/srforge upscale photo.jpg large.png "
+        f"Try it      .venv/bin/srmill upscale photo.jpg large.png "
         f"--model models:/{MODEL}@champion\n"
         "Stop        make down"
     )

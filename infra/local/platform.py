@@ -94,7 +94,7 @@ def up(home: Path = ROOT) -> Platform:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "RAY_AUTH_MODE": "disabled",
-        "SRFORGE_HOME": str(home),
+        "SRMILL_HOME": str(home),
         "MLFLOW_TRACKING_URI": mlflow,
         # Evaluations of language models, for which the server would keep processes waiting.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

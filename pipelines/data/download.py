@@ -132,7 +132,7 @@ def _answer(arrival: _Arrival, policy: RetryPolicy) -> Iterator[Any]:
     if here and here == arrival.size:
         yield None
         return
-    headers = {"User-Agent": "srforge", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "srmill", "Accept-Encoding": "identity"}
     if here:
         # If-Range: another version than the one that is partly here is sent from its start.
         headers |= {"Range": f"bytes={here}-", "If-Range": arrival.validator()}

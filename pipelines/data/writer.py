@@ -19,6 +19,9 @@ from pipelines.data.tiles import EXTENSION, Tile, encode_tiles
 from pipelines.schema import ShardConfig
 from pipelines.store import Store
 
+#: Owner of the members of every tar, and so a part of each dataset's digest and sample order. It is
+#: the project's first name, and stays: another one would make every dataset another one.
+OWNER = "srforge"
 #: Folder in the dataset that says which shards of an unfinished job are done.
 PARTS = ".parts"
 
@@ -55,7 +58,7 @@ def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written
             "split": plan.split,
             "photos": [p.sha256 for p in plan.photos if p.sha256 not in unusable],
         } | columns
-        with tempfile.NamedTemporaryFile(prefix="srforge-shard-") as file:
+        with tempfile.NamedTemporaryFile(prefix="srmill-shard-") as file:
             file.write(buffer.getbuffer())
             file.flush()
             store.write_file(plan.path, Path(file.name))
@@ -90,7 +93,7 @@ def _write_tar(tiles: Iterator[Tile], buffer: BytesIO) -> dict[str, list[Any]]:
     """Writes the tar and returns the manifest's columns. Nothing in it depends on the machine, the
     user or the time."""
     columns: dict[str, list[Any]] = {"keys": [], "offsets": [], "sizes": [], "crc32": []}
-    tar = TarWriter(buffer, mtime=0, user="srforge", group="srforge", encoder=False)
+    tar = TarWriter(buffer, mtime=0, user=OWNER, group=OWNER, encoder=False)
     for tile in tiles:
         columns["keys"].append(tile.key)
         # tarfile buffers what it writes: its own counter is right, buffer.tell() is not.

@@ -113,7 +113,7 @@ def choose_metrics(config: Config) -> tuple[dict[str, AnyMetric], str | None]:
         if missing := [METRICS[name].title for name in _AUTO if name not in wanted]:
             note = (
                 f"not measured for want of weights: {', '.join(missing)} (name them in "
-                f"evaluate.metrics to get these from the web, or set $SRFORGE_WEIGHTS)"
+                f"evaluate.metrics to get these from the web, or set $SRMILL_WEIGHTS)"
             )
     names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
     known: dict[str, AnyMetric] = {**METRICS, **SET_METRICS}
@@ -268,7 +268,7 @@ def _draw(
 def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> None:
     name = f"{config.run.name}-evaluate"
     sets = results["benchmarks"].items()
-    identities = {_mlflow_name(f"srforge.{n}"): facts["identity"] for n, facts in sets}
+    identities = {_mlflow_name(f"srmill.{n}"): facts["identity"] for n, facts in sets}
     run_id = tracking.new_run(client, config, name, identities)
     status = "FAILED"
     try:

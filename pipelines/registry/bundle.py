@@ -69,7 +69,7 @@ def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetw
     try:
         network.load_inference_state_dict(weights)
     except ValueError as error:
-        raise UserError(f"{error} Another SRForge wrote them: train and export again.") from None
+        raise UserError(f"{error} Another SRMill wrote them: train and export again.") from None
     return network.fuse().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -103,8 +103,8 @@ def load_bundle(directory: Path) -> Bundle:
         raise UserError(f"{path} is damaged: fetch or export the bundle again.") from None
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {version}, this SRForge reads {SCHEMA_VERSION}: use the "
-            "SRForge that exported it, or export it again."
+            f"{path} has schema version {version}, this SRMill reads {SCHEMA_VERSION}: use the "
+            "SRMill that exported it, or export it again."
         )
     present = {
         p.relative_to(directory).as_posix()

@@ -122,7 +122,7 @@ def fetch(reference: str, config: Config) -> Path:
         )
     uri = f"models:/{name}/{found.version}"
     try:
-        target = tempfile.mkdtemp(prefix="srforge-bundle-")
+        target = tempfile.mkdtemp(prefix="srmill-bundle-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
     except (MlflowException, OSError) as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _NEVER = "register.promote=never"
-BUNDLE_TAG, GATE_TAG = "srforge.bundle", "srforge.gate"
+BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 
 
 def bundle_directory(config: Config) -> Path:
@@ -88,7 +88,7 @@ def promote(client: "MlflowClient", name: str, version: str) -> None:
         client.set_registered_model_alias(name, PREVIOUS, old)
     client.set_registered_model_alias(name, CHAMPION, version)
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.set_model_version_tag(name, version, "srforge.promoted_at", moment)
+    client.set_model_version_tag(name, version, "srmill.promoted_at", moment)
 
 
 def _must_decide(client: "MlflowClient", config: Config, name: str, version: str) -> bool:
@@ -116,7 +116,7 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
     scores = {k: v for k, v in facts["metrics"]["model"].items() if v is not None}
-    tags = {BUNDLE_TAG: bundle.digest, "srforge.manifest": facts["manifest"]}
+    tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts["manifest"]}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     status = "FAILED"
     try:

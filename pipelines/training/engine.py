@@ -9,6 +9,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from pipelines.data.stream import Batch, to_unit
 from pipelines.schema import TrainConfig
@@ -81,12 +82,16 @@ class Engine:
     def _settle(self, before: Sequence[Tensor], *, applied: bool) -> None:
         """Statistics after a step: what the ranks saw on average, or, if it was not applied, what
         they were, since what is not finite would stay in them for good."""
-        for buffer, old in zip(self.statistics.values(), before, strict=True):
-            if applied:
-                dist.all_reduce(buffer)
-                buffer.div_(dist.get_world_size())
-            else:
-                buffer.copy_(old)
+        buffers = list(self.statistics.values())
+        if applied and buffers:
+            # All at once: a message for each of a hundred small ones would cost more than they do.
+            mean = parameters_to_vector(buffers)
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+            parts = mean.split([buffer.numel() for buffer in buffers])
+            before = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
     def _turns(self) -> Iterator[tuple[str, Part]]:
         """Each part, while it alone is what trains."""

@@ -65,7 +65,7 @@ def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowCl
 
     job["mlflow_uri"] = tracking.tracking_uri(config)
     open_run = tracking.open_run if run.newest() else tracking.new_run
-    tags = {"srforge.stage": name, "srforge.manifest": job["identity"]["data"]}
+    tags = {"srmill.stage": name, "srmill.manifest": job["identity"]["data"]}
     job["mlflow_run"] = open_run(client, config, run.name, tags)
     tracking.log_params(client, job["mlflow_run"], _parameters(config, name))
     status = "FAILED"

@@ -74,7 +74,7 @@ class MLflowRecorder:
         self._reason = "no answer yet"
         self._stack = ExitStack()
         self._stack.enter_context(tracking.single_attempts())
-        self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srforge")))
+        self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srmill")))
         self._thread = Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 

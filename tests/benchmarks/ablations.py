@@ -1,6 +1,6 @@
 """Small ablations of a system: each idea changed alone, with equal budgets.
 
-    SRFORGE_DATA=… SRFORGE_WEIGHTS=… python -m tests.benchmarks.ablations edge_sd_sr --data shards
+    SRMILL_DATA=… SRMILL_WEIGHTS=… python -m tests.benchmarks.ablations edge_sd_sr --data shards
 
 trains every arm (an interrupted one goes on), measures it on Set5 and BSD100 at ×4, and writes the
 table to the grid's page (see grids.py). Differences are paired, image by image; their intervals
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--data", default="work/shards", help="dataset to train on")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm")
     parsed = parser.parse_args()
-    if not os.environ.get("SRFORGE_DATA"):
-        raise SystemExit("error: set SRFORGE_DATA to the folder with the benchmark sets.")
+    if not os.environ.get("SRMILL_DATA"):
+        raise SystemExit("error: set SRMILL_DATA to the folder with the benchmark sets.")
     grid = GRIDS[parsed.grid]
     measured: dict[str, NDArray[np.float64]] = {}
     for name, arm in grid.arms.items():
@@ -112,5 +112,5 @@ def write(path: Path, content: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRFORGE_HOME", str(ROOT))
+    os.environ.setdefault("SRMILL_HOME", str(ROOT))
     main()

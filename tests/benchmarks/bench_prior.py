@@ -1,7 +1,7 @@
 """What the prior of the RDSR that ships knows of an image: PSNR-Y on BSD100 with the image's own
 prior, with the next image's, and with the mean of all; differences with 95 % intervals.
 
-Needs SRFORGE_DATA.
+Needs SRMILL_DATA.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from tests.conftest import ROOT, data_directory
 
 @torch.inference_mode()
 def test_what_the_prior_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
+    monkeypatch.setenv("SRMILL_HOME", str(ROOT))
     config = load_config(["recipe=rdsr"])
     benchmark = open_benchmark(str(data_directory() / "benchmarks" / "BSD100"), config)
     network = load_model("rdsr", config).network

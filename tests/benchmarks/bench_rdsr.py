@@ -1,4 +1,4 @@
-"""RDSR on one CPU thread, fused, beside DiffIR's cost: whole and by part, in PyTorch as `srforge
+"""RDSR on one CPU thread, fused, beside DiffIR's cost: whole and by part, in PyTorch as `srmill
 upscale` runs it, compiled with frozen weights, and in ONNX Runtime, as a share of the machine's
 measured matrix-multiply peak.
 

@@ -1,6 +1,6 @@
 """Whether tiles show: the tiled output of a photo against its untiled one.
 
-By the models that ship; needs SRFORGE_DATA.
+By the models that ship; needs SRMILL_DATA.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from tests.conftest import ROOT, data_directory
 
 @pytest.mark.parametrize("name", shipped_models())
 def test_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SRFORGE_HOME", str(ROOT))
+    monkeypatch.setenv("SRMILL_HOME", str(ROOT))
     model = load_model(name, load_config([]))
     tiling = Tiling.for_tile(model.config.export.tile)
     scale, width, height = model.network.scale, 512, 288

@@ -238,7 +238,7 @@ def test_two_workers_against_one(tiles: Path, tmp_path: Path) -> None:
                 [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}",
                  "--standalone", "-m", "pipelines.training", *arguments],
                 cwd=ROOT,
-                env=os.environ | {"SRFORGE_HOME": str(home), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"SRMILL_HOME": str(home), "OMP_NUM_THREADS": "1"},
                 check=True,
                 capture_output=True,
             )  # fmt: skip

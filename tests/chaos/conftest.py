@@ -34,10 +34,10 @@ def reference(
     head: Nodes, dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Reference]:
     """A run that nobody disturbs; after the last test that is compared with it, the table is
-    printed, and written to $SRFORGE_CHAOS_TABLE."""
+    printed, and written to $SRMILL_CHAOS_TABLE."""
     home = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("SRFORGE_HOME", str(home))
+        environment.setenv("SRMILL_HOME", str(home))
         head.add(2)
         with Run(head.address, f"data={dataset}", "stage=autoencoder", *SETTINGS) as run:
             outcome = Outcome.of(run)
@@ -46,7 +46,7 @@ def reference(
     yield Reference(home, outcome)
     table = "\n".join(ROWS)
     print(f"\n\n{table}")
-    if path := os.environ.get("SRFORGE_CHAOS_TABLE"):
+    if path := os.environ.get("SRMILL_CHAOS_TABLE"):
         Path(path).write_text(f"{table}\n")
 
 

@@ -53,7 +53,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(
     elastic = (*SETTINGS, "train.workers=[1,2]", "train.zero_stage=1", "stage=joint")
 
     def new_run(name: str) -> Run:
-        monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / name))
+        monkeypatch.setenv("SRMILL_HOME", str(tmp_path / name))
         # The stage before.
         shutil.copytree(reference.home, tmp_path / name)
         return Run(nodes.address, f"data={dataset}", *elastic)

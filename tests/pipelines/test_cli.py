@@ -18,7 +18,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def srforge(*arguments: object) -> int:
+def srmill(*arguments: object) -> int:
     with pytest.raises(SystemExit) as exit_:
         cli.main([str(argument) for argument in arguments])
     return int(exit_.value.code or 0)
@@ -33,7 +33,7 @@ def photo(path: Path, size: tuple[int, int] = (37, 21), mode: str = "RGB") -> Pa
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_a_photo_becomes_four_times_as_large(tmp_path: Path, bundle: Path, suffix: str) -> None:
     source, target = photo(tmp_path / "a.png"), tmp_path / f"b.{suffix}"
-    assert srforge("upscale", source, target, "--model", bundle) == 0
+    assert srmill("upscale", source, target, "--model", bundle) == 0
     with Image.open(target) as image:
         assert image.size == (148, 84)
         assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[suffix]
@@ -46,7 +46,7 @@ def test_tiles_in_batches_change_nothing_and_colours_can_be_the_photos(
 
     def upscaled(*options: object) -> np.ndarray:
         target = tmp_path / "b.png"
-        assert srforge("upscale", source, target, "--model", bundle, "--overwrite", *options) == 0
+        assert srmill("upscale", source, target, "--model", bundle, "--overwrite", *options) == 0
         with Image.open(target) as image:
             return np.asarray(image).astype(int)
 
@@ -66,12 +66,12 @@ def test_a_folder_is_upscaled_and_done_photos_are_left_alone(
     source.mkdir()
     photo(source / "a b.png", mode="RGBA")
     photo(source / "ü.jpg")
-    assert srforge("upscale", source, target, "--model", bundle) == 0
+    assert srmill("upscale", source, target, "--model", bundle) == 0
     assert sorted(path.name for path in target.iterdir()) == ["a b.png", "ü.jpg"]
     with Image.open(target / "a b.png") as image:
         assert image.mode == "RGBA"
     before = (target / "ü.jpg").stat().st_mtime_ns
-    assert srforge("upscale", source, target, "--model", bundle) == 0
+    assert srmill("upscale", source, target, "--model", bundle) == 0
     assert "Nothing to do" in capsys.readouterr().out
     assert (target / "ü.jpg").stat().st_mtime_ns == before
 
@@ -85,7 +85,7 @@ def test_one_bad_photo_of_a_folder_is_named_and_the_rest_is_done(
     (source / "bad.png").write_text("not a picture")
     whole = photo(tmp_path / "whole.png").read_bytes()
     (source / "cut.png").write_bytes(whole[: len(whole) // 2])
-    assert srforge("upscale", source, target, "--model", bundle) == 1
+    assert srmill("upscale", source, target, "--model", bundle) == 1
     assert [path.name for path in target.iterdir()] == ["good.png"]
     error = capsys.readouterr().err
     assert "bad.png cannot be read" in error
@@ -114,7 +114,7 @@ def test_transparency_is_never_dropped_silently(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = photo(tmp_path / "a.png", mode="RGBA")
-    assert srforge("upscale", source, tmp_path / "b.jpg", "--model", bundle) == 2
+    assert srmill("upscale", source, tmp_path / "b.jpg", "--model", bundle) == 2
     assert "JPEG cannot hold" in capsys.readouterr().err
     assert not (tmp_path / "b.jpg").exists()
 
@@ -131,7 +131,7 @@ def test_a_model_that_does_not_exist_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str, message: str
 ) -> None:
     source = photo(tmp_path / "a.png")
-    assert srforge("upscale", source, tmp_path / "b.png", "--model", reference) == 2
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", reference) == 2
     assert message in capsys.readouterr().err
 
 
@@ -142,12 +142,12 @@ def test_a_damaged_bundle_is_refused(
     shutil.copytree(bundle, copy)
     (copy / "config.yaml").write_text("system: edge_sd_sr\n")
     source = photo(tmp_path / "a.png")
-    assert srforge("upscale", source, tmp_path / "b.png", "--model", copy) == 2
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", copy) == 2
     assert "config.yaml is missing or damaged" in capsys.readouterr().err
 
 
 def test_models_lists_what_is_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    assert srforge("models") == 0
+    assert srmill("models") == 0
     output = capsys.readouterr().out
     assert "Shipped with this project:" in output
     assert "Default: " in output

@@ -14,21 +14,21 @@ from pipelines.storage import (
 )
 
 
-def test_relative_paths_are_resolved_against_srforge_home(
+def test_relative_paths_are_resolved_against_srmill_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path))
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path))
     assert resolve("work/x") == tmp_path / "work/x"
     assert resolve("/data") == Path("/data")
-    monkeypatch.delenv("SRFORGE_HOME")
+    monkeypatch.delenv("SRMILL_HOME")
     monkeypatch.chdir(tmp_path)
     assert home() == tmp_path
 
 
 def test_a_submitted_job_without_a_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SRFORGE_HOME")
+    monkeypatch.delenv("SRMILL_HOME")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(UserError, match="SRFORGE_HOME is not set"):
+    with pytest.raises(UserError, match="SRMILL_HOME is not set"):
         resolve("work")
 
 

@@ -116,7 +116,7 @@ def test_stores_work_in_other_processes(store: Store, method: str) -> None:
 
 
 def test_locations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path))
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path))
     assert open_store("data/x").location == str(tmp_path / "data/x")
     assert open_store(tmp_path).location == str(tmp_path)
     assert open_store("s3://bucket").location == "s3://bucket"

@@ -18,7 +18,7 @@ WEIGHTS = {"features.0.weight": torch.rand(2, 3), "classifier.0.weight": torch.r
 @pytest.fixture(autouse=True)
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is at hand: no folder, no cache."""
-    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.delenv("SRMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
 
@@ -39,7 +39,7 @@ def test_a_folder_comes_first_and_gives_fp32(
 ) -> None:
     half = WEIGHTS["features.0.weight"].half()
     save_file({"features.0.weight": half}, tmp_path / "vgg16_features.safetensors")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path))
     found = pretrained("vgg16_features")
     assert found.keys() == {"features.0.weight"}
     assert torch.equal(found["features.0.weight"], half.float())
@@ -50,7 +50,7 @@ def test_elsewhere_they_come_from_their_home_once(
 ) -> None:
     file = publish(web_server, tmp_path, monkeypatch)
     # A folder without them is no reason to give up.
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path))
     for _ in range(2):
         found = pretrained("vgg16_features")
         assert found.keys() == {"features.0.weight"}
@@ -72,14 +72,14 @@ def test_offline_the_error_says_where_to_put_them(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         ValueError,
         match=r"'lpips_vgg_heads' cannot be had from http://127.* put lpips_vgg_heads.safetensors "
-        r"into a folder and name it in \$SRFORGE_WEIGHTS",
+        r"into a folder and name it in \$SRMILL_WEIGHTS",
     ):
         pretrained("lpips_vgg_heads")
 
 
 def test_a_folder_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SRFORGE_WEIGHTS", "/no/such/folder")
-    with pytest.raises(ValueError, match=r"\$SRFORGE_WEIGHTS is '/no/such/folder', which is no fo"):
+    monkeypatch.setenv("SRMILL_WEIGHTS", "/no/such/folder")
+    with pytest.raises(ValueError, match=r"\$SRMILL_WEIGHTS is '/no/such/folder', which is no fo"):
         pretrained("vgg16_features")
 
 
@@ -96,7 +96,7 @@ def test_what_is_no_state_dict_is_refused(
 
 def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vgg16_features.safetensors").write_bytes(b"half")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"vgg16_features.safetensors cannot be read .*get it aga"):
         pretrained("vgg16_features")
 
@@ -116,7 +116,7 @@ def test_arrays_keep_their_precision_and_come_from_a_folder_or_from_their_home(
         assert is_at_hand("niqe_pristine")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))
     assert not is_at_hand("niqe_pristine")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path))
     assert is_at_hand("niqe_pristine")
     assert torch.equal(pretrained("niqe_pristine")["mu"], torch.from_numpy(mean))
     (tmp_path / "niqe_pristine.npz").write_bytes(b"PK half")

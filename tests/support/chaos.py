@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reference:
-    """The undisturbed run. `home` is its SRFORGE_HOME."""
+    """The undisturbed run. `home` is its SRMILL_HOME."""
 
     home: Path
     outcome: Outcome

@@ -24,7 +24,7 @@ RESUMING = re.compile(r"resuming at step (\d+) of")
 class Run:
     """One run of `jobs/train.py`, started as often as a test likes.
 
-    The driver has the environment of this process, where SRFORGE_HOME is its home.
+    The driver has the environment of this process, where SRMILL_HOME is its home.
 
     address: of the Ray cluster.
     """

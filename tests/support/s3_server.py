@@ -21,7 +21,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-BUCKET = "srforge"
+BUCKET = "srmill"
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 # Ends the server when its input closes, also when pytest itself is killed. SIGKILL, since it takes
 # its time on SIGTERM and nothing of it is kept.
@@ -63,14 +63,14 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_server() -> S3Server:
-    """A running SeaweedFS with one bucket, `srforge`."""
+    """A running SeaweedFS with one bucket, `srmill`."""
     return running_server()
 
 
 @functools.cache
 def running_server() -> S3Server:
     """The one server of this process, however many modules import the fixture; ends with it."""
-    folder = Path(tempfile.mkdtemp(prefix="srforge-seaweedfs-"))
+    folder = Path(tempfile.mkdtemp(prefix="srmill-seaweedfs-"))
     ports = dict(zip(SERVICES, _free_ports(len(SERVICES)), strict=True))
     log = folder / "weed.log"
     process = _start(folder, ports, log)

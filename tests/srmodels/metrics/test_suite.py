@@ -60,13 +60,13 @@ def test_what_pyiqa_measures_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("dists", "musiq", "clipiqa", "pi"):
         with pytest.raises(
             ValueError,
-            match=rf"'{name}' needs pyiqa, which cannot be imported .*pip install 'srforge\[metri",
+            match=rf"'{name}' needs pyiqa, which cannot be imported .*pip install -e '\.\[metri",
         ):
             METRICS[name].create(4)
 
 
 def test_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.delenv("SRFORGE_WEIGHTS", raising=False)
+    monkeypatch.delenv("SRMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert METRICS["psnr_y"].is_at_hand()
     assert not METRICS["niqe"].is_at_hand()

@@ -19,7 +19,7 @@ from tests.support.training import (
 @pytest.fixture(scope="module")
 def engine(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SRFORGE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("SRMILL_HOME", str(tmp_path_factory.mktemp("home")))
         join()
         return make_engine(configure(dataset, "train.zero_stage=1"))
 
