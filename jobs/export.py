@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipelines import export
+from pipelines.export import export
 from pipelines.job import main
 
 if __name__ == "__main__":

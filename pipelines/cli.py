@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import __version__
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.config.shipped import shipped_models
 from pipelines.errors import UserError
+from pipelines.models.load import Model, champion, load_model
 from pipelines.progress import progress
-from pipelines.registry.models import Model, champion, load_model
-from pipelines.schema import Config
-from pipelines.shipped import shipped_models
-from pipelines.storage import write_bytes
+from pipelines.storage.files import write_bytes
 from srmodels.color import COLOR_FIXES
 from srmodels.upscale import Tiling, num_tiles, upscale_image
 

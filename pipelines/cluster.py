@@ -5,13 +5,10 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.storage import in_submitted_job
-
-ROOT = Path(__file__).resolve().parents[1]
+from pipelines.storage.paths import ROOT, in_submitted_job
 
 #: Calls a function with each tuple of arguments; the results come in the same order.
 Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]

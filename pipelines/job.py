@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines.config import documented_keys, load_config, recipe_names, to_yaml
+from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
+from pipelines.config.schema import Config
 from pipelines.errors import Terminated, UserError
-from pipelines.schema import Config
 
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")

@@ -4,18 +4,19 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from pipelines import export, tracking
+from pipelines import tracking
 from pipelines.cluster import connect
+from pipelines.config.schema import Config
 from pipelines.data import shard
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
+from pipelines.export import export
+from pipelines.models.build import stage_on_meta
 from pipelines.registry import register
-from pipelines.schema import Config
-from pipelines.storage import resolve
-from pipelines.training.cost import stage_on_meta
+from pipelines.runs.names import run_name
+from pipelines.storage.paths import resolve
 from pipelines.training.launch import run_stages
 from pipelines.training.plan import stage_plan
-from pipelines.training.runs import run_name
 
 #: (name, what runs it); every step gets a configuration of its own.
 Step = tuple[str, Callable[[], Any]]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.config import config_digest
+from pipelines.config.load import config_digest
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.schema import Config
-from pipelines.storage import resolve
+from pipelines.storage.paths import resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.local import platform as local_platform
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.training.plan import plan_stages
 from tests.benchmarks.ablations import BEGIN, END, settings
 from tests.benchmarks.grids import GRIDS

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from infra.local.platform import Platform
-from pipelines.registry.bundle import load_bundle
-from pipelines.registry.models import weights_sha256
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import weights_sha256
 from tests.conftest import ROOT, SMALL, Runner
 
 pytestmark = pytest.mark.cluster

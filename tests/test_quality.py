@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import tracking
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from tests.conftest import Runner
 
 

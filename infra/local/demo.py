@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.local.platform import ROOT, Platform, PlatformError, up
-from pipelines.export import git_commit
+from pipelines.revision import git_commit
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

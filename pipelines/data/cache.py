@@ -15,8 +15,9 @@ from typing import BinaryIO, Protocol
 from filelock import FileLock, Timeout
 
 from pipelines.errors import UserError
-from pipelines.storage import file_sha256
-from pipelines.store import Retries, RetryPolicy, Store, local_files
+from pipelines.storage.files import file_sha256, local_files
+from pipelines.storage.retries import Retries, RetryPolicy
+from pipelines.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data.cache import ShardCache
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Sample, Shard
 from pipelines.data.tiles import decode
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
-from pipelines.storage import absolute_location, resolve
-from pipelines.store import LocalStore, RetryPolicy, Store, open_store
+from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.store import LocalStore, Store, open_store
 
 #: Files that a process keeps open.
 OPEN_FILES = 64
@@ -34,7 +34,7 @@ def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
         UserError: there is none, or a shard is missing or of the wrong size.
     """
     root, name = split_location(absolute_location(location))
-    store = open_store(root, policy=RetryPolicy.of(stream))
+    store = open_store(root, policy=stream.policy)
     manifest = Manifest.load(store, name)
     present = intact_shards(store, manifest)
     for shard in manifest.shards:
@@ -49,7 +49,7 @@ def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
 def dataset_exists(location: str, stream: StreamConfig) -> bool:
     """Whether there is a manifest."""
     root, name = split_location(absolute_location(location))
-    return open_store(root, policy=RetryPolicy.of(stream)).size(name) is not None
+    return open_store(root, policy=stream.policy).size(name) is not None
 
 
 def split_location(location: str) -> tuple[str, str]:
@@ -96,7 +96,7 @@ class Dataset:
         if isinstance(self.store, LocalStore):
             return None
         limit = self.stream.cache_mib * 2**20
-        return ShardCache(Path(self.stream.cache), limit, RetryPolicy.of(self.stream))
+        return ShardCache(Path(self.stream.cache), limit, self.stream.policy)
 
     def read(self, sample: Sample) -> dict[str, bytes]:
         """One sample's files by extension.

@@ -17,8 +17,8 @@ from filelock import FileLock
 
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.storage import read_json, write_json
-from pipelines.store import Retries, RetryPolicy, local_files
+from pipelines.storage.files import local_files, read_json, write_json
+from pipelines.storage.retries import Retries, RetryPolicy
 
 CHUNK = 1 << 18
 BUSY = (408, 425, 429)

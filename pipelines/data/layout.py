@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.config.schema import ShardConfig
 from pipelines.data.manifest import Manifest, Shard
 from pipelines.data.sources import Inventory, Photo, Skipped
 from pipelines.data.tiles import EXTENSION, cut, tile_size
 from pipelines.errors import UserError
-from pipelines.schema import ShardConfig
-from pipelines.storage import digest
+from pipelines.storage.digests import digest
 
 #: Bytes per pixel that a lossless tile is expected to take, to plan shards before encoding.
 EXPECTED_BYTES = 1.0

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.storage import canonical
-from pipelines.store import Store
+from pipelines.storage.digests import canonical
+from pipelines.storage.store import Store
 
 VERSION = 2
 FILE_NAME = "manifest.json"

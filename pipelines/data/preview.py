@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines.config.schema import Config
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.order import sample_seed
 from pipelines.data.stream import CropSettings, check_crop, make_pair, training_order
 from pipelines.errors import UserError
-from pipelines.schema import Config
-from pipelines.storage import resolve, write_bytes
-from pipelines.store import local_files
+from pipelines.storage.files import local_files, write_bytes
+from pipelines.storage.paths import resolve
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 NUM_PAIRS = 16

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipelines.cluster import Mapper, connect, ray_map
+from pipelines.config.schema import Config, ShardConfig
 from pipelines.data import preview, verify
 from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
@@ -18,9 +19,9 @@ from pipelines.data.sources import Entry, Inventory, describe_source, find_entri
 from pipelines.data.writer import PARTS, Written, write_shard
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.schema import Config, ShardConfig
-from pipelines.storage import absolute_location
-from pipelines.store import LocalStore, RetryPolicy, Store, local_files, open_store
+from pipelines.storage.files import local_files
+from pipelines.storage.paths import absolute_location
+from pipelines.storage.store import LocalStore, Store, open_store
 
 REPORT = "report.json"
 #: Names of shards.
@@ -36,7 +37,7 @@ def plan(config: Config) -> str:
     if _only_preview(config):
         return f"draw training pairs of the dataset in {target}"
     _check_place(target)
-    settings, policy = config.shard, RetryPolicy.of(config.stream)
+    settings, policy = config.shard, config.stream.policy
     return (
         f"{describe_source(source(config), config.mirror, policy)}; tiles of {settings.tile} px "
         f"({settings.val_tile} px for validation), lossless, in shards of about "
@@ -57,7 +58,7 @@ def run(config: Config) -> str:
     if config.verify:
         verify.run(location, config.stream)
     elif not _only_preview(config):
-        entries = find_entries(source(config), config.mirror, RetryPolicy.of(config.stream))
+        entries = find_entries(source(config), config.mirror, config.stream.policy)
         with connect():
             make_dataset(config, entries, ray_map)
     if config.preview is not None:
@@ -89,7 +90,7 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     added in shards of its own, shards with photos that are no longer in the source are left out."""
     settings = config.shard
     _check_place(output_location(config))
-    store = open_store(output_location(config), policy=RetryPolicy.of(config.stream))
+    store = open_store(output_location(config), policy=config.stream.policy)
     with _alone(store):
         before, history = _existing(store, settings), _history(store)
         inventory = inspect(entries, settings, mapper)

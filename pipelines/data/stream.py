@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
 from pipelines.data.order import Draw, SampleOrder, sample_seed
 from pipelines.data.prefetch import ShardPrefetcher
 from pipelines.errors import UserError
-from pipelines.schema import Config, TrainConfig
 from srmodels.degradation import degrade
 
 #: Batches that are prepared ahead of the one being trained.

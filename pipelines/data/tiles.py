@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.schema import ShardConfig
+from pipelines.config.schema import ShardConfig
 
 #: Lossless WebP: of the codecs that were measured it decodes as fast as the fastest PNG, at
 #: three quarters of its size. docs/benchmarks.md has the comparison.

@@ -5,13 +5,13 @@ import zlib
 from contextlib import nullcontext
 
 from pipelines.cluster import Mapper, connect, ray_map
+from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import intact_shards, split_location
 from pipelines.data.manifest import Manifest, Shard
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.schema import StreamConfig
-from pipelines.storage import absolute_location
-from pipelines.store import RetryPolicy, Store, open_store
+from pipelines.storage.paths import absolute_location
+from pipelines.storage.store import Store, open_store
 
 
 def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> None:
@@ -22,7 +22,7 @@ def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> No
         UserError: there is no dataset, or it is damaged; what is damaged is printed.
     """
     root, name = split_location(absolute_location(location))
-    store = open_store(root, policy=RetryPolicy.of(stream))
+    store = open_store(root, policy=stream.policy)
     manifest = Manifest.load(store, name)
     present = intact_shards(store, manifest)
     problems = [

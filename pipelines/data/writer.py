@@ -12,12 +12,12 @@ from typing import Any
 
 from webdataset import TarWriter
 
+from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError, decode_photo
 from pipelines.data.layout import ShardPlan
 from pipelines.data.sources import Photo, Skipped, read
 from pipelines.data.tiles import EXTENSION, Tile, encode_tiles
-from pipelines.schema import ShardConfig
-from pipelines.store import Store
+from pipelines.storage.store import Store
 
 #: Owner of the members of every tar, and so a part of each dataset's digest and sample order. It is
 #: the project's first name, and stays: another one would make every dataset another one.

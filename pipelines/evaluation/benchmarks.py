@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.config.schema import Config, DegradationConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
@@ -16,8 +17,9 @@ from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import low_resolution
-from pipelines.schema import Config, DegradationConfig
-from pipelines.storage import digest, file_sha256, resolve
+from pipelines.storage.digests import digest
+from pipelines.storage.files import file_sha256
+from pipelines.storage.paths import resolve
 from srmodels.degradation import PRESETS
 from srmodels.degradation.resize import bicubic
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from pipelines import tracking
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import (
     VALIDATION,
@@ -35,15 +36,10 @@ from pipelines.evaluation.pictures import encode, enlarge, montage, most_detaile
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import IMAGES, RESULTS, counted, rival, summarise, to_csv
 from pipelines.evaluation.sets import measure_sets
-from pipelines.registry.models import absolute, at_precision, champion, load_model
-from pipelines.schema import Config
-from pipelines.storage import (
-    absolute_location,
-    digest,
-    new_directory,
-    read_json,
-    resolve,
-)
+from pipelines.models.load import absolute, at_precision, champion, load_model
+from pipelines.storage.digests import digest
+from pipelines.storage.files import new_directory, read_json
+from pipelines.storage.paths import absolute_location, resolve
 from srmodels.metrics.fid import FID
 from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
 

@@ -14,7 +14,7 @@ from pipelines.evaluation.methods import Method
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.progress import progress
-from pipelines.storage import digest
+from pipelines.storage.digests import digest
 from srmodels.metrics.fidelity import NoScoreError
 from srmodels.metrics.suite import Score
 

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.registry.models import Model, absolute, find_bundle, load_model
-from pipelines.schema import Config
-from pipelines.storage import digest, file_sha256, resolve
+from pipelines.models.load import Model, absolute, find_bundle, load_model
+from pipelines.storage.digests import digest
+from pipelines.storage.files import file_sha256
+from pipelines.storage.paths import resolve
 from srmodels.edge.onnx import OnnxRunner
 from srmodels.tiling import run_tiled
 from srmodels.upscale import Tiling, to_pixels, to_tensor
@@ -202,7 +204,7 @@ class OnnxFile(_Network):
         return {name: value for name, value in vars(self).items() if name != "_runner"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return self._runner(x_l)
+        return self._runner.run(x_l)
 
 
 class SpandrelFile(_Network):

@@ -3,9 +3,9 @@ training."""
 
 import numpy as np
 
+from pipelines.config.schema import Config
 from pipelines.data.order import sample_seed
 from pipelines.evaluation.pictures import Pixels
-from pipelines.schema import Config
 from srmodels.degradation import degrade
 from srmodels.metrics import psnr_y
 

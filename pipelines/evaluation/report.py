@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from pipelines import tracking
+from pipelines.config.schema import Config
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.pictures import Pictures, encode
@@ -18,8 +19,7 @@ from pipelines.evaluation.plots import (
 )
 from pipelines.evaluation.results import by_image, counted, rival, shown
 from pipelines.evaluation.statistics import Comparison, judge
-from pipelines.schema import Config
-from pipelines.training.runs import run_name
+from pipelines.runs.names import run_name
 
 #: (stage, [(step, loss)]) as it is drawn.
 Curves = list[tuple[str, list[tuple[int, float]]]]

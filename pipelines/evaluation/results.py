@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.config.schema import Config
 from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import Failure, ImageResult
 from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS, Method, unique_titles
 from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.evaluation.sets import SetScores
 from pipelines.evaluation.statistics import compare
-from pipelines.registry.models import Model
-from pipelines.schema import Config
+from pipelines.models.load import Model
 from srmodels.metrics.suite import AnyMetric
 
 #: Means, comparisons and what was measured.

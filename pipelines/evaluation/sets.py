@@ -11,7 +11,7 @@ from pipelines.evaluation.benchmarks import Benchmark
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import Method
 from pipelines.progress import progress
-from pipelines.storage import digest
+from pipelines.storage.digests import digest
 from srmodels.metrics.fid import FID, Features
 
 #: Images that one Ray task reads: enough to pay for loading a large network.

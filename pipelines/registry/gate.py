@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import IMAGES, by_image, from_csv
 from pipelines.evaluation.statistics import Comparison, compare, judge
-from pipelines.registry.bundle import Bundle
+from pipelines.models.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import tracking
-from pipelines.registry.bundle import Bundle, load_bundle
+from pipelines.config.schema import Config
+from pipelines.models.bundle import Bundle, load_bundle
+from pipelines.models.load import champion, fetch
 from pipelines.registry.gate import Decision, decide
-from pipelines.registry.models import champion, fetch
-from pipelines.schema import Config
-from pipelines.storage import resolve
+from pipelines.storage.paths import resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,17 +13,17 @@ from contextlib import nullcontext
 
 import torch
 
-from pipelines.checks import check_workers
+from pipelines.config.refusals import check_workers
+from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.job import main
-from pipelines.schema import Config
-from pipelines.training.initial import init_checkpoint
-from pipelines.training.lease import lease
+from pipelines.runs.lease import lease
 from pipelines.training.local import join_group, train_here
 from pipelines.training.plan import chosen_stage, plan_stages
 from pipelines.training.ranks import from_first
-from pipelines.training.runs import check_pretrained, describe, ended, is_done
+from pipelines.training.stage_run import check_pretrained, describe, ended, is_done
+from pipelines.training.start import init_checkpoint
 
 
 def train_stage(config: Config) -> None:

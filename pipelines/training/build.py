@@ -7,13 +7,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.schema import Config
-from pipelines.training.checkpoint import Checkpoint
+from pipelines.runs.checkpoint import Checkpoint
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
 from pipelines.training.universal import universal_copy
-from srmodels.system import Stage, load_system
+from srmodels.stage import Stage
+from srmodels.system import load_system
 
 
 def build_stage(config: Config, name: str, weights: Mapping[str, Tensor] | None = None) -> Stage:

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from pipelines.config.schema import TrainConfig
 from pipelines.data.stream import Batch, to_unit
-from pipelines.schema import TrainConfig
 from pipelines.training.part import MicroBatch, Part
 from srmodels.layers.recompute import recompute_in_backward
-from srmodels.system import Stage, train_only
+from srmodels.stage import Stage, train_only
 
 
 @dataclass(frozen=True)

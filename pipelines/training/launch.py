@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import tracking
 from pipelines.cluster import connect
-from pipelines.config import to_dict
+from pipelines.config.load import to_dict
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.errors import UserError
-from pipelines.schema import Config, TrainConfig
-from pipelines.storage import resolve
-from pipelines.training.checkpoint import Checkpoint
-from pipelines.training.initial import init_checkpoint
-from pipelines.training.lease import lease
+from pipelines.runs.checkpoint import Checkpoint
+from pipelines.runs.lease import lease
+from pipelines.storage.paths import resolve
 from pipelines.training.local import train_here
 from pipelines.training.plan import stage_plan
 from pipelines.training.preemption import on_sigterm
-from pipelines.training.runs import check_pretrained, describe, ended, is_done
+from pipelines.training.stage_run import check_pretrained, describe, ended, is_done
+from pipelines.training.start import init_checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

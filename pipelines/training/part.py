@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from pipelines.schema import TrainConfig
-from pipelines.training.memory import bucket_size
+from pipelines.config.schema import TrainConfig
+from pipelines.training.footprint import bucket_size
 from pipelines.training.schedule import group_settings, learning_rate
-from srmodels.system import Stage
+from srmodels.stage import Stage
 
 # Under which DeepSpeed's converter finds what it needs (`deepspeed.checkpoint.constants`).
 _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}

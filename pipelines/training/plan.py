@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
-from pipelines.schema import Config, TrainConfig
-from pipelines.storage import absolute_location
-from pipelines.training.cost import (
-    NetworkCost,
-    TrainingCost,
-    network_cost,
-    stage_on_meta,
-    training_cost,
-)
-from pipelines.training.initial import describe_start
-from pipelines.training.memory import checkpoint_bytes, parameter_counts, rank_memory
-from pipelines.training.runs import run_name
+from pipelines.models.build import stage_on_meta
+from pipelines.models.cost import network_cost, training_cost
+from pipelines.runs.names import run_name
+from pipelines.storage.paths import absolute_location
+from pipelines.training.footprint import checkpoint_bytes, parameter_counts, rank_memory
 from pipelines.training.schedule import group_settings
-from srmodels.system import Stage
+from pipelines.training.start import describe_start
+from srmodels.cost import NetworkCost, TrainingCost
+from srmodels.stage import Stage
 
 
 def stage_plan(config: Config, stage: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipelines.schema import GroupConfig, TrainConfig
+from pipelines.config.schema import GroupConfig, TrainConfig
 
 
 @dataclass(frozen=True)

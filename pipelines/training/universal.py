@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipelines.storage import new_directory
+from pipelines.storage.files import new_directory
 
 
 def universal_copy(checkpoint: Path, tags: Sequence[str], target: Path) -> Path:

@@ -11,13 +11,12 @@ import ninja
 import torch
 import torch.distributed as dist
 
-from pipelines.config import from_dict
+from pipelines.config.load import from_dict
+from pipelines.config.schema import Config
 from pipelines.data.stream import CropSettings, TrainingStream
-from pipelines.schema import Config
-from pipelines.store import RetryPolicy
-from pipelines.training.checkpoint import Checkpoint, Checkpoints, RunState
+from pipelines.runs.checkpoint import Checkpoint, Checkpoints, RunState
 from pipelines.training.preemption import Notice
-from srmodels.pretrained import FOLDER
+from srmodels.weights import FOLDER
 
 if TYPE_CHECKING:
     from pipelines.training.engine import Engine
@@ -92,10 +91,10 @@ def _callbacks(
     notice: Callable[[], Notice],
 ) -> "list[Callback]":
     """In the order in which they see a step: what measures comes before what saves."""
+    from pipelines.models.cost import training_cost
+    from pipelines.runs.writer import CheckpointWriter, Retention
     from pipelines.training import callbacks as cb
-    from pipelines.training.cost import training_cost
     from pipelines.training.hardware import peak_flops
-    from pipelines.training.writer import CheckpointWriter, Retention
 
     name, dataset = job["stage"], job["dataset"]
     train, device = config.stages[name].train, engine.device
@@ -138,7 +137,7 @@ def _callbacks(
             config=job["config"],
         )
 
-    policy = RetryPolicy.of(config.stream)
+    policy = config.stream.policy
     writer = CheckpointWriter(
         job["checkpoints"],
         rank=dist.get_rank(),

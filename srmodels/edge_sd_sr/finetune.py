@@ -8,8 +8,9 @@ from torch import Tensor
 
 from srmodels.edge_sd_sr.autoencoder import LATENT_STRIDE
 from srmodels.edge_sd_sr.network import EdgeSDSR
-from srmodels.perceptual import PerceptualStage
-from srmodels.system import ParameterGroup, per_sample_normal
+from srmodels.randomness import per_sample_normal
+from srmodels.stage import ParameterGroup
+from srmodels.stages.perceptual import PerceptualStage
 
 
 class DecoderStage(PerceptualStage):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.edge_sd_sr.slicing import slice_unet
-from srmodels.hub import find_weights, read_weights
 from srmodels.system import InitialWeights
+from srmodels.weights import find_weights, read_weights
 
 #: Attention of VAEs that were saved before diffusers 0.17.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -12,7 +12,7 @@ from srmodels.edge_sd_sr.diffusion import ForwardProcess, Prediction
 from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
 from srmodels.edge_sd_sr.vae import StableDiffusionEncoder
 from srmodels.layers import ResBlock
-from srmodels.system import INFERENCE_SEED, SRNetwork
+from srmodels.network import INFERENCE_SEED, SRNetwork
 
 
 class Teacher(nn.Module):

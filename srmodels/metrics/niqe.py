@@ -11,7 +11,7 @@ from scipy.special import gamma
 
 from srmodels.degradation.resize import bicubic_floats
 from srmodels.metrics.fidelity import NoScoreError, Pixels, to_y
-from srmodels.pretrained import pretrained
+from srmodels.weights import pretrained
 
 Floats = NDArray[np.float64]
 #: Side of the blocks that have features, in pixels of the image; half as much at half its size.

@@ -11,8 +11,8 @@ from srmodels.metrics.fid import FID
 from srmodels.metrics.fidelity import NoScoreError, Pixels
 from srmodels.metrics.lpips import LPIPS, pretrained_names
 from srmodels.metrics.lpips import SMALLEST as LPIPS_SMALLEST
-from srmodels.pretrained import is_at_hand
 from srmodels.upscale import to_tensor
+from srmodels.weights import is_at_hand
 
 #: The score of a result by its reference, both `[H, W, 3]` uint8 RGB.
 Score = Callable[[Pixels, Pixels], float]
@@ -56,7 +56,7 @@ class Metric(AnyMetric):
     """One way to judge a result.
 
     Attributes:
-        pretrained: the weights that it needs, see `srmodels.pretrained`.
+        pretrained: the weights that it needs, see `srmodels.weights`.
         create: makes the score for a border of so many pixels; raises ValueError where weights or
             packages cannot be had.
     """

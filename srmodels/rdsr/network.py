@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srmodels.network import INFERENCE_SEED, SRNetwork
 from srmodels.rdsr.config import RDSRConfig
 from srmodels.rdsr.decoder import RepD
 from srmodels.rdsr.prior import Denoiser, PriorDiffusion, PriorEncoder
-from srmodels.system import INFERENCE_SEED, SRNetwork
 
 
 class RDSR(SRNetwork):

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srmodels.perceptual import PerceptualStage
+from srmodels.randomness import per_sample_normal
 from srmodels.rdsr.network import RDSR
-from srmodels.system import ParameterGroup, Stage, per_sample_normal
+from srmodels.stage import ParameterGroup, Stage
+from srmodels.stages.perceptual import PerceptualStage
 
 
 class PriorStage(Stage):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from srmodels.metrics.suite import METRICS
 from tests.benchmarks.grids import GRIDS, Grid
 from tests.conftest import ROOT

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.config import load_config
-from pipelines.training.cost import network_cost
-from srmodels.system import SRNetwork, load_system
+from pipelines.config.load import load_config
+from pipelines.models.cost import network_cost
+from srmodels.network import SRNetwork
+from srmodels.system import load_system
 from srmodels.tiling import count_tiles, run_tiled
 from tests.conftest import ROOT
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from pipelines.cluster import connect, ray_map
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import ShardConfig, StreamConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.manifest import Manifest, Shard
@@ -25,8 +26,7 @@ from pipelines.data.shard import make_dataset
 from pipelines.data.sources import SAMPLE, find_entries
 from pipelines.data.stream import CropSettings, TrainingStream, collate, make_pair, training_order
 from pipelines.data.tiles import cut, decode, encode
-from pipelines.schema import ShardConfig, StreamConfig
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 from srmodels.degradation import PRESETS, degrade
 from tests.conftest import ROOT, write_dataset
 
@@ -283,7 +283,7 @@ def test_planning_a_million_samples(tmp_path: Path) -> None:
 import time
 from pipelines.data.manifest import Manifest
 from pipelines.data.order import SampleOrder
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024

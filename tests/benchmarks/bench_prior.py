@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.evaluation.benchmarks import open_benchmark
-from pipelines.registry.models import load_model
+from pipelines.models.load import load_model
 from srmodels.metrics.fidelity import psnr_y
 from srmodels.rdsr.network import RDSR
 from srmodels.tiling import mirror_to

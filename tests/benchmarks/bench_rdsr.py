@@ -15,8 +15,8 @@ import torch
 import torch._inductor.config
 from torch import Tensor, nn
 
-from pipelines.config import load_config
-from pipelines.training.cost import network_cost
+from pipelines.config.load import load_config
+from pipelines.models.cost import network_cost
 from srmodels.rdsr.network import RDSR
 from tests.benchmarks.bench_cost import milliseconds, onnx_call, peak_gmacs, share
 from tests.conftest import ROOT

@@ -8,13 +8,14 @@ from time import process_time
 import cv2
 import pytest
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE
 from pipelines.data.stream import CropSettings, collate, make_pair
-from pipelines.schema import StreamConfig
-from pipelines.training.cost import stage_on_meta, training_cost
-from pipelines.training.memory import checkpoint_bytes, parameter_counts
+from pipelines.models.build import stage_on_meta
+from pipelines.models.cost import training_cost
+from pipelines.training.footprint import checkpoint_bytes, parameter_counts
 from srmodels.degradation import PRESETS
 from tests.benchmarks.bench_training_cuda import CROP, full_size
 from tests.conftest import write_dataset

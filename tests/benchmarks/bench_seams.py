@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.config import load_config
-from pipelines.registry.models import load_model
-from pipelines.shipped import shipped_models
+from pipelines.config.load import load_config
+from pipelines.config.shipped import shipped_models
+from pipelines.models.load import load_model
 from srmodels.tiling import run_tiled, tile_starts
 from srmodels.upscale import Tiling, to_pixels, to_tensor
 from tests.conftest import ROOT, data_directory

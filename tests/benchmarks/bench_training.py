@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream, to_unit
-from pipelines.schema import Config
 from pipelines.training.launch import run_stages
 from pipelines.training.schedule import group_settings, learning_rate
 from tests.benchmarks.stopwatch import CPU_TIME, Stopwatch

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipelines.cluster import connect, ray_map
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.data.shard import make_dataset
 from pipelines.data.sources import find_entries
 from tests.conftest import ROOT, write_dataset

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.checkpoint import MODEL
+from pipelines.runs.checkpoint import MODEL
 from tests.support.chaos import EVERY, SAME, STEPS, NewRun, Reference, tell
 from tests.support.faulty_proxy import FaultyProxy, Seen
 from tests.support.mlflow_server import MLflowServer

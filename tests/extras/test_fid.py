@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import open_method
 from pipelines.evaluation.sets import extract_features

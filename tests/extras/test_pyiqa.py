@@ -11,8 +11,8 @@ from PIL import Image
 
 from srmodels.metrics import psnr_rgb
 from srmodels.metrics.suite import METRICS, pyiqa_score
-from srmodels.pretrained import pretrained
 from srmodels.upscale import to_tensor
+from srmodels.weights import pretrained
 from tests.conftest import data_directory, needs_weights
 
 pytest.importorskip("pyiqa")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.evaluation.methods import open_method
 from tests.conftest import SMALL

@@ -8,7 +8,7 @@ from PIL import Image
 from pipelines import cli
 from pipelines.errors import UserError
 from tests.conftest import SMALL
-from tests.pipelines.registry.test_bundle import make_bundle
+from tests.support.bundles import make_bundle
 
 
 @pytest.fixture(scope="module")

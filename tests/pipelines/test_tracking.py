@@ -3,7 +3,7 @@ import time
 import pytest
 
 from pipelines import tracking
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from srmodels.system import load_system, per_sample_normal, per_sample_uniform, system_names
+from srmodels.randomness import per_sample_normal, per_sample_uniform
+from srmodels.system import load_system, system_names
 
 
 def test_systems_are_found_by_their_folder() -> None:

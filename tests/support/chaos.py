@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.training.checkpoint import EMA, MODEL
+from pipelines.runs.checkpoint import EMA, MODEL
 from tests.support.run import Run
 
 STEPS, EVERY = 800, 50

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from pipelines.store import LocalStore, RetryPolicy, open_store
-from pipelines.training.checkpoint import Checkpoint, Checkpoints
-from pipelines.training.writer import CheckpointWriter, Retention
+from pipelines.runs.checkpoint import Checkpoint, Checkpoints
+from pipelines.runs.writer import CheckpointWriter, Retention
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import LocalStore, open_store
 
 KEEP_ALL = Retention(99)
 

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import open_method
 from pipelines.evaluation.pictures import Pixels
 from pipelines.progress import progress
-from pipelines.schema import Config
+from pipelines.runs.checkpoint import RESULT
+from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.training.build import build_stage
-from pipelines.training.checkpoint import RESULT
-from pipelines.training.runs import run_checkpoints, run_name
 from srmodels.metrics.suite import METRICS
 from srmodels.tiling import mirror_to
 from srmodels.upscale import to_pixels, to_tensor

@@ -12,9 +12,9 @@ import psutil
 from mlflow.entities import Metric
 
 from pipelines import tracking
-from pipelines.config import load_config
-from pipelines.training.checkpoint import Checkpoint, Checkpoints
-from pipelines.training.runs import run_checkpoints
+from pipelines.config.load import load_config
+from pipelines.runs.checkpoint import Checkpoint, Checkpoints
+from pipelines.runs.names import run_checkpoints
 from tests.conftest import ROOT, SMALL
 
 DEADLINE_S = 300.0

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream
-from pipelines.schema import Config
 from pipelines.training.local import join_group
 from pipelines.training.loop import StepResult
 from pipelines.training.recorder import JSONLinesRecorder
 from pipelines.training.worker import prepare_deepspeed
-from srmodels.system import Stage
+from srmodels.stage import Stage
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")

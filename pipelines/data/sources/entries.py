@@ -13,7 +13,8 @@ from typing import Literal
 
 from pipelines.data.images import UnusableError
 from pipelines.errors import UserError
-from pipelines.store import RetryPolicy, Store, check_name, open_store
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import Store, check_name, open_store
 
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",

@@ -12,8 +12,11 @@ from typing import Any
 from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
 from pipelines.data.sources.public import SETS, archives_of, missing_archives
 from pipelines.errors import UserError
-from pipelines.storage import digest, home, resolve
-from pipelines.store import RetryPolicy, open_store, whole_file
+from pipelines.storage.digests import digest
+from pipelines.storage.files import whole_file
+from pipelines.storage.paths import home, resolve
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import open_store
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipelines.cluster import Mapper
+from pipelines.config.schema import ShardConfig
 from pipelines.data.images import Size, UnusableError, photo_size
 from pipelines.data.sources.entries import Entry, read
 from pipelines.progress import progress
-from pipelines.schema import ShardConfig
 
 #: Files that one task looks at.
 FILES_PER_TASK = 8

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.data.download import download
-from pipelines.storage import home
+from pipelines.storage.paths import home
 
 
 @dataclass(frozen=True)

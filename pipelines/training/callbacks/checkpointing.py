@@ -9,16 +9,16 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pipelines.config.schema import TrainConfig
 from pipelines.errors import UserError
-from pipelines.schema import TrainConfig
-from pipelines.store import local_files
-from pipelines.training.checkpoint import RunState
+from pipelines.runs.checkpoint import RunState
+from pipelines.runs.writer import CheckpointWriter, write_weights
+from pipelines.storage.files import local_files
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
+from pipelines.training.footprint import checkpoint_bytes
 from pipelines.training.loop import StepResult
-from pipelines.training.memory import checkpoint_bytes
 from pipelines.training.ranks import gathered
-from pipelines.training.writer import CheckpointWriter, write_weights
 
 #: Between two attempts at a checkpoint that the run cannot do without.
 PAUSE_S = 5.0

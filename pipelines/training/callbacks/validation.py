@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
 from pipelines.evaluation.pictures import Pixels, enlarge, montage, stack
 from pipelines.evaluation.protocol import low_resolution, psnr
-from pipelines.schema import Config, TrainConfig
 from pipelines.training.loop import StepResult
 from pipelines.training.recorder import Recorder
-from srmodels.system import Stage
+from srmodels.stage import Stage
 from srmodels.upscale import to_pixels, to_tensor
 
 #: Images that are shown.

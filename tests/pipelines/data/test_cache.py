@@ -14,7 +14,8 @@ import pytest
 
 from pipelines.data.cache import ShardCache
 from pipelines.errors import UserError
-from pipelines.store import LocalStore, RetryPolicy, open_store
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import LocalStore, open_store
 from tests.support.faulty_proxy import Fault, FaultyProxy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -234,7 +235,7 @@ def test_a_damaged_file_of_an_earlier_run_is_fetched_again(
 FETCH = """
 import sys, tests.pipelines.data.test_cache as t
 from pathlib import Path
-from pipelines.s3 import S3Store
+from pipelines.storage.s3 import S3Store
 cache = t.ShardCache(Path(sys.argv[1]), int(sys.argv[5]))
 print("start", flush=True)
 cache.open(S3Store(sys.argv[2], t.RetryPolicy(), 1000, 30_000),

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.data.download import download
 from pipelines.errors import UserError
-from pipelines.store import RetryPolicy
+from pipelines.storage.retries import RetryPolicy
 from tests.support.http_server import WebFile, WebServer, http_date
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import open_dataset, split_location
 from pipelines.data.manifest import Manifest, Shard
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 from tests.conftest import write_dataset
 
 

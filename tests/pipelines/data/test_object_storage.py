@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import ShardConfig, StreamConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import Entry, inspect
 from pipelines.data.stream import Batch, CropSettings, TrainingStream
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
-from pipelines.schema import ShardConfig, StreamConfig
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 from srmodels.degradation import PRESETS
 from tests.conftest import ROOT, SMALL, Runner, write_dataset
 from tests.support.faulty_proxy import Fault, FaultyProxy

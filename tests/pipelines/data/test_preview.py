@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.data import preview, shard
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.sources import describe_source, find_entries, public, read
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
 from tests.conftest import write_dataset
 from tests.support.http_server import WebFile, WebServer
 

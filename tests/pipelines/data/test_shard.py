@@ -12,7 +12,8 @@ import webdataset
 from filelock import FileLock
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import ShardConfig, StreamConfig
 from pipelines.data import shard
 from pipelines.data.dataset import open_dataset
 from pipelines.data.images import decode_photo
@@ -21,8 +22,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.sources import find_entries, inspect
 from pipelines.data.verify import check_shard
 from pipelines.errors import UserError
-from pipelines.schema import ShardConfig, StreamConfig
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 from tests.conftest import SMALL, write_dataset
 
 

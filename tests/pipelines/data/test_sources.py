@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError
 from pipelines.data.sources import SAMPLE, Entry, find_entries, inspect, is_photo_name, read
 from pipelines.errors import UserError
-from pipelines.schema import ShardConfig
 
 
 def png(number: int, side: int = 8) -> bytes:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream, make_pair, to_unit
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
 from srmodels.degradation import PRESETS, degrade
 from tests.conftest import write_dataset
 

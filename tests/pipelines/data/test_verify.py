@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.schema import StreamConfig
 from pipelines.data import verify
 from pipelines.data.manifest import Manifest
 from pipelines.data.verify import check_shard
 from pipelines.errors import UserError
-from pipelines.schema import StreamConfig
-from pipelines.store import open_store
+from pipelines.storage.store import open_store
 from tests.conftest import write_dataset
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import Benchmark, open_benchmark, parse_names
 from srmodels.degradation.resize import bicubic

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate, sets
 from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
@@ -17,7 +17,7 @@ from pipelines.evaluation.results import from_csv
 from srmodels.metrics.suite import SET_METRICS
 from tests.conftest import SMALL
 from tests.pipelines.evaluation.test_sets import MeanColour
-from tests.pipelines.registry.test_bundle import make_bundle
+from tests.support.bundles import make_bundle
 
 
 @pytest.mark.parametrize(

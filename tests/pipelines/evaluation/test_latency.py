@@ -1,10 +1,10 @@
 import numpy as np
 import torch
 
-from pipelines.config import load_config
-from pipelines.evaluation.latency import machine, measure_costs, threads
-from pipelines.evaluation.memory import peak_bytes
+from pipelines.config.load import load_config
+from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.methods import Method, open_method
+from srmodels.latency import num_threads, peak_bytes
 from tests.conftest import SMALL
 
 
@@ -30,7 +30,7 @@ def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
     found = measure_costs([bicubic, method], [16, 24], runs=3)
     # Four of each size and one for its memory, and one to count.
     assert [size for size, _ in seen] == [16] * 5 + [24] * 5 + [16]
-    assert {used for _, used in seen} == {threads()}
+    assert {used for _, used in seen} == {num_threads()}
     assert method.threads == 1
     assert torch.get_num_threads() == before
     cost = found["counted"]
@@ -40,7 +40,7 @@ def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
     assert all(0 < x.low_ms <= x.median_ms <= x.high_ms for x in cost.latencies)
     assert found["bicubic"].gmacs is None
     assert measure_costs([method], [], runs=3)["counted"].latencies == []
-    assert machine().endswith(f"{threads()} thread{'s' * (threads() > 1)}")
+    assert machine().endswith(f"{num_threads()} thread{'s' * (num_threads() > 1)}")
 
 
 def test_peak_memory_is_what_a_call_takes_and_gives_back() -> None:

@@ -10,16 +10,17 @@ import onnx
 import pytest
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import Method, open_method, unique_titles
-from pipelines.schema import Config
-from srmodels.edge.onnx import export_onnx
+from srmodels.edge.onnx import OnnxFp32
+from srmodels.edge.target import ExportSettings
 from srmodels.metrics import psnr_y
 from tests.conftest import SMALL, data_directory
-from tests.pipelines.registry.test_bundle import make_bundle
+from tests.support.bundles import make_bundle
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     model = open_method(str(tmp_path / "bundle"), config)
-    export_onnx(bundle.network(), tmp_path / "model.onnx", bundle.config().export.tile, 20)
+    settings = ExportSettings(bundle.config().export.tile)
+    OnnxFp32().export(bundle.network(), tmp_path / "model.onnx", settings)
     exported = open_method(f"onnx:{tmp_path / 'model.onnx'}", config)
     assert exported.scale == model.scale == 4
     ours, theirs = same_elsewhere(model, lr), same_elsewhere(exported, lr)
@@ -127,7 +129,8 @@ def test_what_is_not_installed_is_named(
 
 def test_onnx_files_of_others_are_refused(tmp_path: Path, config: Config) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    export_onnx(bundle.network(), tmp_path / "a.onnx", bundle.config().export.tile, 20)
+    settings = ExportSettings(bundle.config().export.tile)
+    OnnxFp32().export(bundle.network(), tmp_path / "a.onnx", settings)
     model = onnx.load(tmp_path / "a.onnx")
     onnx.save(model, tmp_path / "b.onnx", save_as_external_data=True, size_threshold=0)
     with pytest.raises(UserError, match="to hold its weights itself"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.report import Example, render
 from pipelines.evaluation.results import by_image, metric_facts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.evaluation import sets
 from pipelines.evaluation.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluation.measure import ImageResult

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.registry.bundle import Bundle, load_bundle, seal
+from pipelines.models.bundle import Bundle, load_bundle, seal
 from pipelines.registry.gate import decide
-from tests.pipelines.registry.test_bundle import make_bundle
+from tests.support.bundles import make_bundle
 
 
 def test_the_first_one_is_champion(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from pipelines import tracking
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
+from pipelines.models.load import load_model
 from pipelines.registry import register
-from pipelines.registry.models import load_model
-from pipelines.schema import Config
 from tests.conftest import SMALL
-from tests.pipelines.registry.test_bundle import make_bundle
+from tests.support.bundles import make_bundle
 
 
 def config_for(bundle: Path, *extra: str) -> Config:

@@ -12,12 +12,13 @@ import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import GroupConfig, TrainConfig
 from pipelines.data.stream import Batch
-from pipelines.schema import GroupConfig, TrainConfig
 from pipelines.training.local import join_group
 from pipelines.training.worker import prepare_deepspeed
-from srmodels.system import ParameterGroup, SRNetwork, Stage
+from srmodels.network import SRNetwork
+from srmodels.stage import ParameterGroup, Stage
 from tests.conftest import ROOT, SMALL
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.data.stream import Batch
 from pipelines.training.worker import prepare_deepspeed
 from tests.support.training import CPU, join

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import tracking
+from pipelines.config.schema import Config, StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
-from pipelines.registry.models import load_model
-from pipelines.schema import Config, StreamConfig
-from pipelines.training.checkpoint import Checkpoints
+from pipelines.models.load import load_model
+from pipelines.runs.checkpoint import Checkpoints
+from pipelines.runs.lease import lease
+from pipelines.runs.names import run_checkpoints
 from pipelines.training.launch import run_stages
-from pipelines.training.lease import lease
-from pipelines.training.runs import run_checkpoints
 from tests.conftest import ROOT, SMALL, write_dataset
 from tests.support.checkpoints import at
 from tests.support.training import configure

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.config import load_config
-from pipelines.training.checkpoint import Checkpoint
+from pipelines.config.load import load_config
+from pipelines.runs.checkpoint import Checkpoint
+from pipelines.runs.names import run_checkpoints
 from pipelines.training.launch import run_stages
-from pipelines.training.runs import run_checkpoints
 from tests.conftest import ROOT, SMALL, Runner
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.schema import GroupConfig, TrainConfig
+from pipelines.config.schema import GroupConfig, TrainConfig
 from pipelines.training.schedule import learning_rate
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from srmodels.edge_sd_sr.finetune import DecoderStage, grid_error
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.layers import hinge_discriminator_loss, hinge_generator_loss
-from srmodels.system import train_only
+from srmodels.stage import train_only
 from tests.conftest import SMALL, needs_weights
 
 CRITIC = "networks.discriminator={channels: 8, num_levels: 1}"

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from srmodels.edge_sd_sr.config import ConditioningConfig, EdgeSDSRConfig, UNetConfig
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from tests.conftest import SMALL

@@ -3,12 +3,13 @@ from itertools import product
 import pytest
 import torch
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from srmodels.edge_sd_sr.diffusion import PREDICTIONS
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.edge_sd_sr.stages import teachers_view
 from srmodels.edge_sd_sr.system import SYSTEM
-from srmodels.system import Stage, per_sample_normal
+from srmodels.randomness import per_sample_normal
+from srmodels.stage import Stage
 from tests.conftest import SMALL
 
 

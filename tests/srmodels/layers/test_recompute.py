@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from srmodels.edge_sd_sr.system import SYSTEM
 from srmodels.layers import recompute_in_backward
-from srmodels.system import Stage
+from srmodels.stage import Stage
 from tests.conftest import SMALL
 
 

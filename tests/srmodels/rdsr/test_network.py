@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.config import load_config
-from srmodels.edge.onnx import OnnxRunner, check_parity, export_onnx
+from pipelines.config.load import load_config
+from srmodels.edge.onnx import OnnxFp32
+from srmodels.edge.target import ExportSettings, check_parity
 from srmodels.layers import DiscriminatorConfig
 from srmodels.rdsr.config import DecoderConfig, PriorEncoderConfig, RDSRConfig
 from srmodels.rdsr.network import RDSR
@@ -145,6 +146,6 @@ def test_the_recipes_of_other_sizes_are_smaller_and_larger() -> None:
 
 def test_exported_it_is_the_same(tmp_path: Path) -> None:
     network, path = small().fuse(), tmp_path / "rdsr.onnx"
-    export_onnx(network, path, 16, 20)
+    OnnxFp32().export(network, path, ExportSettings(16))
     images = [torch.rand(1, 3, 16, 16) for _ in range(2)]
-    assert check_parity(network, OnnxRunner(path), images).max_error < 1e-5
+    assert check_parity(network, OnnxFp32().load(path), images).max_error < 1e-5

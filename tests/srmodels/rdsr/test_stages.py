@@ -7,7 +7,7 @@ from srmodels.layers import DiscriminatorConfig
 from srmodels.rdsr.config import DecoderConfig, PriorEncoderConfig, RDSRConfig
 from srmodels.rdsr.network import RDSR
 from srmodels.rdsr.stages import DiffusionStage, PerceptualFinetuning, PriorStage
-from srmodels.system import Stage, train_only
+from srmodels.stage import Stage, train_only
 
 X_H = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 X_L = torch.nn.functional.avg_pool2d(X_H, 4)

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import tracking
+from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.pictures import enlarge
 from pipelines.evaluation.protocol import low_resolution, psnr
-from pipelines.schema import Config
+from pipelines.runs.names import run_checkpoints
 from pipelines.training.callbacks import MetricsCallback, ValidationCallback
 from pipelines.training.launch import run_stages
-from pipelines.training.runs import run_checkpoints
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
 from tests.support.training import (

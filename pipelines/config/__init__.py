@@ -1,0 +1,1 @@
+"""From the command line and a recipe to one checked configuration."""

@@ -1,0 +1,192 @@
+"""What a configuration is refused for once its types are right: ranges, choices, combinations."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from pipelines.config.schema import Config, ExportConfig, TrainConfig
+from pipelines.config.shipped import is_reference
+from pipelines.errors import UserError
+from srmodels.edge.target import TARGETS
+from srmodels.metrics import SMALLEST
+from srmodels.system import System
+
+#: What a WebP can be at most.
+MAX_TILE = 16383
+
+_SECTIONS = tuple(
+    item.type
+    for item in dataclasses.fields(Config)
+    if isinstance(item.type, type) and dataclasses.is_dataclass(item.type)
+)
+
+
+def check(config: Config, system: System) -> None:
+    """Raises UserError for the first thing that cannot work."""
+    _check_values(config)
+    for name, stage in config.stages.items():
+        _check_values(stage.train, f"stages.{name}.train.")
+    _check_stages(config)
+    with torch.device("meta"):
+        network = system.build(config.networks)
+    lr_multiple = network.size_multiple
+    hr_multiple = config.networks.scale * lr_multiple
+    if not 0 < config.shard.val_fraction < 1:
+        raise UserError("shard.val_fraction must lie between 0 and 1.")
+    if config.shard.overlap >= config.shard.tile:
+        raise UserError(
+            f"shard.overlap={config.shard.overlap} must be less than "
+            f"shard.tile={config.shard.tile}."
+        )
+    if max(config.shard.tile, config.shard.val_tile) > MAX_TILE:
+        raise UserError(
+            f"tiles can be {MAX_TILE} px wide at most, the limit of their codec (WebP)."
+        )
+    for name in ("tile", "val_tile"):
+        if getattr(config.shard, name) % hr_multiple:
+            raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
+    _check_export(config.export, lr_multiple)
+    if any(size < 1 for size in config.evaluate.latency_sizes):
+        raise UserError("evaluate.latency_sizes must be at least 1 px each.")
+    for name, stage in config.stages.items():
+        where = f"stages.{name}.train"
+        _check_train(where, stage.train, config.shard.tile, hr_multiple)
+        try:
+            with torch.device("meta"):
+                parts = system.stages[stage.kind](network, stage.options).parts()
+        except ValueError as error:
+            raise UserError(f"stages.{name}.options: {error}") from None
+        if len(parts) > 1 and stage.train.zero_stage == 3:
+            raise UserError(
+                f"{where}.zero_stage must be 2 or less: the stage has the parts "
+                f"{' and '.join(parts)}, and ZeRO 3 shards the weights of one alone."
+            )
+        names = [group.name for part in parts.values() for group in part.parameter_groups()]
+        _check_groups(where, stage.train, names)
+        if stage.train.activation_checkpointing and not network.checkpointed_modules():
+            raise UserError(
+                f"{where}.activation_checkpointing must be false: the networks of "
+                f"{system.name} name no modules to recompute."
+            )
+        _check_profile(where, stage.train.profile)
+        if stage.train.validate_every:
+            _check_validation(where, stage.train, config, hr_multiple)
+
+
+def _check_values(values: Any, prefix: str = "") -> None:
+    """Every key on its own, by what the schema says of it."""
+    for item in dataclasses.fields(values):
+        name, value = prefix + item.name, getattr(values, item.name)
+        if isinstance(value, _SECTIONS):
+            _check_values(value, f"{name}.")
+            continue
+        minimum, above = item.metadata.get("minimum"), item.metadata.get("above")
+        choices = item.metadata.get("choices")
+        if value is None:
+            continue
+        if minimum is not None and not value >= minimum:
+            raise UserError(f"{name} must be at least {minimum}, not {value}.")
+        if above is not None and not value > above:
+            raise UserError(f"{name} must be greater than {above}, not {value}.")
+        if choices is not None and value not in choices:
+            raise UserError(f"{name} is {value!r}: use one of {_listing(choices)}.")
+
+
+def _check_stages(config: Config) -> None:
+    for job in ("stage1", "stage2"):
+        for name in getattr(config, job):
+            if name not in config.stages:
+                raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
+    if config.stage is not None and config.stage not in config.stages:
+        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
+    for name, stage in config.stages.items():
+        before = stage.init_from
+        if before is not None and before not in config.stages and not is_reference(before):
+            raise UserError(
+                f"stages.{name}.init_from is '{before}', which is no stage of the recipe "
+                f"({_listing(config.stages)}) and no model."
+            )
+
+
+def _check_export(export: ExportConfig, lr_multiple: int) -> None:
+    if export.tile % lr_multiple:
+        raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
+    for artifact in export.artifacts:
+        if artifact not in TARGETS:
+            raise UserError(
+                f"export.artifacts names '{artifact}': use some of {_listing(TARGETS)}, or []."
+            )
+
+
+def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:
+    check_workers(train)
+    if train.workers == 0 and train.accelerator == "cuda":
+        raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    schedules = {train.schedule, *(group.schedule for group in train.groups.values())}
+    if "step" in schedules and not train.decay_steps:
+        raise UserError(f"{where}: schedule=step needs decay_steps, where the rate drops.")
+    if train.crop % hr_multiple or train.crop > tile:
+        raise UserError(
+            f"{where}.crop={train.crop} must be a multiple of {hr_multiple} HR pixels and fit "
+            f"into a tile (shard.tile={tile})."
+        )
+
+
+def check_workers(train: TrainConfig) -> None:
+    """Raises UserError for workers that are no number or range, or too many for a step."""
+    workers = train.workers
+    bounds = workers if isinstance(workers, list) else [workers]
+    if any(isinstance(bound, bool) or not isinstance(bound, int) for bound in bounds) or (
+        isinstance(workers, list) and not (len(bounds) == 2 and 1 <= bounds[0] < bounds[1])
+    ):
+        raise UserError(
+            f"train.workers must be a whole number, or [min, max] with 1 <= min < max, not "
+            f"{workers!r}."
+        )
+    if train.max_workers < 0:
+        raise UserError(f"train.workers must be at least 0, not {workers}.")
+    if train.max_workers > train.batch_size:
+        raise UserError(
+            f"train.batch_size={train.batch_size} must be at least train.workers={workers}: each "
+            "worker takes a sample or more per step."
+        )
+
+
+def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
+    for name, group in train.groups.items():
+        if name not in names:
+            raise UserError(
+                f"{where}.groups has no parameter group '{name}': use {_listing(names)}."
+            )
+        _check_values(group, f"{where}.groups.{name}.")
+
+
+def _check_profile(where: str, profile: Any) -> None:
+    if profile is None:
+        return
+    # bool is an int to Python, but nobody's number.
+    numbers = isinstance(profile, list) and [type(number) for number in profile] == [int, int]
+    if not numbers or profile[0] < 0 or profile[1] < 1:
+        raise UserError(
+            f"{where}.profile={profile!r} must be [first_step, num_steps], two whole numbers of at "
+            "least 0 and 1."
+        )
+
+
+def _check_validation(where: str, train: TrainConfig, config: Config, hr_multiple: int) -> None:
+    """What is left of a crop between the borders must do for a metric."""
+    border = config.crop_border
+    side = min(train.validate_crop, config.shard.val_tile) // hr_multiple * hr_multiple
+    if side < 2 * border + SMALLEST:
+        needed = -(-(2 * border + SMALLEST) // hr_multiple) * hr_multiple
+        raise UserError(
+            f"{where}.validate_crop={train.validate_crop} and shard.val_tile="
+            f"{config.shard.val_tile} must be at least {needed} HR pixels to measure anything "
+            f"within a border of {border} px."
+        )
+
+
+def _listing(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)

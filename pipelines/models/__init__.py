@@ -1,0 +1,1 @@
+"""Models: what names one, what loads it, and the bundle that it ships in."""

@@ -1,0 +1,164 @@
+"""Nobody else trains a run meanwhile: a lock on its directory, or an object that shows life."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipelines.errors import UserError
+from pipelines.runs.checkpoint import Checkpoints
+from pipelines.storage.files import MissingFileError, local_files
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import open_store
+
+log = logging.getLogger(__name__)
+
+OBJECT = "lease.json"
+# A holder rewrites its object every BEAT_S; one that nobody rewrote for ABANDONED_S is abandoned.
+BEAT_S, ABANDONED_S = 10.0, 45.0
+# How often a waiting job looks, and how long it takes for two that claim at once to see each other.
+LOOK_S, SETTLE_S = 2.0, 1.0
+POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
+
+
+@contextmanager
+def lease(checkpoints: Checkpoints) -> Iterator[None]:
+    """Holds a run's lease during the block; for s3:// in the main thread, which is interrupted
+    when the lease is lost (by a process that was asleep for longer than ABANDONED_S).
+
+    Raises:
+        UserError: another process trains the run.
+    """
+    if checkpoints.directory is not None:
+        with _directory_lease(checkpoints.directory, checkpoints.name):
+            yield
+        return
+    held = _ObjectLease(checkpoints)
+    held.acquire()
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if not held.lost:
+            raise
+    finally:
+        held.release()
+    if held.lost:
+        raise UserError(
+            f"run '{checkpoints.name}' was taken over by another job while this process was not "
+            "running or had no network: let the other one go on."
+        )
+
+
+@contextmanager
+def _directory_lease(directory: Path, name: str) -> Iterator[None]:
+    with local_files(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise _taken(name) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _ObjectLease:
+    """`lease.json` in the run's prefix. Whether its holder lives is told from its content changing
+    while one looks: clocks of different machines are never compared."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.name, self.lost = checkpoints.name, False
+        self._store = open_store(checkpoints.location, policy=POLICY)
+        self._token = uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True, name="lease")
+
+    def acquire(self) -> None:
+        if (seen := self._read()) is not None:
+            self._wait_for_its_end(seen)
+        self._write()
+        # There is no compare-and-set that every S3 server has: of two claims the later one stays.
+        time.sleep(SETTLE_S)
+        if not self._is_mine():
+            raise _taken(self.name)
+        self._thread.start()
+
+    def release(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            if self._is_mine():
+                self._store.delete(OBJECT)
+        except UserError as error:
+            log.warning("the lease of run %s stays for %.0f s: %s", self.name, ABANDONED_S, error)
+
+    def _wait_for_its_end(self, seen: bytes) -> None:
+        """Returns once the holder is gone; raises UserError as soon as it shows life."""
+        told = _holder(seen)
+        print(
+            f"{self.name}: {told} held this run last; waiting up to {ABANDONED_S:.0f} s to see "
+            "whether it still does.",
+            flush=True,
+        )
+        deadline = time.monotonic() + ABANDONED_S
+        while time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            now = self._read()
+            if now is None:
+                return
+            if now != seen:
+                raise _taken(self.name, f" ({_holder(now)})")
+        print(f"{self.name}: {told} shows no sign of life, so this job takes over.", flush=True)
+
+    def _live(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                if not self._is_mine():
+                    self.lost = True
+                    # Not _thread.interrupt_main: that does not wake a thread that is waiting.
+                    main = threading.main_thread().ident
+                    assert main is not None
+                    signal.pthread_kill(main, signal.SIGINT)
+                    return
+                self._write()
+            except UserError as error:
+                log.warning("cannot renew the lease of run %s: %s", self.name, error)
+
+    def _is_mine(self) -> bool:
+        return self._token.encode() in (self._read() or b"")
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._store.read(OBJECT)
+        except MissingFileError:
+            return None
+
+    def _write(self) -> None:
+        values = {"holder": self._token, "host": socket.gethostname(), "pid": os.getpid()}
+        self._store.write(OBJECT, json.dumps(values | {"time": time.time()}).encode())
+
+
+def _holder(content: bytes) -> str:
+    try:
+        values = json.loads(content)
+        return f"process {values['pid']} on {values['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "a job"
+
+
+def _taken(name: str, holder: str = "") -> UserError:
+    return UserError(
+        f"run '{name}' is being trained by another job{holder}: wait for it, stop it, or choose "
+        "another run.name."
+    )

@@ -1,0 +1,1 @@
+"""Bytes, wherever they lie: paths, whole files, and one interface over folders and s3://."""

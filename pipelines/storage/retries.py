@@ -1,0 +1,68 @@
+"""Patience with a network: how long, how often, and what is told meanwhile."""
+
+import logging
+import math
+import random
+import time
+from dataclasses import dataclass
+
+from pipelines.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to wait for a network: seconds without a byte of progress, and for one answer."""
+
+    budget_s: float = 600.0
+    timeout_s: float = 60.0
+    first_delay_s: float = 0.2
+    max_delay_s: float = 20.0
+
+    @property
+    def answer_s(self) -> float:
+        """How long one answer may take."""
+        return min(self.timeout_s, self.budget_s)
+
+
+class Retries:
+    """The patience of one operation, shared by the threads that carry it out.
+
+    Exponential backoff with full jitter; every byte of progress gives it the whole budget back.
+    """
+
+    def __init__(self, policy: RetryPolicy, what: str) -> None:
+        self._policy = policy
+        self._what = what
+        # Its own generator: forked processes share the global one's state and would retry in step.
+        self._random = random.Random()
+        self._logged = -math.inf
+        self.progress()
+
+    def progress(self) -> None:
+        self._since = time.monotonic()
+        self._failures = 0
+
+    def failed(self, error: Exception) -> None:
+        """Waits until the next attempt.
+
+        Raises:
+            UserError: the budget is spent.
+        """
+        now = time.monotonic()
+        left = self._policy.budget_s - (now - self._since)
+        told = " ".join(str(error).split()) or type(error).__name__
+        if left <= 0:
+            raise UserError(
+                f"could not {self._what}: nothing came through for {now - self._since:.0f} s, and "
+                f"the last error was '{told}'; check the network and the server, and start again."
+            ) from error
+        if now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            log.warning("could not %s (%s); trying for %.0f s more", self._what, told, left)
+        longest = min(self._policy.max_delay_s, self._policy.first_delay_s * 2**self._failures)
+        self._failures = min(self._failures + 1, 30)
+        time.sleep(min(left, self._random.uniform(0, longest)))

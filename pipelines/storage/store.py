@@ -1,0 +1,182 @@
+"""One interface over local directories and s3:// prefixes, so that nothing else asks which it is.
+
+What the files mean is the business of those who write them.
+"""
+
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from pipelines.errors import UserError
+from pipelines.storage.files import write_bytes
+from pipelines.storage.paths import resolve
+
+if TYPE_CHECKING:
+    pass
+from pipelines.storage.files import TEMPORARY, local_files, whole_file
+from pipelines.storage.retries import RetryPolicy
+
+
+class Store(Protocol):
+    """A directory or an s3:// prefix that holds files by name (forward slashes).
+
+    Stores can be pickled and used from any number of threads and processes at once.
+
+    Every method raises UserError for what goes wrong outside (rights, network, a full disk) and
+    for a name that leaves the store; reading an absent file raises its subclass MissingFileError.
+    """
+
+    location: str
+    """An absolute path or `s3://bucket/prefix`."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes in a file; None when there is no such file."""
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All files' names that start with `prefix`, at any depth, sorted."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The same names in the same order, each with its file's bytes."""
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        """`size` bytes from `offset` on, all that follow for None; fewer where the file ends."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, whole or not at all, in place of an older one."""
+
+    def write_file(self, name: str, path: Path) -> None:
+        """The same, from a local file of any size."""
+
+    def fetch(self, name: str, path: Path, *, size: int) -> None:
+        """Copies a file to a local one, whole or not at all; not `size` bytes is a UserError."""
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; fine if there is none."""
+
+
+def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> Store:
+    """The store at a path (against SRMILL_HOME) or an `s3://bucket/prefix`.
+
+    Nothing is read or asked yet: the place need not exist. `policy` says how long s3 is retried.
+    """
+    text = str(location)
+    if text.startswith("s3://"):
+        # boto3 takes a while to import, and a local run never needs it.
+        from pipelines.storage.s3 import S3Store
+
+        return S3Store(text, policy)
+    if "://" in text:
+        raise UserError(f"'{text}' is neither a path nor s3://bucket/prefix: use one of the two.")
+    return LocalStore(resolve(location))
+
+
+def check_name(name: str, *, prefix: bool = False) -> str:
+    """Returns a name that stays inside its store.
+
+    Raises:
+        UserError: the name is empty (unless a `prefix`), absolute, or has an empty or dotted part.
+    """
+    parts = name.split("/")
+    if prefix and parts[-1] == "":
+        parts = parts[:-1]
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        raise UserError(
+            f"'{name}' is not a name inside a store: use a relative one with forward slashes, "
+            "without '.' and '..'."
+        )
+    return name
+
+
+def wrong_size(where: str, found: int, expected: int) -> UserError:
+    return UserError(
+        f"{where} has {found} bytes and not {expected}: it was replaced or cut short after it "
+        "was listed; write it again, or make its manifest again."
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link that leads nowhere is listed, and its reader says why
+        return os.lstat(path).st_size
+
+
+class LocalStore:
+    """A directory as a store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(os.path.abspath(directory))
+        self.location = str(self.directory)
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.location!r})"
+
+    def _path(self, name: str) -> Path:
+        return self.directory / check_name(name)
+
+    def size(self, name: str) -> int | None:
+        path = self._path(name)
+        with local_files(path):
+            return path.stat().st_size if path.is_file() else None
+
+    def names(self, prefix: str = "") -> list[str]:
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        start = self.directory / PurePosixPath(
+            check_name(prefix, prefix=True)[: prefix.rfind("/") + 1]
+        )
+        found: dict[str, int] = {}
+        if not start.exists():
+            return found
+        with local_files(start):
+            # A folder that cannot be read must not pass for an empty one.
+            for folder, _, files in os.walk(start, onerror=_raise):
+                for file in files:
+                    name = (Path(folder) / file).relative_to(self.directory).as_posix()
+                    if name.startswith(prefix) and not TEMPORARY.fullmatch(file):
+                        found[name] = _file_size(os.path.join(folder, file))
+        return dict(sorted(found.items()))
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        path = self._path(name)
+        with local_files(path), path.open("rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size is None else size)
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        with local_files(path):
+            write_bytes(path, data)
+
+    def write_file(self, name: str, path: Path) -> None:
+        with (
+            local_files(path),
+            path.open("rb") as source,
+            whole_file(self._path(name)) as temporary,
+            temporary.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+
+    def fetch(self, name: str, path: Path, *, size: int) -> None:
+        source = self._path(name)
+        with local_files(source):
+            found = source.stat().st_size
+        if found != size:
+            raise wrong_size(str(source), found, size)
+        with whole_file(path) as temporary:
+            shutil.copyfile(source, temporary)
+            if (found := temporary.stat().st_size) != size:
+                raise wrong_size(str(source), found, size)
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with local_files(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,233 @@
+"""Where a stage's first weights come from: another stage, a model, weights of others, or nowhere.
+
+Weights from outside are written once, as a checkpoint at step 0 of a run of their own: so workers
+fetch them as they fetch any other, and need neither the hub nor the folder that they came from.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from pipelines.config.load import to_dict
+from pipelines.config.schema import Config
+from pipelines.errors import UserError
+from pipelines.models.load import Model, load_model, weights_sha256
+from pipelines.runs.checkpoint import RESULT, Checkpoint, RunState
+from pipelines.runs.marker import DamagedError
+from pipelines.runs.names import run_checkpoints, run_name
+from pipelines.runs.writer import CheckpointWriter, Retention, write_weights
+from pipelines.storage.digests import digest
+from pipelines.storage.files import file_sha256
+from pipelines.storage.paths import resolve
+from srmodels.network import SRNetwork, load_weights
+from srmodels.system import load_system
+
+
+def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
+    """The checkpoint a stage starts from; None if it starts from random weights, or from a stage of
+    `planned`, which the same job is going to run first.
+
+    A run that has begun stays with what it began with: its source is not asked again, an alias may
+    have moved on, and files need no longer be there.
+
+    Raises:
+        UserError: the stage before is not complete, a model or file is not there, or has other
+            networks; `init.*` would be ignored.
+    """
+    before, sources = config.stages[name].init_from, _sources(config)
+    if before in config.stages:
+        if sources:
+            _check_reached(config, name, before, planned)
+        return None if before in planned else _from_stage(config, name, before)
+    if before is None and not sources:
+        return None
+    if before is not None and sources:
+        raise _ignored(config, f"stage '{name}' starts from {before}")
+    return _begun(config, name) or _written(config, name)
+
+
+def describe_start(config: Config, name: str) -> str:
+    """The same in words."""
+    before = config.stages[name].init_from
+    if before is not None:
+        return f"stage {before}" if before in config.stages else f"model {before}"
+    return (
+        ", ".join(f"{key} {value}" for key, value in _sources(config).items()) or "random weights"
+    )
+
+
+def _sources(config: Config) -> dict[str, str]:
+    """What `init.*` names, by key."""
+    return {key: value for key, value in asdict(config.init).items() if value}
+
+
+def _check_reached(config: Config, name: str, before: str | None, planned: Sequence[str]) -> None:
+    """Refuses `init.*` where no stage behind this one took it."""
+    first = name
+    while before in config.stages:
+        first, before = str(before), config.stages[before].init_from
+    if before is not None:
+        raise _ignored(config, f"stage '{first}' starts from {before}")
+    if first not in planned and _begun(config, first) is None:
+        raise _ignored(config, f"stage '{first}' was trained without")
+
+
+def _ignored(config: Config, reason: str) -> UserError:
+    key = next(iter(_sources(config)))
+    return UserError(
+        f"init.{key} would be ignored, since {reason}: it is for stages with init_from=null, when "
+        "they are trained."
+    )
+
+
+def _from_stage(config: Config, name: str, before: str) -> Checkpoint:
+    run = run_checkpoints(config, run_name(config, before))
+    newest = run.newest_intact(RESULT)
+    state = newest.state() if newest else None
+    # Complete means: it reached the steps that it was started for.
+    if (
+        newest is None
+        or state is None
+        or state.step < state.config["stages"][before]["train"]["steps"]
+    ):
+        raise UserError(
+            f"stage '{name}' starts from stage '{before}', but run '{run.name}' in "
+            f"{run.location.rpartition('/')[0]} is not complete: run jobs/train.py "
+            f"stage={before} first, with the same run.name."
+        )
+    if state.identity["networks"] != to_dict(config)["networks"]:
+        raise UserError(
+            f"stage '{name}' starts from run '{run.name}', which has other networks: set "
+            "networks.* as they were there, or train that stage again under another run.name."
+        )
+    return newest
+
+
+def _asked(config: Config, name: str) -> dict[str, Any]:
+    """What the configuration says of a start from outside."""
+    return {
+        "start": config.stages[name].init_from or _sources(config),
+        "networks": to_dict(config)["networks"],
+        "seed": config.seed,
+    }
+
+
+def _begun(config: Config, name: str) -> Checkpoint | None:
+    """The start of a run that has begun, if the configuration still asks for the same."""
+    if run_checkpoints(config, run_name(config, name)).newest() is None:
+        return None
+    start = run_checkpoints(config, _start_name(config, name)).newest_intact(RESULT)
+    asked = start is not None and start.state().identity["asked"] == _asked(config, name)
+    return start if asked else None
+
+
+def _start_name(config: Config, name: str) -> str:
+    return f"{run_name(config, name)}-init"
+
+
+def _written(config: Config, name: str) -> Checkpoint:
+    """The checkpoint of weights from outside; what they leave out is random."""
+    reference = config.stages[name].init_from
+    try:
+        content, fill = _from_files(config) if reference is None else _from_model(config, reference)
+        asked = _asked(config, name)
+        run = run_checkpoints(config, _start_name(config, name))
+        checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
+        scratch = resolve(config.run.scratch)
+        scratch.mkdir(parents=True, exist_ok=True)
+        with FileLock(scratch / f"{run.name}.lock"):
+            if checkpoint in run.complete():
+                with suppress(DamagedError):
+                    checkpoint.local(RESULT)
+                    return checkpoint
+            torch.manual_seed(config.seed)
+            network = load_system(config.system).build(config.networks)
+            print("\n".join(fill(network)), flush=True)
+            _write(config, checkpoint, {"asked": asked}, network.state_dict())
+        return checkpoint
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"stage '{name}' cannot start: {error}") from None
+
+
+#: What identifies weights from outside, and what fills networks with them and says so.
+_Filler = tuple[Any, Callable[[SRNetwork], list[str]]]
+
+
+def _from_files(config: Config) -> _Filler:
+    local = {key: resolve(value) for key, value in _sources(config).items() if ":" not in value}
+    init = replace(config.init, **{k: str(path) for k, path in local.items() if path.exists()})
+    files = init.files()
+    content = {key: file_sha256(path) for key, path in files.items()}
+    return content, lambda network: init.load(network, files)
+
+
+def _from_model(config: Config, reference: str) -> _Filler:
+    model = load_model(reference, config, to_train=True)
+    weights = model.trained_weights
+    if not weights:
+        raise UserError(
+            f"{reference} is fused for inference and cannot be trained on: let the stage start "
+            "from the run that it came from (run:NAME), or anew."
+        )
+
+    def fill(network: SRNetwork) -> list[str]:
+        _check_same_networks(config, model, network)
+        kept = network.inference_modules() | network.finetuning_modules()
+        load_weights(network, kept, weights)
+        return [f"Starting from {reference}."]
+
+    return weights_sha256(weights), fill
+
+
+def _check_same_networks(config: Config, model: Model, network: SRNetwork) -> None:
+    """Everything but the networks that only train must be as it was."""
+    kept = network.inference_modules() | network.finetuning_modules()
+    free = (network._modules.keys() | model.network._modules.keys()) - kept.keys()
+    ours, theirs = (
+        {key: value for key, value in to_dict(c)["networks"].items() if key not in free}
+        for c in (config, model.config)
+    )
+    different = sorted(key for key in ours if ours[key] != theirs.get(key))
+    if model.config.system != config.system or different:
+        raise UserError(
+            f"{model.reference} has other networks ({', '.join(different) or model.config.system}) "
+            "than the recipe: set networks.* as they were there."
+        )
+
+
+def _write(
+    config: Config, checkpoint: Checkpoint, identity: dict[str, Any], weights: dict[str, Tensor]
+) -> None:
+    state = RunState(
+        step=0,
+        samples=0,
+        world_size=1,
+        zero_stage=0,
+        seed=config.seed,
+        manifest="",
+        identity=identity,
+        metrics={},
+        score=None,
+        config=to_dict(config),
+    )
+    writer = CheckpointWriter(
+        checkpoint.run,
+        rank=0,
+        world_size=1,
+        attempt=checkpoint.attempt,
+        retention=Retention(last=1),
+        policy=config.stream.policy,
+    )
+    try:
+        write_weights(writer.folder(0), {n: w.contiguous() for n, w in weights.items()}, {}, state)
+        writer.publish(0)
+        writer.wait()
+    finally:
+        writer.close()

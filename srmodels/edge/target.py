@@ -1,0 +1,109 @@
+"""What an edge artifact is to everybody else: a target exports a network, and runs the file again.
+
+A new target is one module with a class like those in `onnx.py`, and a line in `TARGETS`.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from srmodels.network import SRNetwork
+
+#: Module and class of every target, by name; a module is imported when its target is asked for.
+TARGETS = {"onnx_fp32": "srmodels.edge.onnx:OnnxFp32"}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a network is exported.
+
+    Attributes:
+        tile: side of the LR input, pixels.
+        opset: of ONNX.
+    """
+
+    tile: int
+    opset: int = 20
+
+
+class Runner(ABC):
+    """A file that was loaded and runs on this machine's CPU."""
+
+    @abstractmethod
+    def run(self, x_l: Tensor) -> Tensor:
+        """Returns HR tiles `[B, 3, scale·tile, scale·tile]` of LR tiles `[B, 3, tile, tile]`, in
+        [0, 1]."""
+
+
+class EdgeTarget(ABC):
+    """A runtime and a precision that networks are exported to.
+
+    Attributes:
+        file: the artifact's name in a bundle's `edge` folder.
+    """
+
+    file: str
+
+    @abstractmethod
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> None:
+        """Writes the network's inference path for LR tiles `[1, 3, tile, tile]` in [0, 1].
+
+        Raises:
+            ValueError: the network cannot take such tiles, or the runtime cannot take the network.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, threads: int = 0) -> Runner:
+        """Loads an artifact.
+
+        Args:
+            threads: that it may use; 0: as many as the runtime thinks right.
+
+        Raises:
+            ValueError: the file is none of this target's.
+        """
+
+
+def make_target(name: str) -> EdgeTarget:
+    """Returns the target called `name`.
+
+    Raises:
+        ValueError: there is no such target, or what it needs is not installed.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"there is no edge target '{name}': use one of {', '.join(TARGETS)}.")
+    module, _, cls = TARGETS[name].partition(":")
+    target: EdgeTarget = getattr(importlib.import_module(module), cls)()
+    return target
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artifact is from PyTorch: values in [0, 1], signal-to-noise in dB."""
+
+    max_error: float
+    sqnr_db: float
+    num_images: int
+
+
+def check_parity(network: SRNetwork, runner: Runner, images: Sequence[Tensor]) -> Parity:
+    """Runs both on real LR tiles `[1, 3, tile, tile]` in [0, 1] and measures the difference."""
+    assert images
+    network.eval()
+    worst, noise, signal = 0.0, 0.0, 0.0
+    with torch.inference_mode():
+        for x_l in images:
+            reference: NDArray[np.float64] = network(x_l).double().numpy()
+            error = runner.run(x_l).double().numpy() - reference
+            worst = max(worst, float(np.abs(error).max()))
+            noise += float((error**2).sum())
+            signal += float((reference**2).sum())
+    sqnr = float("inf") if noise == 0 else 10 * float(np.log10(signal / noise))
+    return Parity(worst, round(sqnr, 1), len(images))

@@ -1,0 +1,130 @@
+"""What systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by turns."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srmodels.layers import (
+    PatchDiscriminator,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from srmodels.metrics.lpips import BACKBONES, LPIPS
+from srmodels.network import SRNetwork
+from srmodels.stage import ParameterGroup, Stage
+
+
+class PerceptualStage(Stage):
+    """Finetunes what makes the image until it looks right, not only on average.
+
+    Loss: L1 between the result and x_h, LPIPS, and from step `adversarial_start` on the hinge loss
+    of a patch discriminator, which learns by turns from the beginning: the usual trio of latent
+    diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed weights.
+
+    Raises:
+        ValueError: impossible options, or an adversarial loss without `networks.discriminator`.
+    """
+
+    @dataclass
+    class Options:
+        l1_weight: float = 1.0
+        lpips_weight: float = 0.0
+        lpips_backbone: str = "vgg"
+        adversarial_weight: float = 0.0
+        adversarial_start: int = 0
+
+    #: Of the part that learns the image, beside `discriminator`.
+    part_name: str
+
+    def __init__(self, network: SRNetwork, options: Any) -> None:
+        super().__init__(network, options)
+        for name, value in vars(options).items():
+            if not isinstance(value, str) and value < 0:
+                raise ValueError(f"{name} must be at least 0, not {value}.")
+        if options.lpips_backbone not in BACKBONES:
+            raise ValueError(
+                f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
+            )
+        self.lpips = LPIPS(options.lpips_backbone) if options.lpips_weight else None
+        if options.adversarial_weight and self.discriminator is None:
+            raise ValueError(
+                "adversarial_weight needs a discriminator: set networks.discriminator, for example "
+                "to {channels: 64}, or adversarial_weight to 0."
+            )
+
+    @property
+    def discriminator(self) -> PatchDiscriminator | None:
+        """The network's, if it has one."""
+        found: PatchDiscriminator | None = getattr(self.network, "discriminator", None)
+        return found
+
+    @abstractmethod
+    def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
+        """What is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
+
+    def more_losses(self, x: Tensor, x_h: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """A system's own losses, with their weights."""
+        return {}
+
+    def pretrained_names(self) -> Sequence[str]:
+        return self.lpips.pretrained_names if self.lpips is not None else ()
+
+    def load_pretrained(self) -> None:
+        if self.lpips is not None:
+            self.lpips.load()
+
+    def parts(self) -> Mapping[str, Stage]:
+        if not self.options.adversarial_weight:
+            return super().parts()
+        return {self.part_name: self, "discriminator": _DiscriminatorPart(self)}
+
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        options, x = self.options, self.result(x_l, seeds)
+        weighted = {"l1": (options.l1_weight, F.l1_loss(x, x_h))}
+        if self.lpips is not None:
+            weighted["lpips"] = options.lpips_weight, self.lpips(x, x_h).mean()
+        weighted |= self.more_losses(x, x_h)
+        if options.adversarial_weight:
+            assert self.discriminator is not None
+            begun = self.step >= options.adversarial_start
+            weight = options.adversarial_weight if begun else 0.0
+            weighted["adversarial"] = weight, hinge_generator_loss(self.discriminator(x))
+        losses = {name: loss for name, (_, loss) in weighted.items()}
+        loss = weighted.pop("l1")[0] * losses["l1"]
+        for weight, term in weighted.values():
+            if weight:
+                loss = loss + weight * term
+        return {"loss": loss} | losses
+
+
+class _DiscriminatorPart(Stage):
+    """Learns to tell x_h from what the other part makes."""
+
+    judged: PerceptualStage
+
+    def __init__(self, judged: PerceptualStage) -> None:
+        # Not a child: its weights belong to the stage that they are of.
+        self.__dict__["judged"] = judged
+        super().__init__(judged.network, judged.options)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        discriminator = self.judged.discriminator
+        assert discriminator is not None
+        return [ParameterGroup("discriminator", list(discriminator.parameters()))]
+
+    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            x = self.judged.result(x_l, seeds)
+        discriminator = self.judged.discriminator
+        assert discriminator is not None
+        real, fake = discriminator(x_h), discriminator(x)
+        return {
+            "loss": hinge_discriminator_loss(real, fake),
+            "real": real.mean(),
+            "fake": fake.mean(),
+        }

@@ -1,0 +1,205 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from pipelines.config.load import documented_keys, from_dict, load_config, recipe_names, to_dict
+from pipelines.config.refusals import check
+from pipelines.errors import UserError
+from srmodels.degradation import PRESETS
+from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.edge_sd_sr.system import SYSTEM
+from tests.conftest import SMALL
+
+
+def test_the_command_line_beats_the_stage_beats_the_recipe_beats_the_schema() -> None:
+    config = load_config([])
+    assert config.stages["joint"].train.steps == 1200  # the recipe's, for this stage
+    assert config.stages["joint"].train.batch_size == 8  # the recipe's, for all stages
+    assert config.stages["joint"].train.gradient_clip == 1.0  # the schema's
+    config = load_config(["train.steps=5", "stages.decoder.train.steps=7"])
+    assert config.stages["joint"].train.steps == 5
+    assert config.stages["decoder"].train.steps == 7
+
+
+def test_names_default_to_the_recipe() -> None:
+    config = load_config([f"recipe={SMALL}"])
+    assert (config.run.name, config.mlflow.model, config.mlflow.experiment) == ("small",) * 3
+    assert load_config(["run.name=mine"]).mlflow.model == "edge_sd_sr_tiny"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("trian.steps=5", r"unknown key 'trian.steps' .* did you mean 'train.steps'\?"),
+        ("train.stpes=5", r"did you mean 'train.steps'\?"),
+        ("sorce=x", r"did you mean 'source'\?"),
+        ("networks.unet.chanels=[1]", r"did you mean 'networks.unet.channels'\?"),
+        ("stages.joint.options.timestep_pwer=1", "did you mean 'stages.joint.options.timestep_p"),
+        ("zzz=1", r"unknown key 'zzz' on the command line: see --help"),
+        ("seed.x=1", "'seed' has no keys of its own"),
+        ("train=4", "'train' on the command line is a group of keys"),
+        ("train.steps=soon", "train.steps: Value 'soon' .* could not be converted to Integer"),
+        ("train.steps=0", r"train\.steps must be at least 1, not 0"),
+        ("stages.joint.train.steps=0", r"stages\.joint\.train\.steps must be at least 1"),
+        ("train.learning_rate=-1", r"learning_rate must be greater than 0, not -1\.0"),
+        ("train.loader_processes=-1", "loader_processes must be at least 0"),
+        ("shard.overlap=256", "shard.overlap=256 must be less than shard.tile=256"),
+        ("shard.tile=16384", "tiles can be 16383 px wide at most"),
+        ("shard.effort=9", "shard.effort is 9: use one of 0, 1"),
+        ("degradation=5", "'degradation' on the command line is a group of keys"),
+        ("stages=5", "'stages' on the command line is a group of keys"),
+        ("stages.decoder=5", "'stages.decoder' on the command line is a group of keys"),
+        ("stream.window=0", r"stream\.window must be at least 1"),
+        ("degradation.options.nosuch=1", "unknown key 'degradation.options.nosuch'"),
+        ("seed=-1", "seed must be at least 0"),
+        ("evaluate.crop_border=-4", r"evaluate\.crop_border must be at least 0"),
+        ("export.latency_runs=0", r"export\.latency_runs must be at least 1"),
+        ("networks.unet.num_groups=0", r"networks\.unet\.num_groups must be greater than 0"),
+        ("networks.lr_encoder.channels=-1", r"networks\.lr_encoder\.channels must be greater"),
+        ("stages.joint.kind=decoder", "can only be set in a recipe"),
+        ("seed=${x}", "seed: Interpolation key 'x' not found"),
+        ("train.workers=[4,1]", r"\[min, max\] with 1 <= min < max, not \[4, 1\]"),
+        ("train.workers=[0,4]", r"\[min, max\] with 1 <= min < max, not \[0, 4\]"),
+        ("train.workers=[1,2,4]", r"\[min, max\] with 1 <= min < max, not \[1, 2, 4\]"),
+        ("train.workers=[1,2.5]", r"must be a whole number, or \[min, max\]"),
+        ("train.workers=true", "must be a whole number"),
+        ("train.workers=-1", "train.workers must be at least 0, not -1"),
+        ("train.workers=9", "train.batch_size=8 must be at least train.workers=9"),
+        ("train.workers=[2,9]", r"train.batch_size=8 must be at least train.workers=\[2, 9\]"),
+        ("train.zero_stage=4", "train.zero_stage is 4: use one of 0, 1, 2, 3"),
+        ("train.micro_batch_size=0", r"micro_batch_size must be at least 1, not 0"),
+        ("train.crop=100", "crop=100 must be a multiple of 32"),
+        ("train.crop=512", r"fit into a tile \(shard.tile=256\)"),
+        ("train.profile=5", r"train\.profile=5 must be \[first_step, num_steps\]"),
+        ("train.profile=[3,0]", r"\[3, 0\] must be \[first_step, num_steps\], two whole numbers"),
+        ("train.profile=[-1,1]", r"must be \[first_step, num_steps\]"),
+        ("train.profile=[1,true]", r"must be \[first_step, num_steps\]"),
+        ("train.profile=[1,2,3]", r"must be \[first_step, num_steps\]"),
+        ("train.validate_every=-1", r"train\.validate_every must be at least 0"),
+        ("train.precision=fp8", "use one of fp32, bf16"),
+        ("degradation.preset=fog", "use one of bicubic, bsrgan, realesrgan, realsr_diffusion"),
+        ("networks.scale=3", "networks.scale is 3: use one of 2, 4, 8"),
+        ("recipe=nosuch", "there is no recipe 'nosuch': use edge_sd_sr, edge_sd_sr_lite"),
+        ("stage=nosuch", "no stage 'nosuch': use autoencoder, joint, decoder"),
+        ("run.name=a/b", "cannot be a run or model name"),
+        ("steps", "cannot read 'steps': arguments are key=value"),
+        ("--steps=3", "cannot read '--steps=3'"),
+    ],
+)
+def test_mistakes_get_one_clear_sentence(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_config([argument])
+    assert "\n" not in str(error.value)
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    train = load_config(["train.workers=[2,5]"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (2, 5, 5)
+    train = load_config(["train.workers=3"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (3, 3, 3)
+    train = load_config(["train.workers=0"]).stages["joint"].train
+    assert (train.min_workers, train.max_workers, train.world_size) == (0, 0, 1)
+
+
+def test_activations_are_only_recomputed_where_the_networks_say_which() -> None:
+    class Unwilling(EdgeSDSR):
+        def checkpointed_modules(self) -> list[nn.Module]:
+            return []
+
+    config = load_config(["stages.joint.train.activation_checkpointing=true"])
+    with pytest.raises(UserError) as error:
+        check(config, replace(SYSTEM, network=Unwilling))
+    assert str(error.value) == (
+        "stages.joint.train.activation_checkpointing must be false: the networks of edge_sd_sr "
+        "name no modules to recompute."
+    )
+
+
+def test_a_validation_that_could_measure_nothing_is_refused_where_there_is_one() -> None:
+    load_config(["train.validate_crop=16", "train.validate_every=0"])
+    with pytest.raises(UserError, match=r"validate_crop=16 .* must be at least 32 HR pixels"):
+        load_config(["train.validate_crop=16", "train.validate_every=1"])
+    with pytest.raises(UserError, match=r"must be at least 64 HR pixels .* border of 20 px"):
+        load_config(["train.validate_crop=32", "train.validate_every=1", "evaluate.crop_border=20"])
+    load_config(["train.validate_crop=32", "train.validate_every=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("networks: {}\n", "it needs 'system:'"),
+        ("system: nosuch\n", "there is no system 'nosuch'"),
+        ("system: edge_sd_sr\nstages: {warp: {}}\n", "stage 'warp' is of unknown kind 'warp'"),
+        ("system: edge_sd_sr\nstage1: [joint]\n", "names stage 'joint', which the recipe"),
+        ("system: edge_sd_sr\nlearning: 3\n", "unknown key 'learning' in mine.yaml"),
+        ("- a\n- b\n", "is not a mapping"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config([f"recipe={path}"])
+
+
+def test_a_recipe_changes_some_keys_of_its_base(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"base: {SMALL}\nnetworks: {{unet: {{channels: [8, 24]}}}}\n"
+        "stages: {joint: {train: {steps: 9}}}\nstage1: [joint]\n"
+    )
+    config, base = load_config([f"recipe={mine}"]), load_config([f"recipe={SMALL}"])
+    assert config.networks.unet.channels == [8, 24]
+    assert config.networks.unet.num_groups == base.networks.unet.num_groups
+    assert (config.stages["joint"].train.steps, config.stages["decoder"].train.steps) == (9, 4)
+    assert config.stages["joint"].init_from == "autoencoder"
+    assert (config.stage1, config.run.name) == (["joint"], "mine")
+    # A base's parameters belong to the preset that it names, not to another one.
+    other = tmp_path / "other.yaml"
+    mine.write_text(
+        f"base: {SMALL}\ndegradation: {{preset: realesrgan, options: {{webp_probability: 0.3}}}}\n"
+    )
+    other.write_text(f"base: {mine}\ndegradation: {{preset: bicubic}}\n")
+    assert load_config([f"recipe={mine}"]).degradation.options.webp_probability == 0.3
+    assert load_config([f"recipe={other}"]).degradation.options == PRESETS["bicubic"]()
+    mine.write_text(f"base: {mine}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml is its own base"):
+        load_config([f"recipe={mine}"])
+    mine.write_text("base: nosuch\n")
+    with pytest.raises(UserError, match="there is no recipe 'nosuch'"):
+        load_config([f"recipe={mine}"])
+
+
+@pytest.mark.parametrize("recipe", [*recipe_names(), str(SMALL)])
+def test_configurations_survive_the_way_to_a_worker(recipe: str) -> None:
+    config = load_config([f"recipe={recipe}", "train.steps=3"])
+    assert from_dict(to_dict(config)) == config
+
+
+def test_every_key_is_documented() -> None:
+    keys = list(documented_keys())
+    assert all(meaning for _, _, meaning in keys)
+    assert {"recipe", "train.steps", "run.storage", "mlflow.uri"} <= {key for key, _, _ in keys}
+
+
+def test_a_degradation_s_parameters_are_keys_of_the_recipe(tmp_path: Path) -> None:
+    config = load_config(["degradation.preset=realesrgan"])
+    assert config.degradation.options == PRESETS["realesrgan"]()
+    quality = "degradation.options.first.quality=[50,60]"
+    changed = load_config(["degradation.preset=realesrgan", quality])
+    assert changed.degradation.options.first.quality == [50, 60]
+    assert from_dict(to_dict(changed)) == changed
+    with pytest.raises(UserError, match="quality"):
+        load_config(["degradation.preset=realesrgan", quality.replace("60", "200")])
+    # A recipe's parameters belong to the preset that it names, not to another one.
+    recipe = tmp_path / "mine.yaml"
+    text = SMALL.read_text()
+    recipe.write_text(
+        f"{text}degradation: {{preset: realesrgan, options: {{first: {{quality: [50, 60]}}}}}}\n"
+    )
+    assert load_config([f"recipe={recipe}"]).degradation.options.first.quality == [50, 60]
+    other = load_config([f"recipe={recipe}", "degradation.preset=bicubic"])
+    assert other.degradation.options == PRESETS["bicubic"]()

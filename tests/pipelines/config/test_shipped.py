@@ -1,0 +1,47 @@
+"""The models that ship: whole, small, and better than bicubic."""
+
+import pytest
+
+from pipelines import cli
+from pipelines.config.load import load_config
+from pipelines.config.shipped import SHIPPED, shipped_models
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import load_model
+from tests.conftest import needs_weights
+from tests.support.quality import scores
+
+#: Bytes that each may have.
+SIZES = {"edge_sd_sr_tiny": 12 * 2**20, "rdsr": 5_000_000}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_it_is_whole_and_small(name: str) -> None:
+    bundle = load_bundle(SHIPPED / name)
+    weights = [path for path in bundle.path.iterdir() if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in weights) <= SIZES[name]
+    assert load_model(name, load_config([])).weights_sha256 == bundle.facts["weights_sha256"]
+
+
+def test_the_default_can_be_finetuned() -> None:
+    assert shipped_models() == sorted(SIZES)
+    name = cli.default_model(load_config([]))
+    assert name == "edge_sd_sr_tiny"
+    assert load_bundle(SHIPPED / name).finetuning_weights()
+
+
+@pytest.mark.parametrize(("benchmark", "bar"), [("Set5", 30.7), ("BSD100", 27.0)])
+def test_rdsr_reaches_fsrcnn(benchmark: str, bar: float) -> None:
+    assert scores("rdsr", [benchmark], ["psnr_y"]).mean() >= bar
+
+
+@pytest.mark.parametrize(("benchmark", "every"), [("Set5", 1), ("BSD100", 5)])
+def test_the_default_beats_bicubic(benchmark: str, every: int) -> None:
+    needs_weights()
+    metrics = ("psnr_y", "ssim_y", "lpips_alex")
+    simple, ours = (
+        dict(zip(metrics, scores(method, [benchmark], metrics, every=every).mean(0), strict=True))
+        for method in ("bicubic", "edge_sd_sr_tiny")
+    )
+    assert ours["psnr_y"] > simple["psnr_y"]
+    assert ours["ssim_y"] > simple["ssim_y"]
+    assert ours["lpips_alex"] < 0.7 * simple["lpips_alex"]

@@ -1,0 +1,174 @@
+"""Leases on runs in a folder and on a real S3 server, between real processes."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.runs import lease as lease_module
+from pipelines.runs.checkpoint import Checkpoints
+from pipelines.runs.lease import OBJECT, lease
+from tests.support.checkpoints import open_run
+from tests.support.faulty_proxy import FaultyProxy
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
+    where = tmp_path / "run" if request.param == "local" else request.getfixturevalue("s3_url")
+    return open_run(where, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"BEAT_S": 0.2, "ABANDONED_S": 4.0, "LOOK_S": 0.1, "SETTLE_S": 0.1}
+    for name, seconds in times.items():
+        monkeypatch.setattr(lease_module, name, seconds)
+
+
+def _hold(run: Checkpoints, held: "threading.Event") -> None:
+    with lease(run):
+        held.set()
+        time.sleep(60)
+
+
+@contextmanager
+def holder(run: Checkpoints) -> Iterator[Any]:
+    """A process that holds the lease."""
+    held = FORK.Event()
+    process = FORK.Process(target=_hold, args=(run, held))
+    process.start()
+    try:
+        assert held.wait(30)
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_second_job_is_refused_while_the_first_lives(run: Checkpoints) -> None:
+    with (
+        holder(run),
+        pytest.raises(UserError, match=r"is being trained by another job.*run\.name\.$"),
+        lease(run),
+    ):
+        pass
+
+
+def test_a_lease_that_was_released_is_free_at_once(
+    run: Checkpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with lease(run):
+            pass
+    with pytest.raises(ZeroDivisionError), lease(run):
+        raise ZeroDivisionError
+    with lease(run):
+        pass
+    assert capsys.readouterr().out == ""
+    assert [name for name in run.store.names() if name != ".lock"] == []
+
+
+def test_the_lease_of_a_killed_job_is_taken_over(
+    run: Checkpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with holder(run) as process:
+        process.kill()
+        process.join()
+        with lease(run):
+            said = capsys.readouterr().out.splitlines()
+    if run.directory is None:
+        first, last = said
+        assert f"process {process.pid} on " in first
+        assert "waiting up to 4 s" in first
+        assert last.endswith("shows no sign of life, so this job takes over.")
+
+
+def test_one_of_two_that_claim_a_lease_at_once_gets_it(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(s3_url, tmp_path)
+    outcomes, both, ends = [], threading.Barrier(2), threading.Barrier(2)
+    write = lease_module._ObjectLease._write
+
+    def write_together(held: Any) -> None:
+        if held._thread.ident is None:  # its claim, not a sign of life
+            both.wait(30)
+        write(held)
+
+    monkeypatch.setattr(lease_module._ObjectLease, "_write", write_together)
+
+    def claim() -> None:
+        try:
+            with lease(run):
+                ends.wait(30)
+                outcomes.append("held")
+        except UserError as error:
+            ends.wait(30)
+            outcomes.append(str(error))
+
+    claims = [threading.Thread(target=claim) for _ in range(2)]
+    for thread in claims:
+        thread.start()
+    for thread in claims:
+        thread.join()
+    refused, held = sorted(outcomes, key=len, reverse=True)
+    assert held == "held"
+    assert "is being trained by another job" in refused
+
+
+@pytest.mark.slow
+def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> None:
+    """As one whose machine slept, which another job had to take for dead."""
+    run = open_run(s3_url, tmp_path)
+
+    def sleep_through_it() -> None:
+        with lease(run):
+            run.store.write(OBJECT, b'{"holder": "another"}')
+            time.sleep(100)
+
+    with pytest.raises(UserError, match="was taken over by another job"):
+        sleep_through_it()
+    assert run.store.read(OBJECT) == b'{"holder": "another"}'
+
+
+def test_a_lease_that_nobody_can_read_is_an_abandoned_one(s3_url: str, tmp_path: Path) -> None:
+    run = open_run(s3_url, tmp_path)
+    run.store.write(OBJECT, b"not even JSON")
+    with lease(run):
+        assert run.store.read(OBJECT) != b"not even JSON"
+
+
+def test_an_interrupt_stays_an_interrupt(run: Checkpoints) -> None:
+    with pytest.raises(KeyboardInterrupt), lease(run):
+        raise KeyboardInterrupt
+    with lease(run):
+        pass
+
+
+def test_a_network_that_is_away_for_a_moment_does_not_end_a_lease(
+    s3_url: str, s3_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    run, refused, back = open_run(s3_url, tmp_path), [0], threading.Event()
+
+    def away(seen: object) -> None:
+        if refused[0] < 4:
+            refused[0] += 1
+            seen.fault = "slow_down"  # type: ignore[attr-defined]
+        elif refused[0] == 4:
+            back.set()
+
+    with lease(run):
+        before = run.store.read(OBJECT)
+        s3_proxy.before = away
+        assert back.wait(30)
+        s3_proxy.before = lambda seen: None
+        while run.store.read(OBJECT) == before:
+            time.sleep(0.05)

@@ -1,0 +1,51 @@
+"""Bundles for tests: real ones, of networks that were never trained."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipelines.config.load import load_config, to_yaml
+from pipelines.evaluation.measure import ImageResult
+from pipelines.evaluation.results import metric_facts, to_csv
+from pipelines.models.bundle import Bundle, load_bundle, seal
+from srmodels.metrics.suite import METRICS
+from srmodels.system import load_system
+from tests.conftest import SMALL
+
+
+def make_bundle(
+    directory: Path, recipe: Path = SMALL, psnr: float = 30.0, ssim: float = 0.9
+) -> Bundle:
+    """A small bundle with untrained weights and the scores that it is told to have: on each of six
+    photos as far from another bundle's as on the others."""
+    config = load_config([f"recipe={recipe}"])
+    torch.manual_seed(0)
+    network = load_system(config.system).build(config.networks).fuse()
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = network.inference_state_dict()
+    save_file({n: w.contiguous() for n, w in weights.items()}, directory / "model.safetensors")
+    (directory / "config.yaml").write_text(to_yaml(config))
+    scores = {"bicubic": (29.0, 0.8), "run:small": (psnr, ssim)}
+    rows = [
+        ImageResult(
+            "validation", f"{key}-0000", key, method,
+            {"psnr_y_crop4": found[0] + place / 10, "ssim_y_crop4": found[1]},
+        )
+        for place, key in enumerate("abcdef")
+        for method, found in scores.items()
+    ]  # fmt: skip
+    labels = {"psnr_y_crop4": METRICS["psnr_y"], "ssim_y_crop4": METRICS["ssim_y"]}
+    (directory / "images.csv").write_text(to_csv(rows, list(labels)))
+    means = {
+        method: {"psnr_y_crop4": found[0] + 0.25, "ssim_y_crop4": found[1]}
+        for method, found in scores.items()
+    }
+    metrics = {
+        "benchmark": "validation", "identity": "i", "degradation": "bicubic", "num_images": 6,
+        "by": {label: metric_facts(metric, config) for label, metric in labels.items()},
+        "reference": "run:small", "model": means["run:small"], "bicubic": means["bicubic"],
+    }  # fmt: skip
+    facts = {"recipe": "small", "scale": 4, "metrics": metrics, "manifest": "m", "git_commit": "c"}
+    seal(directory, facts)
+    return load_bundle(directory)
