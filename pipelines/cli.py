@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipelines import __version__
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config
-from pipelines.config.shipped import shipped_models
 from pipelines.errors import UserError
 from pipelines.models.load import Model, champion, load_model
 from pipelines.progress import progress
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 def default_model(config: Config) -> str:
     """The best model that ships; until one does, the champion of the default recipe."""
     shipped = shipped_models()
-    return config.recipe if config.recipe in shipped else (shipped or [champion(config)])[0]
+    return config.recipe if config.recipe in shipped else (shipped or [str(champion(config))])[0]
 
 
 def _models(_: argparse.Namespace) -> int:
@@ -132,7 +132,7 @@ def _upscale(parsed: argparse.Namespace) -> int:
         print(f"Nothing to do: every photo of {parsed.input} is in {parsed.output} already.")
         return 0
     config = load_config([])
-    model = load_model(parsed.model or default_model(config), config)
+    model = load_model(ModelReference.parse(parsed.model or default_model(config)), config)
     tile = model.config.export.tile
     tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
     if not 0 <= tiling.overlap < tile:

@@ -115,6 +115,8 @@ def training_cost(
     # Non-fake inputs: constants that the networks made on the meta device.
     with FakeTensorMode(allow_non_fake_inputs=True):
         stage: Stage = on_meta.to_empty(device="cpu")
+        if stage.teacher is not None:
+            stage.learn_from(stage.teacher.to_empty(device="cpu"))
         batches = [crops(number, crop, scale) for number in (1, 2)]
         recomputed = None
         if recompute:

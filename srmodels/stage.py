@@ -36,6 +36,10 @@ class Stage(nn.Module, ABC):
     Options: ClassVar[type]
     #: Whether `preview` is the networks' inference, from x_l alone.
     previews_inference: bool = True
+    #: Whether the stage learns from a teacher; a recipe names it under `stages.<name>.teacher`.
+    takes_teacher: ClassVar[bool] = False
+    #: Maps x_l `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1]; frozen.
+    teacher: nn.Module | None = None
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__()
@@ -45,6 +49,12 @@ class Stage(nn.Module, ABC):
         trainable = {id(p) for group in self.parameter_groups() for p in group.parameters}
         for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) in trainable)
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Gives the stage its teacher: frozen, in eval mode, and no child of the stage, so that no
+        optimizer, average or checkpoint holds its weights."""
+        assert self.takes_teacher, f"{type(self).__name__} learns from no teacher"
+        self.__dict__["teacher"] = teacher.requires_grad_(False).eval()
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:

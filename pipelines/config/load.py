@@ -1,8 +1,8 @@
 """From the command line and a recipe to one checked configuration. OmegaConf stays in here.
 
-`key=value` beats the recipe, the recipe beats the schema's defaults. For training, the order is
-schema < recipe's `train` < recipe's `stages.<name>.train` < `train.*` and then
-`stages.<name>.train.*` on the command line.
+`key=value` beats the recipe, the recipe beats the schema's defaults. For the `train` of a stage,
+the order is schema < recipe's `train` < recipe's `stages.<name>.train` < `train.*` and then
+`stages.<name>.train.*` on the command line; its `networks` follow the same order.
 """
 
 import dataclasses
@@ -52,6 +52,13 @@ def load_config(overrides: Sequence[str]) -> Config:
                 cli.get("train", {}),
                 _sub(cli, "stages", name, "train"),
             )
+            merged.stages[name].networks = OmegaConf.merge(
+                OmegaConf.structured(system.config),
+                recipe.get("networks", {}),
+                _sub(recipe, "stages", name, "networks"),
+                cli.get("networks", {}),
+                _sub(cli, "stages", name, "networks"),
+            )
         config = OmegaConf.to_object(merged)
     except UserError:
         raise
@@ -93,11 +100,15 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`."""
     preset = values["degradation"]["preset"]
-    merged = OmegaConf.merge(_schema(values, Path(values["recipe"]), preset)[0], values)
+    schema, system = _schema(values, Path(values["recipe"]), preset)
+    merged = OmegaConf.merge(schema, values)
     for name in merged.stages:
         merged.stages[name].train = OmegaConf.merge(
             OmegaConf.structured(TrainConfig), values["stages"][name]["train"]
         )
+        # Configurations from before a stage could have networks of its own have none here.
+        own = values["stages"][name].get("networks") or values["networks"]
+        merged.stages[name].networks = OmegaConf.merge(OmegaConf.structured(system.config), own)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     return config
@@ -206,6 +217,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
             StageConfig(
                 kind=kind,
                 options=OmegaConf.structured(system.stages[kind].Options),
+                networks=OmegaConf.structured(system.config),
                 train=OmegaConf.structured(TrainConfig),
             )
         )

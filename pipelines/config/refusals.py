@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from pipelines.config.schema import Config, ExportConfig, TrainConfig
-from pipelines.config.shipped import is_reference
+from pipelines.config.reference import ModelReference
+from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
 from pipelines.errors import UserError
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
+from srmodels.network import SRNetwork
 from srmodels.system import System
 
 #: What a WebP can be at most.
@@ -24,55 +25,70 @@ _SECTIONS = tuple(
 
 
 def check(config: Config, system: System) -> None:
-    """Raises UserError for the first thing that cannot work."""
+    """Refuses the first thing that cannot work.
+
+    Raises:
+        UserError: names the key, and says what to set it to.
+    """
     _check_values(config)
     for name, stage in config.stages.items():
         _check_values(stage.train, f"stages.{name}.train.")
     _check_stages(config)
-    with torch.device("meta"):
-        network = system.build(config.networks)
-    lr_multiple = network.size_multiple
-    hr_multiple = config.networks.scale * lr_multiple
-    if not 0 < config.shard.val_fraction < 1:
+    lr_multiple = _on_meta(system, config.networks).size_multiple
+    _check_shard(config.shard, config.networks.scale * lr_multiple)
+    _check_export(config.export, lr_multiple)
+    if any(size < 1 for size in config.evaluate.latency_sizes):
+        raise UserError("evaluate.latency_sizes must be at least 1 px each.")
+    for name in config.stages:
+        _check_stage(config, name, system)
+
+
+def _check_shard(shard: ShardConfig, hr_multiple: int) -> None:
+    if not 0 < shard.val_fraction < 1:
         raise UserError("shard.val_fraction must lie between 0 and 1.")
-    if config.shard.overlap >= config.shard.tile:
-        raise UserError(
-            f"shard.overlap={config.shard.overlap} must be less than "
-            f"shard.tile={config.shard.tile}."
-        )
-    if max(config.shard.tile, config.shard.val_tile) > MAX_TILE:
+    if shard.overlap >= shard.tile:
+        raise UserError(f"shard.overlap={shard.overlap} must be less than shard.tile={shard.tile}.")
+    if max(shard.tile, shard.val_tile) > MAX_TILE:
         raise UserError(
             f"tiles can be {MAX_TILE} px wide at most, the limit of their codec (WebP)."
         )
     for name in ("tile", "val_tile"):
-        if getattr(config.shard, name) % hr_multiple:
+        if getattr(shard, name) % hr_multiple:
             raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
-    _check_export(config.export, lr_multiple)
-    if any(size < 1 for size in config.evaluate.latency_sizes):
-        raise UserError("evaluate.latency_sizes must be at least 1 px each.")
-    for name, stage in config.stages.items():
-        where = f"stages.{name}.train"
-        _check_train(where, stage.train, config.shard.tile, hr_multiple)
-        try:
-            with torch.device("meta"):
-                parts = system.stages[stage.kind](network, stage.options).parts()
-        except ValueError as error:
-            raise UserError(f"stages.{name}.options: {error}") from None
-        if len(parts) > 1 and stage.train.zero_stage == 3:
-            raise UserError(
-                f"{where}.zero_stage must be 2 or less: the stage has the parts "
-                f"{' and '.join(parts)}, and ZeRO 3 shards the weights of one alone."
-            )
-        names = [group.name for part in parts.values() for group in part.parameter_groups()]
-        _check_groups(where, stage.train, names)
-        if stage.train.activation_checkpointing and not network.checkpointed_modules():
-            raise UserError(
-                f"{where}.activation_checkpointing must be false: the networks of "
-                f"{system.name} name no modules to recompute."
-            )
-        _check_profile(where, stage.train.profile)
-        if stage.train.validate_every:
-            _check_validation(where, stage.train, config, hr_multiple)
+
+
+def _check_stage(config: Config, name: str, system: System) -> None:
+    stage, where = config.stages[name], f"stages.{name}.train"
+    train, network = stage.train, _on_meta(system, stage.networks)
+    if network.scale != config.networks.scale:
+        raise UserError(
+            f"stages.{name}.networks.scale={network.scale} must be networks.scale="
+            f"{config.networks.scale}: all stages of a recipe see the same LR images."
+        )
+    hr_multiple = network.scale * network.size_multiple
+    _check_train(where, train, config.shard.tile, hr_multiple)
+    kind = system.stages[stage.kind]
+    try:
+        with torch.device("meta"):
+            parts = kind(network, stage.options).parts()
+    except ValueError as error:
+        raise UserError(f"stages.{name}.options: {error}") from None
+    _check_teacher(config, name, takes_one=kind.takes_teacher)
+    if len(parts) > 1 and train.zero_stage == 3:
+        raise UserError(
+            f"{where}.zero_stage must be 2 or less: the stage has the parts "
+            f"{' and '.join(parts)}, and ZeRO 3 shards the weights of one alone."
+        )
+    names = [group.name for part in parts.values() for group in part.parameter_groups()]
+    _check_groups(where, train, names)
+    if train.activation_checkpointing and not network.checkpointed_modules():
+        raise UserError(
+            f"{where}.activation_checkpointing must be false: the networks of "
+            f"{system.name} name no modules to recompute."
+        )
+    _check_profile(where, train.profile)
+    if train.validate_every:
+        _check_validation(where, train, config, hr_multiple)
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
@@ -103,11 +119,47 @@ def _check_stages(config: Config) -> None:
         raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
     for name, stage in config.stages.items():
         before = stage.init_from
-        if before is not None and before not in config.stages and not is_reference(before):
+        if before is not None and before not in config.stages:
+            _check_reference(f"stages.{name}.init_from", before, config)
+            if not ModelReference.parse(before).is_model:
+                raise UserError(
+                    f"stages.{name}.init_from is '{before}', whose weights do not fit a system's "
+                    "networks: name a stage of the recipe, a run, a bundle or a registered model."
+                )
+
+
+def _on_meta(system: System, networks: Any) -> SRNetwork:
+    with torch.device("meta"):
+        return system.build(networks)
+
+
+def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
+    """Refuses a teacher where none is taken, none where one is needed, and what names none."""
+    teacher = config.stages[name].teacher
+    if teacher is None:
+        if takes_one:
             raise UserError(
-                f"stages.{name}.init_from is '{before}', which is no stage of the recipe "
-                f"({_listing(config.stages)}) and no model."
+                f"stage '{name}' learns from a teacher: set stages.{name}.teacher to a stage of "
+                "the recipe, a model, spandrel:FILE or a peer."
             )
+        return
+    if not takes_one:
+        raise UserError(
+            f"stages.{name}.teacher={teacher} would be ignored: a stage of kind "
+            f"'{config.stages[name].kind}' learns from none."
+        )
+    if teacher == name:
+        raise UserError(f"stages.{name}.teacher is the stage itself: name another one.")
+    if teacher not in config.stages:
+        _check_reference(f"stages.{name}.teacher", teacher, config)
+
+
+def _check_reference(key: str, text: str, config: Config) -> None:
+    if not ModelReference.parse(text).is_plausible:
+        raise UserError(
+            f"{key} is '{text}', which is no stage of the recipe ({_listing(config.stages)}) and "
+            "no model."
+        )
 
 
 def _check_export(export: ExportConfig, lr_multiple: int) -> None:

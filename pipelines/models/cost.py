@@ -1,45 +1,12 @@
-"""What a configuration's networks and stages cost, before anything starts."""
+"""Tells what a configuration's networks cost, before anything is built."""
 
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
+from typing import Any
 
-from pipelines.config.schema import Config
-from pipelines.errors import UserError
-from pipelines.models.build import network_on_meta, stage_on_meta
+from pipelines.models.build import network_on_meta
 from srmodels import cost
-from srmodels.cost import NetworkCost, TrainingCost
+from srmodels.cost import NetworkCost
 
 
-def network_cost(config: Config) -> NetworkCost:
-    """Returns the parameters and GMACs of what ships, for an LR tile of `export.tile` px."""
-    return cost.network_cost(network_on_meta(config), config.export.tile)
-
-
-def training_cost(config: Config, name: str) -> TrainingCost:
-    """Returns what a step of a stage costs, as it is when the stage ends, with all of its losses.
-
-    Raises:
-        UserError: the stage's networks and its crops do not fit together.
-    """
-    train, stage = config.stages[name].train, stage_on_meta(config, name)
-    _, samples = train.micro_batches(train.world_size)
-    try:
-        return cost.training_cost(
-            stage,
-            crop=train.crop,
-            samples=samples,
-            step=train.steps,
-            bf16=train.precision == "bf16",
-            recompute=train.activation_checkpointing,
-        )
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        raise  # the stage's code looks at values: nothing that a configuration can mend
-    except (RuntimeError, ValueError) as error:
-        x_l, x_h = [1, 3, *[train.crop // stage.network.scale] * 2], [1, 3, train.crop, train.crop]
-        raise UserError(
-            f"stage '{name}' cannot train on x_l {x_l} and x_h {x_h} "
-            f"({str(error).splitlines()[0].rstrip('.')}): change stages.{name}.train.crop or the "
-            "networks."
-        ) from None
+def network_cost(system: str, networks: Any, tile: int) -> NetworkCost:
+    """Returns the parameters and GMACs of what ships, for an LR tile of `tile` px."""
+    return cost.network_cost(network_on_meta(system, networks), tile)

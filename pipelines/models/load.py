@@ -1,4 +1,4 @@
-"""Model references: what `model=` and `--model` accept, and the network behind one."""
+"""Loads the network behind a model reference."""
 
 import atexit
 import hashlib
@@ -9,32 +9,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from pipelines import tracking
 from pipelines.config.load import from_dict
+from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_models
 from pipelines.config.schema import Config
-from pipelines.config.shipped import SHIPPED, shipped_models
 from pipelines.errors import UserError
-from pipelines.models.build import build_network
+from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
 from pipelines.models.bundle import load_bundle
+from pipelines.runs.checkpoint import RESULT, RunState
+from pipelines.runs.names import run_checkpoints
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, weights_of
-from srmodels.system import load_system
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a reference led to. `config` is the one it was trained with; the network is
-    fused.
+    """A model that a reference led to.
 
-    finetuning_weights: of the networks that do not ship, but that training goes on with.
-    trained_weights: what training goes on with, all of it; empty for a fused bundle.
+    Attributes:
+        config: the one that it was trained with; its `networks` are those of `network`.
+        network: fused, in eval mode.
+        finetuning_weights: those of the networks that do not ship, but that training goes on with.
+        trained_weights: all that training goes on with; empty for a fused bundle.
     """
 
-    reference: str
+    reference: ModelReference
     config: Config
     network: SRNetwork
     facts: dict[str, Any]
@@ -48,52 +50,44 @@ class Model:
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """Returns the sha256 of weights, as safetensors."""
     return hashlib.sha256(save({n: w.contiguous() for n, w in weights.items()})).hexdigest()
 
 
-def champion(config: Config) -> str:
-    """The reference of the recipe's champion."""
-    return f"models:/{config.mlflow.model}@champion"
+def champion(config: Config) -> ModelReference:
+    """Returns the reference of the recipe's champion."""
+    assert config.mlflow.model is not None
+    return ModelReference(Kind.REGISTRY, config.mlflow.model, alias="champion")
 
 
-def absolute(reference: str) -> str:
-    """The reference as another process in another directory understands it."""
-    if reference.startswith(("models:/", "run:")) or reference in shipped_models():
-        return reference
-    path = resolve(reference)
-    return str(path) if path.is_dir() else reference
-
-
-def load_model(reference: str, config: Config, *, to_train: bool = False) -> Model:
-    """The model that a reference names.
+def load_model(reference: ModelReference, config: Config, *, to_train: bool = False) -> Model:
+    """Loads the model that a reference names; for a run, its newest checkpoint.
 
     Args:
-        reference: a bundle directory, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, `run:NAME`
-            (the newest checkpoint of a training run), or a shipped model's name.
-        config: where runs are stored and which MLflow server to ask.
-        to_train: whether weights are wanted to train on, as they are after any stage; inference
-            needs one that trains it.
+        config: says where runs are stored and which MLflow server to ask.
+        to_train: whether the weights are wanted to train on, as they are after any stage;
+            inference needs a stage that trains all of its networks.
 
     Raises:
-        UserError: there is no such model, what was found is damaged, or cannot infer yet.
+        UserError: there is no such model, the reference only names something that upscales, or
+            the model is damaged or cannot infer yet.
     """
-    if reference.startswith("models:/"):
+    if reference.kind is Kind.REGISTRY:
         return _from_bundle(reference, fetch(reference, config))
-    if reference.startswith("run:"):
+    if reference.kind is Kind.RUN:
         return _from_run(reference, config, to_train=to_train)
     return _from_bundle(reference, find_bundle(reference))
 
 
-def find_bundle(reference: str) -> Path:
-    """The directory of a bundle that is shipped or named by its path.
+def find_bundle(reference: ModelReference) -> Path:
+    """Returns the directory of a bundle that ships or is named by its path.
 
     Raises:
         UserError: there is none.
     """
-    if reference in shipped_models():
-        return SHIPPED / reference
-    path = resolve(reference)
-    if path.is_dir():
+    if reference.kind is Kind.SHIPPED:
+        return SHIPPED / reference.name
+    if reference.kind is Kind.BUNDLE and (path := resolve(reference.name)).is_dir():
         return path
     shipped = ", ".join(shipped_models()) or "none yet"
     raise UserError(
@@ -102,7 +96,7 @@ def find_bundle(reference: str) -> Path:
     )
 
 
-def fetch(reference: str, config: Config) -> Path:
+def fetch(reference: ModelReference, config: Config) -> Path:
     """Downloads a registered bundle into a folder that lives as long as this process.
 
     Raises:
@@ -111,18 +105,17 @@ def fetch(reference: str, config: Config) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    name, alias, version = _parse_models_uri(reference)
     client = tracking.connect(config, create=False)
-    if alias is not None:
-        found = tracking.lookup(client.get_model_version_by_alias, name, alias)
+    if reference.alias is not None:
+        found = tracking.lookup(client.get_model_version_by_alias, reference.name, reference.alias)
     else:
-        found = tracking.lookup(client.get_model_version, name, str(version))
+        found = tracking.lookup(client.get_model_version, reference.name, str(reference.version))
     if found is None:
         raise UserError(
             f"the registry at {tracking.tracking_uri(config)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
-    uri = f"models:/{name}/{found.version}"
+    uri = f"models:/{reference.name}/{found.version}"
     try:
         target = tempfile.mkdtemp(prefix="srmill-bundle-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)
@@ -132,7 +125,8 @@ def fetch(reference: str, config: Config) -> Path:
 
 
 def at_precision(model: Model, precision: str) -> Model:
-    """The model as a bundle of this precision (`export.weights`) has it; its weights stay fp32."""
+    """Returns the model as a bundle of this precision (`export.weights`) has it; its weights stay
+    fp32."""
     if precision == "fp32":
         return model
     rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
@@ -142,29 +136,15 @@ def at_precision(model: Model, precision: str) -> Model:
     return replace(model, network=network, finetuning_weights=kept, facts=facts)
 
 
-def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
-    body = reference.removeprefix("models:/")
-    name, at, alias = body.partition("@")
-    if at and name and alias:
-        return name, alias, None
-    name, slash, version = body.rpartition("/")
-    if slash and name and version.isdigit():
-        return name, None, version
-    raise UserError(f"'{reference}' is not of the form models:/NAME@ALIAS or models:/NAME/VERSION.")
-
-
-def _from_bundle(reference: str, path: Path) -> Model:
+def _from_bundle(reference: ModelReference, path: Path) -> Model:
     bundle = load_bundle(path)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
     return Model(reference, bundle.config(), network, bundle.facts, kept, trained)
 
 
-def _from_run(reference: str, config: Config, *, to_train: bool) -> Model:
-    from pipelines.runs.checkpoint import RESULT
-    from pipelines.runs.names import run_checkpoints
-
-    run = run_checkpoints(config, reference.removeprefix("run:"))
+def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> Model:
+    run = run_checkpoints(config, reference.name)
     newest = run.newest_intact(RESULT)
     if newest is None:
         raise UserError(
@@ -172,25 +152,26 @@ def _from_run(reference: str, config: Config, *, to_train: bool) -> Model:
             "train it first, or set run.storage."
         )
     state = newest.state()
-    config = from_dict(state.config)
+    trained_with = trained_config(state)
     if not to_train:
-        _check_infers(reference, config)
+        _check_infers(reference, trained_with, state.stage)
     weights = newest.weights()
-    with torch.device("meta"):
-        modules = load_system(config.system).build(config.networks)
-    shipped = weights_of(modules.inference_modules(), weights)
-    trained = shipped | weights_of(modules.finetuning_modules(), weights)
-    network = build_network(config, shipped, fused=False)
+    network = build_trained(trained_with, weights)
     kept = weights_of(network.finetuning_modules(), weights)
+    unfused = network_on_meta(trained_with.system, trained_with.networks)
+    modules = unfused.inference_modules() | unfused.finetuning_modules()
+    trained = weights_of(modules, weights)
     facts = {"manifest": state.manifest, "step": state.step}
-    return Model(reference, config, network, facts, kept, trained)
+    return Model(reference, trained_with, network, facts, kept, trained)
 
 
-def _check_infers(reference: str, config: Config) -> None:
+def trained_config(state: RunState) -> Config:
+    """Returns the configuration of a run, with the networks that its stage leaves behind."""
+    return from_dict(state.config | {"networks": state.networks})
+
+
+def _check_infers(reference: ModelReference, config: Config, stage: str) -> None:
     """Refuses the run of a stage after which networks that inference needs are still random."""
-    from pipelines.models.build import stage_on_meta
-
-    stage = reference.removeprefix(f"run:{config.run.name}-")
     if stage in config.stages and not stage_on_meta(config, stage).previews_inference:
         raise UserError(
             f"{reference} cannot be used yet: stage '{stage}' does not train all that inference "

@@ -40,9 +40,17 @@ FOLDER = re.compile(r"step-(\d{6,})-([0-9a-z]+)")
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run resumes from, besides weights. `identity` is every setting that shapes the
-    result; a run only ever resumes with the same ones. `metrics` are the last ones measured;
-    `score` is the validation PSNR in dB at this step, None where there was no validation."""
+    """Everything that a run resumes from, besides weights.
+
+    Attributes:
+        identity: every setting that shapes the result; a run only ever resumes with the same ones.
+        metrics: the last ones that were measured.
+        score: validation PSNR in dB at this step; None where there was no validation.
+        config: of the run.
+        stage: its name in the recipe.
+        networks: the configuration of the networks that the weights fit; a stage may leave other
+            networks behind than the recipe has.
+    """
 
     step: int
     samples: int
@@ -54,6 +62,8 @@ class RunState:
     metrics: dict[str, float]
     score: float | None
     config: dict[str, Any]
+    stage: str
+    networks: dict[str, Any]
 
 
 @dataclass(frozen=True)

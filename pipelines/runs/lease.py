@@ -15,10 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipelines.errors import UserError
-from pipelines.runs.checkpoint import Checkpoints
 from pipelines.storage.files import MissingFileError, local_files
 from pipelines.storage.retries import RetryPolicy
-from pipelines.storage.store import open_store
+from pipelines.storage.store import LocalStore, Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +30,24 @@ POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 
 
 @contextmanager
-def lease(checkpoints: Checkpoints) -> Iterator[None]:
-    """Holds a run's lease during the block; for s3:// in the main thread, which is interrupted
-    when the lease is lost (by a process that was asleep for longer than ABANDONED_S).
+def lease(store: Store, name: str) -> Iterator[None]:
+    """Holds the lease of a run during the block.
+
+    For s3:// it must be called in the main thread, which is interrupted when the lease is lost (by
+    a process that was asleep for longer than ABANDONED_S).
+
+    Args:
+        store: the run's directory or `s3://` prefix.
+        name: of the run, for people.
 
     Raises:
         UserError: another process trains the run.
     """
-    if checkpoints.directory is not None:
-        with _directory_lease(checkpoints.directory, checkpoints.name):
+    if isinstance(store, LocalStore):
+        with _directory_lease(store.directory, name):
             yield
         return
-    held = _ObjectLease(checkpoints)
+    held = _ObjectLease(store.location, name)
     held.acquire()
     try:
         yield
@@ -53,7 +58,7 @@ def lease(checkpoints: Checkpoints) -> Iterator[None]:
         held.release()
     if held.lost:
         raise UserError(
-            f"run '{checkpoints.name}' was taken over by another job while this process was not "
+            f"run '{name}' was taken over by another job while this process was not "
             "running or had no network: let the other one go on."
         )
 
@@ -77,9 +82,9 @@ class _ObjectLease:
     """`lease.json` in the run's prefix. Whether its holder lives is told from its content changing
     while one looks: clocks of different machines are never compared."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.name, self.lost = checkpoints.name, False
-        self._store = open_store(checkpoints.location, policy=POLICY)
+    def __init__(self, location: str, name: str) -> None:
+        self.name, self.lost = name, False
+        self._store = open_store(location, policy=POLICY)
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True, name="lease")

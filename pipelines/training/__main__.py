@@ -10,6 +10,7 @@ metrics.jsonl in the run's folder.
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 
@@ -22,8 +23,9 @@ from pipelines.runs.lease import lease
 from pipelines.training.local import join_group, train_here
 from pipelines.training.plan import chosen_stage, plan_stages
 from pipelines.training.ranks import from_first
-from pipelines.training.stage_run import check_pretrained, describe, ended, is_done
-from pipelines.training.start import init_checkpoint
+from pipelines.training.stage_run import StageRun, check_pretrained, ended, is_done
+from pipelines.training.start import start_checkpoint
+from pipelines.training.teacher import find_teacher
 
 
 def train_stage(config: Config) -> None:
@@ -42,17 +44,18 @@ def train_stage(config: Config) -> None:
     check_pretrained(config, name)
     cuda = train.accelerator != "cpu" and torch.cuda.is_available()
     join_group(cuda=cuda)
-    init = from_first(lambda: init_checkpoint(config, name))
-    job = describe(config, name, dataset, init) | {"mlflow_run": None, "cuda": cuda}
-    if is_done(config, name, job):
+    start = from_first(lambda: start_checkpoint(config, name))
+    teacher = from_first(lambda: find_teacher(config, name))
+    run = replace(StageRun.of(config, name, dataset, start, teacher), cuda=cuda)
+    if is_done(run):
         return
     leader = os.environ.get("RANK", "0") == "0"
-    with lease(job["checkpoints"]) if leader else nullcontext():
+    with lease(run.checkpoints.store, run.name) if leader else nullcontext():
         if leader:
-            job["checkpoints"].sweep()
-        train_here(job)
+            run.checkpoints.sweep()
+        train_here(run)
     if leader:
-        ended(config, name, job)
+        ended(run)
 
 
 if __name__ == "__main__":

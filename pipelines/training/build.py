@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
@@ -17,18 +17,25 @@ from srmodels.stage import Stage
 from srmodels.system import load_system
 
 
-def build_stage(config: Config, name: str, weights: Mapping[str, Tensor] | None = None) -> Stage:
-    """The stage on networks with these weights, or on freshly seeded ones. In train mode.
+def build_stage(
+    config: Config,
+    name: str,
+    weights: Mapping[str, Tensor] | None = None,
+    teacher: nn.Module | None = None,
+) -> Stage:
+    """Builds the stage on networks with these weights, or on freshly seeded ones, in train mode.
 
     Raises:
         UserError: weights that its losses need are not at hand.
     """
     system, stage = load_system(config.system), config.stages[name]
     torch.manual_seed(config.seed)
-    network = system.build(config.networks)
+    network = system.build(stage.networks)
     if weights is not None:
         network.load_state_dict(weights)
     built = system.stages[stage.kind](network, stage.options).train()
+    if teacher is not None:
+        built.learn_from(teacher)
     try:
         built.load_pretrained()
     except ValueError as error:
@@ -41,27 +48,29 @@ def build_engine(
     name: str,
     device: torch.device,
     *,
-    init: Checkpoint | None = None,
+    start: Checkpoint | None = None,
     resume: Checkpoint | None = None,
+    teacher: nn.Module | None = None,
 ) -> tuple[Engine, EMA]:
-    """The engine of a stage and the averages of what it trains. Every rank must call it.
+    """Builds the engine of a stage and the averages of what it trains. Every rank must call it.
 
     Args:
-        init: checkpoint of the stage that this one starts from, by its averaged weights.
+        start: checkpoint of the stage that this one starts from, by its averaged weights.
+        teacher: on `device`, for a stage that learns from one.
         resume: checkpoint of this very run; it may be one of another number of ranks.
     """
     train = config.stages[name].train
     weights = None
     if resume is not None:
         weights = resume.live_weights()
-    elif init is not None:
-        weights = init.weights()
+    elif start is not None:
+        weights = start.weights()
     universal = (
         resume is not None
         and train.zero_stage > 0
         and resume.state().world_size != dist.get_world_size()
     )
-    stage = build_stage(config, name, weights).to(device)
+    stage = build_stage(config, name, weights, teacher).to(device)
     if resume is None:
         stage.start()
     engine = Engine(stage, train, device, universal=universal)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import tracking
@@ -17,8 +18,9 @@ from pipelines.storage.paths import resolve
 from pipelines.training.local import train_here
 from pipelines.training.plan import stage_plan
 from pipelines.training.preemption import on_sigterm
-from pipelines.training.stage_run import check_pretrained, describe, ended, is_done
-from pipelines.training.start import init_checkpoint
+from pipelines.training.stage_run import StageRun, Tracked, check_pretrained, ended, is_done
+from pipelines.training.start import start_checkpoint
+from pipelines.training.teacher import find_teacher
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,48 +42,49 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
         check_crop(dataset, config.stages[name].train.crop)
         check_pretrained(config, name)
     for name in stages:
-        init_checkpoint(config, name, planned=stages)
+        start_checkpoint(config, name, planned=stages)
+        find_teacher(config, name, planned=stages)
     checkpoints = []
     with ExitStack() as stack:
         for name in stages:
-            job = describe(config, name, dataset, init_checkpoint(config, name))
-            if not is_done(config, name, job):
+            start, teacher = start_checkpoint(config, name), find_teacher(config, name)
+            run = StageRun.of(config, name, dataset, start, teacher)
+            if not is_done(run):
                 client = tracking.connect(config)
-                if config.stages[name].train.max_workers > 0:
+                if run.train.max_workers > 0:
                     stack.enter_context(connect())
-                with lease(job["checkpoints"]):
-                    job["checkpoints"].sweep()
-                    _run_stage(config, name, job, client)
-            newest = job["checkpoints"].newest()
+                with lease(run.checkpoints.store, run.name):
+                    run.checkpoints.sweep()
+                    _run_stage(run, client)
+            newest = run.checkpoints.newest()
             assert newest is not None
             checkpoints.append(newest)
     return checkpoints
 
 
-def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowClient") -> None:
-    train, run = config.stages[name].train, job["checkpoints"]
-    job["cuda"] = _use_cuda(train)
-    print(stage_plan(config, name), flush=True)
+def _run_stage(run: StageRun, client: "MlflowClient") -> None:
+    config, cuda = run.config, _use_cuda(run.train)
+    print(stage_plan(config, run.stage), flush=True)
 
-    job["mlflow_uri"] = tracking.tracking_uri(config)
-    open_run = tracking.open_run if run.newest() else tracking.new_run
-    tags = {"srmill.stage": name, "srmill.manifest": job["identity"]["data"]}
-    job["mlflow_run"] = open_run(client, config, run.name, tags)
-    tracking.log_params(client, job["mlflow_run"], _parameters(config, name))
+    open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
+    tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}
+    run_id = open_run(client, config, run.name, tags)
+    tracking.log_params(client, run_id, _parameters(config, run.stage))
+    run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config), run_id))
     status = "FAILED"
     try:
-        if train.max_workers == 0:
-            train_here(job)
+        if run.train.max_workers == 0:
+            train_here(run)
         else:
-            _fit(job, train, run.name)
+            _fit(run)
         status = "KILLED"
-        ended(config, name, job)
+        ended(run)
         status = "FINISHED"
     finally:
-        tracking.end_run(client, job["mlflow_run"], status)
+        tracking.end_run(client, run_id, status)
 
 
-def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
+def _fit(run: StageRun) -> None:
     """Trains on the cluster. SIGTERM makes it save its work and end before the last step.
 
     Raises:
@@ -100,6 +103,7 @@ def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
 
     from pipelines.training.supervisor import Supervisor, train_loop
 
+    train = run.train
     # Beside the driver, where Ray Train's controller is too: any other node may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     supervisor = ray.remote(num_cpus=0, scheduling_strategy=here)(Supervisor).remote(
@@ -107,14 +111,14 @@ def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
     )
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config=job | {"supervisor": supervisor},
+        train_loop_config={"run": run, "supervisor": supervisor},
         scaling_config=ScalingConfig(
             num_workers=tuple(train.workers) if isinstance(train.workers, list) else train.workers,
-            use_gpu=job["cuda"],
-            resources_per_worker={"CPU": train.threads_per_worker, "GPU": int(job["cuda"])},
+            use_gpu=run.cuda,
+            resources_per_worker={"CPU": train.threads_per_worker, "GPU": int(run.cuda)},
         ),
         run_config=RunConfig(
-            name=name,
+            name=run.name,
             # Ray keeps notes of its own there; checkpoints are ours, in `run.storage`.
             storage_path=str(resolve("work/ray")),
             # Whether another attempt makes sense is the supervisor's to say.
@@ -127,11 +131,11 @@ def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
             trainer.fit()
         except TrainingFailedError as error:
             raise UserError(
-                f"training of '{name}' failed: {error} (the log above and Ray's dashboard have the "
-                "details; the same command goes on from the last checkpoint)."
+                f"training of '{run.name}' failed: {error} (the log above and Ray's dashboard have "
+                "the details; the same command goes on from the last checkpoint)."
             ) from None
         if failure := ray.get(supervisor.why_failed.remote()):
-            raise UserError(f"training of '{name}' failed: {failure}")
+            raise UserError(f"training of '{run.name}' failed: {failure}")
 
 
 def _use_cuda(train: TrainConfig) -> bool:
@@ -159,5 +163,6 @@ def _use_cuda(train: TrainConfig) -> bool:
 
 def _parameters(config: Config, name: str) -> dict[str, Any]:
     settings = to_dict(config)
-    kept = {k: settings[k] for k in ("recipe", "seed", "data", "degradation", "networks")}
-    return kept | {"stage": name} | {k: settings["stages"][name][k] for k in ("options", "train")}
+    kept = {k: settings[k] for k in ("recipe", "seed", "data", "degradation")}
+    own = ("networks", "teacher", "options", "train")
+    return kept | {"stage": name} | {k: settings["stages"][name][k] for k in own}

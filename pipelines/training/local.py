@@ -1,19 +1,18 @@
 """Training without Ray: one rank in this process, alone or as torchrun started it."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from pipelines.training.preemption import Notice, on_sigterm
+from pipelines.training.stage_run import StageRun
 from pipelines.training.worker import run_rank
 
 
-def train_here(job: Mapping[str, Any]) -> None:
+def train_here(run: StageRun) -> None:
     """Trains as the rank that the environment says (RANK, WORLD_SIZE, …), else alone. SIGTERM makes
     it save its work and end before the last step."""
-    join_group(cuda=job["cuda"])
+    join_group(cuda=run.cuda)
     with on_sigterm() as asked:
-        run_rank(job, notice=lambda: Notice.STOP if asked() else Notice.NONE)
+        run_rank(run, notice=lambda: Notice.STOP if asked() else Notice.NONE)
 
 
 def join_group(*, cuda: bool) -> None:

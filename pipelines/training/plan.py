@@ -6,9 +6,10 @@ from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import dataset_exists, open_dataset
 from pipelines.errors import UserError
 from pipelines.models.build import stage_on_meta
-from pipelines.models.cost import network_cost, training_cost
+from pipelines.models.cost import network_cost
 from pipelines.runs.names import run_name
 from pipelines.storage.paths import absolute_location
+from pipelines.training.cost import training_cost
 from pipelines.training.footprint import checkpoint_bytes, parameter_counts, rank_memory
 from pipelines.training.schedule import group_settings
 from pipelines.training.start import describe_start
@@ -23,7 +24,10 @@ def stage_plan(config: Config, stage: str) -> str:
         UserError: the stage's networks and its crops do not fit together.
     """
     train, built = config.stages[stage].train, stage_on_meta(config, stage)
-    inference, training = network_cost(config), training_cost(config, stage)
+    inference, training = (
+        network_cost(config.system, config.stages[stage].networks, config.export.tile),
+        training_cost(config, stage),
+    )
     samples = train.steps * train.batch_size
     sections = {
         "starts from": [describe_start(config, stage)],

@@ -1,14 +1,18 @@
 """One execution of a stage: what it is made of, whether it is complete, and may be resumed."""
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.config.load import to_dict
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
 from pipelines.errors import Terminated, UserError
+from pipelines.models.build import stage_on_meta
 from pipelines.runs.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
 from pipelines.runs.names import run_checkpoints, run_name
+from pipelines.training.teacher import Teacher
 from srmodels.weights import pretrained, weights_folder
 
 #: Settings of `train` that do not shape what is learned, so a resumed run may change them.
@@ -37,62 +41,125 @@ _FREE = {
 }
 
 
-def describe(
-    config: Config, name: str, dataset: Dataset, init: Checkpoint | None
+@dataclass(frozen=True)
+class Tracked:
+    """The MLflow run that a stage's run reports to."""
+
+    uri: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One execution of a stage, as the driver describes it to every rank; can be pickled.
+
+    Paths are absolute, since workers run elsewhere. Those of the configuration stay as they were
+    written, since it ends up in checkpoints and bundles.
+
+    Attributes:
+        stage: its name in the recipe.
+        checkpoints: of the run.
+        start: the checkpoint that the run starts from; None: random weights.
+        teacher: what the stage learns from; None: from no teacher.
+        identity: every setting that shapes the result, see `RunState`.
+        weights_folder: folder of pretrained weights; None: torch hub's cache, or the web.
+        cuda: whether the ranks train on GPUs.
+        tracked: None for a run without MLflow.
+    """
+
+    config: Config
+    stage: str
+    dataset: Dataset
+    checkpoints: Checkpoints
+    start: Checkpoint | None
+    teacher: Teacher | None
+    identity: dict[str, Any]
+    weights_folder: Path | None
+    cuda: bool = False
+    tracked: Tracked | None = None
+
+    @property
+    def train(self) -> TrainConfig:
+        """The stage's training settings."""
+        train: TrainConfig = self.config.stages[self.stage].train
+        return train
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.checkpoints.name
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        stage: str,
+        dataset: Dataset,
+        start: Checkpoint | None,
+        teacher: Teacher | None,
+    ) -> "StageRun":
+        """Describes the run of a stage of this configuration."""
+        return cls(
+            config=config,
+            stage=stage,
+            dataset=dataset,
+            checkpoints=run_checkpoints(config, run_name(config, stage)),
+            start=start,
+            teacher=teacher,
+            identity=_identity(config, stage, dataset, start, teacher),
+            weights_folder=weights_folder(),
+        )
+
+
+def _identity(
+    config: Config,
+    stage: str,
+    dataset: Dataset,
+    start: Checkpoint | None,
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
-    """What a worker needs to know. Paths are absolute, since workers run elsewhere; those of the
-    configuration stay as they were written, since it ends up in checkpoints and bundles."""
     settings = to_dict(config)
-    train = settings["stages"][name]["train"]
+    own = settings["stages"][stage]
     identity = {
         "seed": config.seed,
         "data": dataset.manifest.digest,
         "order": {name: settings["stream"][name] for name in ("window", "lanes")},
         "degradation": settings["degradation"],
-        "networks": settings["networks"],
-        "options": settings["stages"][name]["options"],
-        "initial weights": init.files[MODEL].sha256 if init else None,
-    } | {f"train.{key}": value for key, value in train.items() if key not in _FREE}
-    if train["schedule"] == "constant":
+        "networks": own["networks"],
+        "options": own["options"],
+        "initial weights": start.files[MODEL].sha256 if start else None,
+        "teacher": teacher.identity if teacher else None,
+    } | {f"train.{key}": value for key, value in own["train"].items() if key not in _FREE}
+    if own["train"]["schedule"] == "constant":
         # The cosine depends on how many steps there will be; a constant rate can go on for ever.
         del identity["train.steps"]
-    return {
-        "config": settings,
-        "stage": name,
-        "dataset": dataset,
-        "checkpoints": run_checkpoints(config, run_name(config, name)),
-        "init_checkpoint": init,
-        "identity": identity,
-        "pretrained": weights_folder(),
-        "cuda": False,
-    }
+    return identity
 
 
-def is_done(config: Config, name: str, job: dict[str, Any]) -> bool:
-    """Whether a stage's run has reached its steps, and its result is intact; says so if it has.
+def is_done(run: StageRun) -> bool:
+    """Tells whether a run has reached its steps and its result is intact; prints if it has.
 
     Raises:
         UserError: there is a run of this name, but it was started with other settings.
     """
-    train, full_name = config.stages[name].train, run_name(config, name)
-    run: Checkpoints = job["checkpoints"]
-    newest = run.newest_intact(STATE)
+    train, checkpoints = run.train, run.checkpoints
+    newest = checkpoints.newest_intact(STATE)
     if newest is not None and newest.state().step >= train.steps:
-        newest = run.newest_intact(RESULT)
+        newest = checkpoints.newest_intact(RESULT)
     if newest is None:
         return False
     state = newest.state()
     done = state.step >= train.steps
     check_resumable(
-        full_name,
+        run.name,
         state,
-        job["identity"],
+        run.identity,
         state.zero_stage if done else train.zero_stage,
         accept_changed_data=train.accept_changed_data,
     )
     if state.step > train.steps:
         raise UserError(
-            f"run '{full_name}' has {state.step} steps already, more than train.steps="
+            f"run '{run.name}' has {state.step} steps already, more than train.steps="
             f"{train.steps}: choose another run.name, or at least as many steps."
         )
     if done:
@@ -100,14 +167,13 @@ def is_done(config: Config, name: str, job: dict[str, Any]) -> bool:
     return done
 
 
-def ended(config: Config, name: str, job: dict[str, Any]) -> None:
-    """Says how a run went that has just ended in good order.
+def ended(run: StageRun) -> None:
+    """Prints how a run went that has just ended in good order.
 
     Raises:
-        Terminated: before its last step, because it was asked to.
+        Terminated: it ended before its last step, because it was asked to.
     """
-    run: Checkpoints = job["checkpoints"]
-    newest, steps = run.newest(), config.stages[name].train.steps
+    newest, steps = run.checkpoints.newest(), run.train.steps
     assert newest is not None
     if newest.step < steps:
         raise Terminated(
@@ -120,13 +186,11 @@ def ended(config: Config, name: str, job: dict[str, Any]) -> None:
 
 
 def check_pretrained(config: Config, name: str) -> None:
-    """Sees to it that the weights that a stage's losses need from elsewhere can be had.
+    """Checks that the weights that a stage's losses need from elsewhere can be had.
 
     Raises:
         UserError: they cannot.
     """
-    from pipelines.models.build import stage_on_meta
-
     try:
         weights_folder()  # also where nothing is needed of it: workers are told where it is
         for weights in stage_on_meta(config, name).pretrained_names():

@@ -5,30 +5,27 @@ fetch them as they fetch any other, and need neither the hub nor the folder that
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from pipelines.config.load import to_dict
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.models.load import Model, load_model, weights_sha256
-from pipelines.runs.checkpoint import RESULT, Checkpoint, RunState
-from pipelines.runs.marker import DamagedError
+from pipelines.runs.checkpoint import RESULT, Checkpoint
 from pipelines.runs.names import run_checkpoints, run_name
-from pipelines.runs.writer import CheckpointWriter, Retention, write_weights
-from pipelines.storage.digests import digest
+from pipelines.runs.outside import keep_weights
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, load_weights
 from srmodels.system import load_system
 
 
-def init_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
+def start_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
     """The checkpoint a stage starts from; None if it starts from random weights, or from a stage of
     `planned`, which the same job is going to run first.
 
@@ -86,10 +83,24 @@ def _ignored(config: Config, reason: str) -> UserError:
 
 
 def _from_stage(config: Config, name: str, before: str) -> Checkpoint:
+    newest = result_of_stage(config, name, before)
+    if newest.state().networks != to_dict(config)["stages"][name]["networks"]:
+        raise UserError(
+            f"stage '{name}' starts from run '{newest.run.name}', which has other networks: set "
+            "networks.* as they were there, or train that stage again under another run.name."
+        )
+    return newest
+
+
+def result_of_stage(config: Config, name: str, before: str) -> Checkpoint:
+    """Returns the last checkpoint of a stage of the same run name, which `name` needs.
+
+    Raises:
+        UserError: that stage is not complete: it has not reached the steps it was started for.
+    """
     run = run_checkpoints(config, run_name(config, before))
     newest = run.newest_intact(RESULT)
     state = newest.state() if newest else None
-    # Complete means: it reached the steps that it was started for.
     if (
         newest is None
         or state is None
@@ -100,11 +111,6 @@ def _from_stage(config: Config, name: str, before: str) -> Checkpoint:
             f"{run.location.rpartition('/')[0]} is not complete: run jobs/train.py "
             f"stage={before} first, with the same run.name."
         )
-    if state.identity["networks"] != to_dict(config)["networks"]:
-        raise UserError(
-            f"stage '{name}' starts from run '{run.name}', which has other networks: set "
-            "networks.* as they were there, or train that stage again under another run.name."
-        )
     return newest
 
 
@@ -112,7 +118,7 @@ def _asked(config: Config, name: str) -> dict[str, Any]:
     """What the configuration says of a start from outside."""
     return {
         "start": config.stages[name].init_from or _sources(config),
-        "networks": to_dict(config)["networks"],
+        "networks": to_dict(config)["stages"][name]["networks"],
         "seed": config.seed,
     }
 
@@ -132,24 +138,29 @@ def _start_name(config: Config, name: str) -> str:
 
 def _written(config: Config, name: str) -> Checkpoint:
     """The checkpoint of weights from outside; what they leave out is random."""
-    reference = config.stages[name].init_from
+    stage = config.stages[name]
     try:
-        content, fill = _from_files(config) if reference is None else _from_model(config, reference)
-        asked = _asked(config, name)
-        run = run_checkpoints(config, _start_name(config, name))
-        checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
-        scratch = resolve(config.run.scratch)
-        scratch.mkdir(parents=True, exist_ok=True)
-        with FileLock(scratch / f"{run.name}.lock"):
-            if checkpoint in run.complete():
-                with suppress(DamagedError):
-                    checkpoint.local(RESULT)
-                    return checkpoint
+        content, fill = (
+            _from_files(config)
+            if stage.init_from is None
+            else _from_model(config, name, ModelReference.parse(stage.init_from))
+        )
+
+        def make() -> dict[str, Tensor]:
             torch.manual_seed(config.seed)
-            network = load_system(config.system).build(config.networks)
+            network = load_system(config.system).build(stage.networks)
             print("\n".join(fill(network)), flush=True)
-            _write(config, checkpoint, {"asked": asked}, network.state_dict())
-        return checkpoint
+            return network.state_dict()
+
+        return keep_weights(
+            config,
+            _start_name(config, name),
+            stage=name,
+            described_by=replace(config, networks=stage.networks),
+            asked=_asked(config, name),
+            content=content,
+            make=make,
+        )
     except UserError:
         raise
     except ValueError as error:
@@ -168,7 +179,7 @@ def _from_files(config: Config) -> _Filler:
     return content, lambda network: init.load(network, files)
 
 
-def _from_model(config: Config, reference: str) -> _Filler:
+def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler:
     model = load_model(reference, config, to_train=True)
     weights = model.trained_weights
     if not weights:
@@ -178,7 +189,7 @@ def _from_model(config: Config, reference: str) -> _Filler:
         )
 
     def fill(network: SRNetwork) -> list[str]:
-        _check_same_networks(config, model, network)
+        _check_same_networks(config, name, model, network)
         kept = network.inference_modules() | network.finetuning_modules()
         load_weights(network, kept, weights)
         return [f"Starting from {reference}."]
@@ -186,13 +197,13 @@ def _from_model(config: Config, reference: str) -> _Filler:
     return weights_sha256(weights), fill
 
 
-def _check_same_networks(config: Config, model: Model, network: SRNetwork) -> None:
+def _check_same_networks(config: Config, name: str, model: Model, network: SRNetwork) -> None:
     """Everything but the networks that only train must be as it was."""
     kept = network.inference_modules() | network.finetuning_modules()
     free = (network._modules.keys() | model.network._modules.keys()) - kept.keys()
     ours, theirs = (
-        {key: value for key, value in to_dict(c)["networks"].items() if key not in free}
-        for c in (config, model.config)
+        {key: value for key, value in networks.items() if key not in free}
+        for networks in (asdict(config.stages[name].networks), asdict(model.config.networks))
     )
     different = sorted(key for key in ours if ours[key] != theirs.get(key))
     if model.config.system != config.system or different:
@@ -200,34 +211,3 @@ def _check_same_networks(config: Config, model: Model, network: SRNetwork) -> No
             f"{model.reference} has other networks ({', '.join(different) or model.config.system}) "
             "than the recipe: set networks.* as they were there."
         )
-
-
-def _write(
-    config: Config, checkpoint: Checkpoint, identity: dict[str, Any], weights: dict[str, Tensor]
-) -> None:
-    state = RunState(
-        step=0,
-        samples=0,
-        world_size=1,
-        zero_stage=0,
-        seed=config.seed,
-        manifest="",
-        identity=identity,
-        metrics={},
-        score=None,
-        config=to_dict(config),
-    )
-    writer = CheckpointWriter(
-        checkpoint.run,
-        rank=0,
-        world_size=1,
-        attempt=checkpoint.attempt,
-        retention=Retention(last=1),
-        policy=config.stream.policy,
-    )
-    try:
-        write_weights(writer.folder(0), {n: w.contiguous() for n, w in weights.items()}, {}, state)
-        writer.publish(0)
-        writer.wait()
-    finally:
-        writer.close()

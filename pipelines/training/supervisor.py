@@ -91,13 +91,17 @@ class RayNotice:
             time.sleep(POLL_S)
 
 
-def train_loop(job: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker."""
+def train_loop(given: dict[str, Any]) -> None:
+    """Trains on one worker of Ray Train.
+
+    Args:
+        given: the `StageRun` as `run`, and the `supervisor`.
+    """
     import ray
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
-    supervisor = job["supervisor"]
+    supervisor = given["supervisor"]
     leader = ray.train.get_context().get_world_rank() == 0
     begins = ray.get(supervisor.begin.remote()) if leader else None
     # A rank that asked for itself, before rank 0 did, would train and wait for the others for ever.
@@ -107,7 +111,7 @@ def train_loop(job: dict[str, Any]) -> None:
         from pipelines.training.worker import run_rank
 
         run_rank(
-            job,
+            given["run"],
             notice=RayNotice(supervisor),
             on_start=lambda step: ray.get(supervisor.resumed.remote(step)),
         )

@@ -3,19 +3,20 @@
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ninja
 import torch
 import torch.distributed as dist
 
-from pipelines.config.load import from_dict
-from pipelines.config.schema import Config
+from pipelines.config.load import to_dict
 from pipelines.data.stream import CropSettings, TrainingStream
 from pipelines.runs.checkpoint import Checkpoint, Checkpoints, RunState
 from pipelines.training.preemption import Notice
+from pipelines.training.stage_run import StageRun
 from srmodels.weights import FOLDER
 
 if TYPE_CHECKING:
@@ -28,43 +29,42 @@ PATIENCE_S = 120.0
 
 
 def run_rank(
-    job: Mapping[str, Any],
+    run: StageRun,
     *,
     notice: Callable[[], Notice],
     on_start: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Trains (or resumes) the stage that `job` describes. Needs an initialised process group.
+    """Trains or resumes a run on this rank. Needs an initialised process group.
 
     Args:
-        job: what `runs.describe` made: the configuration, the stage's name, the opened dataset, the
-            run's checkpoints, the MLflow run if there is one.
-        notice: what this rank was told by now, see `preemption`.
+        notice: tells what this rank was told by now, see `preemption`.
         on_start: called on rank 0 with the number of steps that are done.
 
     Raises:
         UserError: on one rank or all of them; the group cannot go on.
     """
-    config, name = from_dict(job["config"]), job["stage"]
-    train = config.stages[name].train
-    cuda = job["cuda"]
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    config, train = run.config, run.train
+    device = torch.device("cuda", torch.cuda.current_device()) if run.cuda else torch.device("cpu")
     prepare_deepspeed(device)
-    if job["pretrained"] is not None:
+    if run.weights_folder is not None:
         # The environment of a cluster's workers is not the job's.
-        os.environ[FOLDER] = str(job["pretrained"])
+        os.environ[FOLDER] = str(run.weights_folder)
     from pipelines.training.build import build_engine
     from pipelines.training.loop import train as run_loop
 
-    attempt, resume = _agree(job["checkpoints"])
+    attempt, resume = _agree(run.checkpoints)
     first_step = resume.step if resume else 0
     if dist.get_rank() == 0:
         on_start(first_step)
         if resume:
             where = f"{first_step} of {train.steps} from {resume.location}"
-            print(f"{name}: resuming at step {where}", flush=True)
-    engine, ema = build_engine(config, name, device, init=job["init_checkpoint"], resume=resume)
+            print(f"{run.stage}: resuming at step {where}", flush=True)
+    teacher = run.teacher.load(config, device) if run.teacher else None
+    engine, ema = build_engine(
+        config, run.stage, device, start=run.start, resume=resume, teacher=teacher
+    )
     stream = TrainingStream(
-        job["dataset"],
+        run.dataset,
         CropSettings.of(config, train),
         seed=config.seed,
         batch_size=train.batch_size,
@@ -73,16 +73,15 @@ def run_rank(
         start_step=first_step,
         processes=train.loader_processes,
     )
-    recorder = _recorder(job) if dist.get_rank() == 0 else None
+    recorder = _recorder(run) if dist.get_rank() == 0 else None
     with closing(recorder) if recorder else nullcontext():
         state = resume.state() if resume else None
-        callbacks = _callbacks(job, config, engine, ema, state, attempt, recorder, notice)
+        callbacks = _callbacks(run, engine, ema, state, attempt, recorder, notice)
         run_loop(engine, stream, callbacks, first_step=first_step, steps=train.steps)
 
 
 def _callbacks(
-    job: Mapping[str, Any],
-    config: Config,
+    run: StageRun,
     engine: "Engine",
     ema: Any,
     resumed: RunState | None,
@@ -91,13 +90,13 @@ def _callbacks(
     notice: Callable[[], Notice],
 ) -> "list[Callback]":
     """In the order in which they see a step: what measures comes before what saves."""
-    from pipelines.models.cost import training_cost
     from pipelines.runs.writer import CheckpointWriter, Retention
     from pipelines.training import callbacks as cb
+    from pipelines.training.cost import training_cost
     from pipelines.training.hardware import peak_flops
 
-    name, dataset = job["stage"], job["dataset"]
-    train, device = config.stages[name].train, engine.device
+    config, name, dataset = run.config, run.stage, run.dataset
+    train, device = run.train, engine.device
     first_step = resumed.step if resumed else 0
     skipped = int(resumed.metrics.get("steps/skipped", 0)) if resumed else 0
     peak = peak_flops(device, train.precision)
@@ -131,15 +130,17 @@ def _callbacks(
             zero_stage=train.zero_stage,
             seed=config.seed,
             manifest=dataset.manifest.digest,
-            identity=job["identity"],
+            identity=run.identity,
             metrics=metrics.last,
             score=validation.score if validation else None,
-            config=job["config"],
+            config=to_dict(config),
+            stage=name,
+            networks=asdict(config.stages[name].networks),
         )
 
     policy = config.stream.policy
     writer = CheckpointWriter(
-        job["checkpoints"],
+        run.checkpoints,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         attempt=attempt,
@@ -163,7 +164,7 @@ def _callbacks(
         chosen.append(
             cb.ProfilerCallback(
                 *train.profile,
-                folder=job["checkpoints"].workspace / "profile",
+                folder=run.checkpoints.workspace / "profile",
                 recorder=recorder,
                 start_step=first_step,
                 device=device,
@@ -172,23 +173,23 @@ def _callbacks(
     return [callback for callback in chosen if callback is not None]
 
 
-def _agree(run: Checkpoints) -> tuple[str, Checkpoint | None]:
+def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:
     """What rank 0 decides for all: this attempt's token, and where it goes on."""
     decided: list[Any] = [None, None]
     if dist.get_rank() == 0:
-        decided = [uuid.uuid4().hex[:8], run.newest_intact()]
+        decided = [uuid.uuid4().hex[:8], checkpoints.newest_intact()]
     dist.broadcast_object_list(decided)
     return decided[0], decided[1]
 
 
-def _recorder(job: Mapping[str, Any]) -> "Recorder":
-    if job["mlflow_run"] is None:
+def _recorder(run: StageRun) -> "Recorder":
+    if run.tracked is None:
         from pipelines.training.recorder import JSONLinesRecorder
 
-        return JSONLinesRecorder(job["checkpoints"].workspace / "metrics.jsonl")
+        return JSONLinesRecorder(run.checkpoints.workspace / "metrics.jsonl")
     from pipelines.training.mlflow_recorder import MLflowRecorder
 
-    return MLflowRecorder(job["mlflow_uri"], job["mlflow_run"], patience_s=PATIENCE_S)
+    return MLflowRecorder(run.tracked.uri, run.tracked.run_id, patience_s=PATIENCE_S)
 
 
 def prepare_deepspeed(device: torch.device) -> None:

@@ -99,7 +99,7 @@ def test_cost_by_part(recipe: str, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     config = load_config([f"recipe={ROOT}/pipelines/recipes/{recipe}.yaml"])
     network = load_system(config.system).build(config.networks).eval()
-    gmacs = network_cost(config).gmacs
+    gmacs = network_cost(config.system, config.networks, config.export.tile).gmacs
     rounds = 15 if recipe == "edge_sd_sr_tiny" else 3
     with torch.inference_mode():
         _on_cpu(recipe, network, gmacs, rounds, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.models.load import load_model
 from srmodels.metrics.fidelity import psnr_y
@@ -24,7 +25,7 @@ def test_what_the_prior_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRMILL_HOME", str(ROOT))
     config = load_config(["recipe=rdsr"])
     benchmark = open_benchmark(str(data_directory() / "benchmarks" / "BSD100"), config)
-    network = load_model("rdsr", config).network
+    network = load_model(ModelReference.parse("rdsr"), config).network
     assert isinstance(network, RDSR)
     side = config.export.tile
     images = [benchmark.load(key) for key in benchmark.keys]

@@ -56,7 +56,7 @@ def _speed(recipe: str, folder: Path) -> None:
     torch.manual_seed(0)
     network = RDSR(config.networks).fuse()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cost = network_cost(config)
+    cost = network_cost(config.system, config.networks, config.export.tile)
     prior = Prior(network)
     peak = peak_gmacs("cpu", folder)
     print(
@@ -68,7 +68,7 @@ def _speed(recipe: str, folder: Path) -> None:
     print(f"|---|---|{'---|---|' * len(TOOLS)}")
     for side, theirs in DIFFIR_SECONDS.items():
         config.export.tile = side
-        gmacs = network_cost(config).gmacs
+        gmacs = network_cost(config.system, config.networks, config.export.tile).gmacs
         x_l = torch.rand(1, 3, side, side)
         inputs: dict[str, tuple[nn.Module, tuple[Tensor, ...], float]] = {
             "prior": (prior, (x_l,), gmacs["lr_encoder"] + gmacs["denoiser"]),

@@ -14,7 +14,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE
 from pipelines.data.stream import CropSettings, collate, make_pair
 from pipelines.models.build import stage_on_meta
-from pipelines.models.cost import training_cost
+from pipelines.training.cost import training_cost
 from pipelines.training.footprint import checkpoint_bytes, parameter_counts
 from srmodels.degradation import PRESETS
 from tests.benchmarks.bench_training_cuda import CROP, full_size

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pipelines.config.load import load_config
-from pipelines.config.shipped import shipped_models
+from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.models.load import load_model
 from srmodels.tiling import run_tiled, tile_starts
 from srmodels.upscale import Tiling, to_pixels, to_tensor
@@ -19,7 +19,7 @@ from tests.conftest import ROOT, data_directory
 @pytest.mark.parametrize("name", shipped_models())
 def test_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRMILL_HOME", str(ROOT))
-    model = load_model(name, load_config([]))
+    model = load_model(ModelReference.parse(name), load_config([]))
     tiling = Tiling.for_tile(model.config.export.tile)
     scale, width, height = model.network.scale, 512, 288
     photo = data_directory() / "photos" / "val" / "budgie_beacon-street-sunset.jpg"

@@ -20,7 +20,7 @@ import torch
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.data.stream import Batch
-from pipelines.models.cost import training_cost
+from pipelines.training.cost import training_cost
 from pipelines.training.hardware import memory_gib, peak_flops
 from pipelines.training.local import join_group
 from pipelines.training.worker import prepare_deepspeed

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import open_method
 from pipelines.evaluation.sets import extract_features
@@ -36,7 +37,12 @@ def test_it_ranks_what_looks_more_like_the_originals_first(fid: FID) -> None:
     originals = np.stack(extract_features(benchmark, None, fid, keys))
     distances = {
         name: fid.distance(
-            np.stack(extract_features(benchmark, open_method(name, config), fid, keys)), originals
+            np.stack(
+                extract_features(
+                    benchmark, open_method(ModelReference.parse(name), config), fid, keys
+                )
+            ),
+            originals,
         )
         for name in ("bicubic", "edge_sd_sr_tiny")
     }

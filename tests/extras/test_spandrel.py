@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.errors import UserError
 from pipelines.evaluation.methods import open_method
 from tests.conftest import SMALL
@@ -20,7 +21,9 @@ def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = RRDBNet(num_filters=8, num_blocks=1, scale=4).eval()
     torch.save(network.state_dict(), tmp_path / "tiny.pth")
-    method = open_method(f"spandrel:{tmp_path / 'tiny.pth'}", load_config([f"recipe={SMALL}"]))
+    method = open_method(
+        ModelReference.parse(f"spandrel:{tmp_path / 'tiny.pth'}"), load_config([f"recipe={SMALL}"])
+    )
     assert (method.scale, method.title) == (4, "ESRGAN (tiny)")
     assert method.parameters == sum(p.numel() for p in network.parameters())
     lr = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
@@ -34,4 +37,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "no.pth").write_bytes(b"nothing")
     with pytest.raises(UserError, match="spandrel cannot read"):
-        open_method(f"spandrel:{tmp_path / 'no.pth'}", load_config([f"recipe={SMALL}"]))
+        open_method(
+            ModelReference.parse(f"spandrel:{tmp_path / 'no.pth'}"),
+            load_config([f"recipe={SMALL}"]),
+        )

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import open_method
@@ -35,7 +36,7 @@ def scores(
         metrics: their names; a border of the scale is left out of those that leave one out.
     """
     config = config or load_config([])
-    method = open_method(reference, config)
+    method = open_method(ModelReference.parse(reference), config)
     return _scores(lambda lr, hr: method(lr), reference, benchmarks, metrics, config, every)
 
 

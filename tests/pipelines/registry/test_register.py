@@ -6,6 +6,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import tracking
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.models.load import load_model
@@ -42,12 +43,17 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     )
 
     config = config_for(tmp_path / "first")
-    champion = load_model("models:/small@champion", config)
+    champion = load_model(ModelReference.parse("models:/small@champion"), config)
     assert champion.facts["metrics"]["model"]["psnr_y_crop4"] == 30.75
-    assert load_model("models:/small/2", config).facts["metrics"]["model"]["psnr_y_crop4"] == 29.75
+    assert (
+        load_model(ModelReference.parse("models:/small/2"), config).facts["metrics"]["model"][
+            "psnr_y_crop4"
+        ]
+        == 29.75
+    )
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
-            load_model(reference, config)
+            load_model(ModelReference.parse(reference), config)
 
 
 def test_promotion_can_be_forced_and_forbidden(tmp_path: Path) -> None:

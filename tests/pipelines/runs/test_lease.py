@@ -34,7 +34,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _hold(run: Checkpoints, held: "threading.Event") -> None:
-    with lease(run):
+    with lease(run.store, run.name):
         held.set()
         time.sleep(60)
 
@@ -57,7 +57,7 @@ def test_a_second_job_is_refused_while_the_first_lives(run: Checkpoints) -> None
     with (
         holder(run),
         pytest.raises(UserError, match=r"is being trained by another job.*run\.name\.$"),
-        lease(run),
+        lease(run.store, run.name),
     ):
         pass
 
@@ -66,11 +66,11 @@ def test_a_lease_that_was_released_is_free_at_once(
     run: Checkpoints, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        with lease(run):
+        with lease(run.store, run.name):
             pass
-    with pytest.raises(ZeroDivisionError), lease(run):
+    with pytest.raises(ZeroDivisionError), lease(run.store, run.name):
         raise ZeroDivisionError
-    with lease(run):
+    with lease(run.store, run.name):
         pass
     assert capsys.readouterr().out == ""
     assert [name for name in run.store.names() if name != ".lock"] == []
@@ -82,7 +82,7 @@ def test_the_lease_of_a_killed_job_is_taken_over(
     with holder(run) as process:
         process.kill()
         process.join()
-        with lease(run):
+        with lease(run.store, run.name):
             said = capsys.readouterr().out.splitlines()
     if run.directory is None:
         first, last = said
@@ -107,7 +107,7 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
 
     def claim() -> None:
         try:
-            with lease(run):
+            with lease(run.store, run.name):
                 ends.wait(30)
                 outcomes.append("held")
         except UserError as error:
@@ -130,7 +130,7 @@ def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> No
     run = open_run(s3_url, tmp_path)
 
     def sleep_through_it() -> None:
-        with lease(run):
+        with lease(run.store, run.name):
             run.store.write(OBJECT, b'{"holder": "another"}')
             time.sleep(100)
 
@@ -142,14 +142,14 @@ def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> No
 def test_a_lease_that_nobody_can_read_is_an_abandoned_one(s3_url: str, tmp_path: Path) -> None:
     run = open_run(s3_url, tmp_path)
     run.store.write(OBJECT, b"not even JSON")
-    with lease(run):
+    with lease(run.store, run.name):
         assert run.store.read(OBJECT) != b"not even JSON"
 
 
 def test_an_interrupt_stays_an_interrupt(run: Checkpoints) -> None:
-    with pytest.raises(KeyboardInterrupt), lease(run):
+    with pytest.raises(KeyboardInterrupt), lease(run.store, run.name):
         raise KeyboardInterrupt
-    with lease(run):
+    with lease(run.store, run.name):
         pass
 
 
@@ -165,7 +165,7 @@ def test_a_network_that_is_away_for_a_moment_does_not_end_a_lease(
         elif refused[0] == 4:
             back.set()
 
-    with lease(run):
+    with lease(run.store, run.name):
         before = run.store.read(OBJECT)
         s3_proxy.before = away
         assert back.wait(30)

@@ -39,7 +39,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 def test_state_and_weights_come_back(run: Checkpoints) -> None:
     model = {"a": torch.rand(4, 3), "b": torch.rand(2)}
     ema = {"a": torch.rand(4, 3)}
-    state = RunState(5, 40, 1, 2, 0, "digest", {"seed": 0}, {"loss": 0.5}, 27.25, {"x": [1]})
+    state = RunState(
+        5, 40, 1, 2, 0, "digest", {"seed": 0}, {"loss": 0.5}, 27.25, {"x": [1]}, "s", {}
+    )
     writer = open_writer(run, "a")
     write_weights(writer.folder(5), model, ema, state)
     writer.publish(5, state.score)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import tracking
+from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
@@ -104,9 +105,12 @@ def test_a_stage_starts_from_the_averaged_weights_of_the_one_before(dataset: Pat
     assert all(torch.equal(expected[key], joint[key]) for key in frozen)
     assert any(not torch.equal(expected[key], joint[key]) for key in joint)
 
-    model = load_model("run:small-joint", config)
+    model = load_model(ModelReference.parse("run:small-joint"), config)
     assert model.network(torch.rand(1, 3, 16, 16)).shape == (1, 3, 64, 64)
-    assert model.weights_sha256 == load_model("run:small-joint", config).weights_sha256
+    assert (
+        model.weights_sha256
+        == load_model(ModelReference.parse("run:small-joint"), config).weights_sha256
+    )
 
 
 def test_old_checkpoints_are_removed(dataset: Path) -> None:
@@ -199,7 +203,7 @@ def test_the_stage_before_must_be_complete_and_have_the_same_networks(dataset: P
 
 def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
     config = configure(dataset)
-    with lease(run_checkpoints(config, "small-autoencoder")):
+    with lease(run_checkpoints(config, "small-autoencoder").store, "small-autoencoder"):
         done = subprocess.run(
             [sys.executable, "jobs/train.py", f"recipe={SMALL}", f"data={dataset}",
              "train.workers=0", "stage=autoencoder"],
@@ -223,7 +227,7 @@ def test_a_run_in_a_bucket_is_the_same_as_in_a_folder(dataset: Path, s3_url: str
     config = configure(dataset, *bucket)
     joint = at(train(config, "joint"), 4).state()
     assert joint.identity["initial weights"] == at(there, 4).files["model.safetensors"].sha256
-    assert load_model("run:small-joint", config).facts["step"] == 4
+    assert load_model(ModelReference.parse("run:small-joint"), config).facts["step"] == 4
     assert [path.name for path in there.workspace.glob("*step-*")] == [at(there, 4).folder]
 
 
@@ -238,7 +242,9 @@ def test_a_run_whose_result_is_damaged_is_not_done(
     # Not in place: the loaded weights are views of the file.
     (damaged / file).unlink()
     (damaged / file).write_bytes(data)
-    model = load_model("run:small-autoencoder", configure(dataset), to_train=True)
+    model = load_model(
+        ModelReference.parse("run:small-autoencoder"), configure(dataset), to_train=True
+    )
     assert model.facts["step"] == 2
     train(configure(dataset))
     assert f"{damaged} is damaged (file {file}: " in capsys.readouterr().out

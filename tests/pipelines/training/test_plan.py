@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.config.load import load_config, recipe_names
 from pipelines.errors import UserError
-from pipelines.models.cost import training_cost
+from pipelines.training.cost import training_cost
 from pipelines.training.plan import plan_stages, stage_plan
 from tests.conftest import SMALL, Runner
 

@@ -12,7 +12,7 @@ from pipelines.errors import UserError
 from pipelines.models.bundle import FINETUNING, WEIGHTS, Bundle, seal
 from pipelines.registry import register
 from pipelines.training.launch import run_stages
-from pipelines.training.start import describe_start, init_checkpoint
+from pipelines.training.start import describe_start, start_checkpoint
 from srmodels.system import load_system
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
@@ -46,7 +46,7 @@ def make_finetunable(directory: Path, recipe: Path = SMALL) -> Bundle:
 def test_weights_of_others_are_written_once_and_trained(dataset: Path, tmp_path: Path) -> None:
     weights = make_decoder(tmp_path / "decoder.safetensors")
     config = configure(dataset, f"init.decoder={tmp_path / 'decoder.safetensors'}", "train.steps=1")
-    first = init_checkpoint(config, "autoencoder")
+    first = start_checkpoint(config, "autoencoder")
     assert first is not None
     assert first.run.name == "small-autoencoder-init"
     written = first.weights()
@@ -55,7 +55,7 @@ def test_weights_of_others_are_written_once_and_trained(dataset: Path, tmp_path:
     at_random = load_system("edge_sd_sr").build(config.networks).state_dict()
     assert torch.equal(written["unet.conv_in.weight"], at_random["unet.conv_in.weight"])
     age = (Path(first.location) / "model.safetensors").stat().st_mtime_ns
-    again = init_checkpoint(config, "autoencoder")
+    again = start_checkpoint(config, "autoencoder")
     assert again is not None
     assert again.location == first.location
     assert (Path(first.location) / "model.safetensors").stat().st_mtime_ns == age
@@ -66,7 +66,7 @@ def test_weights_of_others_are_written_once_and_trained(dataset: Path, tmp_path:
     assert 0 < moved.abs().max() < 2 * config.train.learning_rate
     # The run has begun: what it began with is its own, wherever that came from.
     (tmp_path / "decoder.safetensors").unlink()
-    again = init_checkpoint(config, "autoencoder")
+    again = start_checkpoint(config, "autoencoder")
     assert again is not None
     assert again.location == first.location
     save_file(weights | {"1.bias": torch.ones(8)}, tmp_path / "other.safetensors")
@@ -78,9 +78,9 @@ def test_weights_of_others_are_written_once_and_trained(dataset: Path, tmp_path:
 def test_only_stages_that_start_from_no_other_take_them(dataset: Path, tmp_path: Path) -> None:
     make_decoder(tmp_path / "decoder.safetensors")
     config = configure(dataset, f"init.decoder={tmp_path / 'decoder.safetensors'}")
-    assert init_checkpoint(config, "joint", planned=["autoencoder", "joint"]) is None
+    assert start_checkpoint(config, "joint", planned=["autoencoder", "joint"]) is None
     assert describe_start(config, "joint") == "stage autoencoder"
-    assert init_checkpoint(configure(dataset), "autoencoder") is None
+    assert start_checkpoint(configure(dataset), "autoencoder") is None
     assert describe_start(configure(dataset), "autoencoder") == "random weights"
 
 
@@ -88,7 +88,7 @@ def test_a_model_is_finetuned(dataset: Path, tmp_path: Path) -> None:
     bundle = make_finetunable(tmp_path / "bundle")
     config = configure(dataset, f"stages.joint.init_from={bundle.path}", "train.steps=1")
     assert describe_start(config, "joint") == f"model {bundle.path}"
-    start = init_checkpoint(config, "joint")
+    start = start_checkpoint(config, "joint")
     assert start is not None
     weights = start.weights()
     assert torch.equal(
@@ -114,7 +114,7 @@ def test_a_run_stays_with_what_an_alias_meant_when_it_began(dataset: Path, tmp_p
         register.run(load_config([f"recipe={SMALL}", *promote]))
 
     def start() -> torch.Tensor:
-        checkpoint = init_checkpoint(config, "joint")
+        checkpoint = start_checkpoint(config, "joint")
         assert checkpoint is not None
         return checkpoint.weights()["unet.conv_in.weight"]
 
@@ -138,11 +138,11 @@ def test_networks_that_only_train_may_differ_from_a_models_others_not(
     bundle = make_finetunable(tmp_path / "bundle", recipe)
     model = f"stages.joint.init_from={bundle.path}"
     config = configure(dataset, model, "networks.discriminator={channels: 8, num_levels: 2}")
-    start = init_checkpoint(config, "joint")
+    start = start_checkpoint(config, "joint")
     assert start is not None
     assert any(name.startswith("discriminator.") for name in start.weights())
     with pytest.raises(UserError, match=r"has other networks \(prediction\) than the recipe"):
-        init_checkpoint(configure(dataset, model, "networks.prediction=z_h"), "joint")
+        start_checkpoint(configure(dataset, model, "networks.prediction=z_h"), "joint")
 
 
 def test_weights_that_no_stage_would_take_are_refused(dataset: Path, tmp_path: Path) -> None:
@@ -153,19 +153,19 @@ def test_weights_that_no_stage_would_take_are_refused(dataset: Path, tmp_path: P
     with pytest.raises(
         UserError, match=r"init\.decoder would be ignored, since stage 'autoencoder'"
     ):
-        init_checkpoint(config, "joint")
+        start_checkpoint(config, "joint")
     bundle = make_finetunable(tmp_path / "bundle")
     config = configure(dataset, init, f"stages.joint.init_from={bundle.path}")
     for stage in ("joint", "decoder"):
         with pytest.raises(UserError, match=r"since stage 'joint' starts from .*/bundle"):
-            init_checkpoint(config, stage, planned=["joint"])
+            start_checkpoint(config, stage, planned=["joint"])
 
 
 def test_a_bundle_without_the_hr_encoder_is_refused(dataset: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     config = configure(dataset, f"stages.joint.init_from={bundle.path}")
     with pytest.raises(UserError, match=r"the weights do not fit the network: .* hr_encoder"):
-        init_checkpoint(config, "joint")
+        start_checkpoint(config, "joint")
 
 
 @pytest.mark.parametrize(

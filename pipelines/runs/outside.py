@@ -1,0 +1,88 @@
+"""Keeps weights that come from outside as a checkpoint at step 0 of a run of their own.
+
+So workers fetch them as they fetch any other, and need neither the hub nor the folder or registry
+that they came from.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor
+
+from pipelines.config.load import to_dict
+from pipelines.config.schema import Config
+from pipelines.runs.checkpoint import RESULT, Checkpoint, RunState
+from pipelines.runs.marker import DamagedError
+from pipelines.runs.names import run_checkpoints
+from pipelines.runs.writer import CheckpointWriter, Retention, write_weights
+from pipelines.storage.digests import digest
+from pipelines.storage.paths import resolve
+
+
+def keep_weights(
+    config: Config,
+    name: str,
+    *,
+    stage: str,
+    described_by: Config,
+    asked: dict[str, Any],
+    content: Any,
+    make: Callable[[], dict[str, Tensor]],
+) -> Checkpoint:
+    """Writes weights once, and returns their checkpoint.
+
+    Args:
+        config: says where runs are stored.
+        name: of the run that holds the checkpoint.
+        stage: that the weights are for.
+        described_by: the configuration that the weights were made with.
+        asked: what the configuration says of them; `RunState.identity["asked"]`.
+        content: identifies the weights; equal content is written once.
+        make: gives the weights; called only where they are not kept yet.
+    """
+    run = run_checkpoints(config, name)
+    checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
+    scratch = resolve(config.run.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with FileLock(scratch / f"{run.name}.lock"):
+        if checkpoint in run.complete():
+            with suppress(DamagedError):
+                checkpoint.local(RESULT)
+                return checkpoint
+        state = RunState(
+            step=0,
+            samples=0,
+            world_size=1,
+            zero_stage=0,
+            seed=config.seed,
+            manifest="",
+            identity={"asked": asked},
+            metrics={},
+            score=None,
+            config=to_dict(described_by),
+            stage=stage,
+            networks=to_dict(described_by)["networks"],
+        )
+        _write(config, checkpoint, state, make())
+    return checkpoint
+
+
+def _write(
+    config: Config, checkpoint: Checkpoint, state: RunState, weights: dict[str, Tensor]
+) -> None:
+    writer = CheckpointWriter(
+        checkpoint.run,
+        rank=0,
+        world_size=1,
+        attempt=checkpoint.attempt,
+        retention=Retention(last=1),
+        policy=config.stream.policy,
+    )
+    try:
+        write_weights(writer.folder(0), {n: w.contiguous() for n, w in weights.items()}, {}, state)
+        writer.publish(0)
+        writer.wait()
+    finally:
+        writer.close()

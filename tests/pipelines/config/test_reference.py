@@ -1,0 +1,57 @@
+"""The one grammar of what names a model."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.config.reference import PEERS, SHIPPED, Kind, ModelReference, shipped_models
+from pipelines.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "slug"),
+    [
+        ("models:/tiny@champion", Kind.REGISTRY, "tiny", "tiny@champion"),
+        ("models:/tiny/12", Kind.REGISTRY, "tiny", "tiny_12"),
+        ("run:monday-joint", Kind.RUN, "monday-joint", "monday-joint"),
+        ("onnx:some/model.onnx", Kind.ONNX, "some/model.onnx", "model.onnx"),
+        ("spandrel:x4.pth", Kind.SPANDREL, "x4.pth", "x4.pth"),
+        ("span", Kind.PEER, "span", "span"),
+        ("bicubic", Kind.INTERPOLATION, "bicubic", "bicubic"),
+        ("rdsr", Kind.SHIPPED, "rdsr", "rdsr"),
+        ("some/bundle", Kind.BUNDLE, "some/bundle", "bundle"),
+    ],
+)
+def test_every_form_is_read_and_written_again(text: str, kind: Kind, name: str, slug: str) -> None:
+    found = ModelReference.parse(text)
+    assert (found.kind, found.name, found.slug) == (kind, name, slug)
+    assert str(found) == text
+    assert ModelReference.parse(str(found)) == found
+    is_model = kind in (Kind.REGISTRY, Kind.RUN, Kind.SHIPPED, Kind.BUNDLE)
+    assert found.is_model == is_model
+
+
+def test_a_registered_model_has_an_alias_or_a_version() -> None:
+    assert ModelReference.parse("models:/a@b").alias == "b"
+    assert ModelReference.parse("models:/a/3").version == "3"
+
+
+@pytest.mark.parametrize("text", ["models:/tiny", "models:/@x", "models:/tiny@", "models:/a/b"])
+def test_another_form_of_a_registered_model_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is not of the form models:/NAME@ALIAS or"):
+        ModelReference.parse(text)
+
+
+def test_a_folder_means_the_same_in_every_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "mine").mkdir(parents=True)
+    found = ModelReference.parse("mine")
+    assert str(found) == str(tmp_path / "home" / "mine")
+    assert found.is_plausible
+    assert not ModelReference.parse("nime").is_plausible
+
+
+def test_no_name_means_two_things() -> None:
+    assert not set(shipped_models()) & set(PEERS)
+    assert all((SHIPPED / name / "bundle.json").is_file() for name in shipped_models())
