@@ -160,7 +160,7 @@ class ModelMethod(_Network):
         self.parameters = sum(
             p.numel() for m in model.network.inference_modules().values() for p in m.parameters()
         )
-        half = model.facts.get("precision") == "fp16"
+        half = model.provenance.precision == "fp16"
         self.file_bytes = sum(w.numel() * w.element_size() for w in weights) // (1 + half)
 
     def run(self, x_l: Tensor) -> Tensor:

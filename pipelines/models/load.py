@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,6 +19,7 @@ from pipelines.config.shipped import SHIPPED, shipped_models
 from pipelines.errors import UserError
 from pipelines.models.build import build_network
 from pipelines.models.bundle import load_bundle
+from pipelines.models.facts import Provenance
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, weights_of
 from srmodels.system import load_system
@@ -37,7 +37,7 @@ class Model:
     reference: str
     config: Config
     network: SRNetwork
-    facts: dict[str, Any]
+    provenance: Provenance
     finetuning_weights: dict[str, Tensor]
     trained_weights: dict[str, Tensor]
 
@@ -138,8 +138,8 @@ def at_precision(model: Model, precision: str) -> Model:
     rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
     network = build_network(model.config, rounded)
     kept = {n: w.half().float() for n, w in model.finetuning_weights.items()}
-    facts = model.facts | {"precision": precision}
-    return replace(model, network=network, finetuning_weights=kept, facts=facts)
+    provenance = replace(model.provenance, precision=precision)
+    return replace(model, network=network, finetuning_weights=kept, provenance=provenance)
 
 
 def _parse_models_uri(reference: str) -> tuple[str, str | None, str | None]:
@@ -157,7 +157,7 @@ def _from_bundle(reference: str, path: Path) -> Model:
     bundle = load_bundle(path)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
-    return Model(reference, bundle.config(), network, bundle.facts, kept, trained)
+    return Model(reference, bundle.config(), network, bundle.facts.provenance, kept, trained)
 
 
 def _from_run(reference: str, config: Config, *, to_train: bool) -> Model:
@@ -182,8 +182,8 @@ def _from_run(reference: str, config: Config, *, to_train: bool) -> Model:
     trained = shipped | weights_of(modules.finetuning_modules(), weights)
     network = build_network(config, shipped, fused=False)
     kept = weights_of(network.finetuning_modules(), weights)
-    facts = {"manifest": state.manifest, "step": state.step}
-    return Model(reference, config, network, facts, kept, trained)
+    provenance = Provenance(state.manifest, step=state.step)
+    return Model(reference, config, network, provenance, kept, trained)
 
 
 def _check_infers(reference: str, config: Config) -> None:

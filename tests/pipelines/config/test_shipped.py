@@ -19,7 +19,7 @@ def test_it_is_whole_and_small(name: str) -> None:
     bundle = load_bundle(SHIPPED / name)
     weights = [path for path in bundle.path.iterdir() if path.suffix == ".safetensors"]
     assert sum(path.stat().st_size for path in weights) <= SIZES[name]
-    assert load_model(name, load_config([])).weights_sha256 == bundle.facts["weights_sha256"]
+    assert load_model(name, load_config([])).weights_sha256 == bundle.facts.weights_sha256
 
 
 def test_the_default_can_be_finetuned() -> None:

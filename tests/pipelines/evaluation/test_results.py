@@ -1,9 +1,12 @@
+"""Results by image and in sum, and the files that hold them."""
+
 from pathlib import Path
 
 import pytest
 
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import by_image, from_csv, rival, to_csv
+from tests.support.results import make_results
 
 FOUND = [
     ImageResult("Set5", 'img, "1"', "img", "bicubic", {"psnr": 30.123456, "niqe": None}),
@@ -30,4 +33,5 @@ def test_an_image_that_a_metric_does_not_fit_has_no_score() -> None:
     ],
 )
 def test_the_rival_is_the_first_network(methods: list[str], expected: str) -> None:
-    assert rival({"model": "m", "titles": {method: method for method in methods}}) == expected
+    results = make_results(titles={method: method for method in methods})
+    assert rival(results) == expected
