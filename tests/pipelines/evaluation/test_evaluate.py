@@ -169,6 +169,15 @@ def test_a_model_on_a_benchmark_set(
     assert costs[model]["gmacs"] > 0
     assert len(list((folder / "pictures").iterdir())) == 2
 
+    # Results that another SRMill wrote are no results.
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+    ran.clear()
+    said = run("evaluate.compare=[lanczos]")
+    assert "Evaluating anew, since" in said
+    assert "has schema version 0, this SRMill reads 1" in said
+    assert [key for key, _ in ran] == [broken]
+
     # Again: all is there. With fewer methods, none is measured but on the image that was broken.
     ran.clear()
     assert "Nothing to do" in run("evaluate.compare=[lanczos]")
