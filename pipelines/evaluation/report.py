@@ -23,7 +23,7 @@ from pipelines.models.facts import MetricFacts
 from pipelines.runs.names import run_name
 from srmodels.latency import Latency
 
-#: A training loss for each stage: (stage, [(step, loss)]).
+#: Training losses: (stage, [(step, loss)]).
 Curves = list[tuple[str, list[tuple[int, float]]]]
 
 
@@ -47,7 +47,7 @@ class _Reason:
 
 @dataclass(frozen=True)
 class _Advice:
-    """The answer to which of model and rival to ship, by one benchmark set; see `judge`."""
+    """Advice on which of model and rival to ship, by one benchmark set; see `judge`."""
 
     benchmark: str
     images: str
@@ -58,7 +58,7 @@ class _Advice:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A score, and what it is more than bicubic's; `kind` is a class of the style sheet."""
+    """A score and its difference from bicubic's; `kind` is a class of the style sheet."""
 
     value: str
     best: bool
