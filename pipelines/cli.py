@@ -17,7 +17,8 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.load import Model, champion, load_model
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import Model, champion, fetch, load_model
 from pipelines.progress import progress
 from pipelines.storage.files import write_bytes
 from srmodels.color import COLOR_FIXES
@@ -45,6 +46,8 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Task:
+    """A photo to read, and the file to write."""
+
     source: Path
     target: Path
 
@@ -85,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the best model that ships, else the demo's champion)",
     )
     upscale.add_argument(
-        "--overlap", type=int, default=None, metavar="PX", help="LR pixels tiles share"
+        "--overlap",
+        type=int,
+        default=None,
+        metavar="PX",
+        help="LR pixels that neighbouring tiles share",
     )
     upscale.add_argument(
         "--batch", type=int, default=1, metavar="N", help="tiles that are upscaled at once"
@@ -93,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument(
         "--color-fix",
         choices=COLOR_FIXES,
-        help="give the result the colours of the photo: details alone are the model's (wavelet), "
-        "or mean and contrast of each channel are the photo's (adain)",
+        help="give the result the colours of the photo: wavelet keeps only the model's details, "
+        "adain gives each channel the photo's mean and contrast",
     )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
@@ -104,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def default_model(config: Config) -> str:
-    """The best model that ships; until one does, the champion of the default recipe."""
+    """Returns the best model that ships; where none does, the default recipe's champion."""
     shipped = shipped_models()
     return config.recipe if config.recipe in shipped else (shipped or [str(champion(config))])[0]
 
@@ -116,10 +123,10 @@ def _models(_: argparse.Namespace) -> int:
     print("\n".join(f"  {name}" for name in shipped) or "  none yet")
     print("In the registry:")
     try:
-        facts = load_model(champion(config), config).facts
-        model = facts["metrics"]["model"]
-        scores = ", ".join(f"{k} {v:.4f}" for k, v in model.items() if v is not None)
-        print(f"  {champion(config)}: {facts['recipe']}, ×{facts['scale']}, {scores}")
+        facts = load_bundle(fetch(champion(config), config)).facts
+        found = facts.metrics.model.items()
+        scores = ", ".join(f"{label} {score:.4f}" for label, score in found if score is not None)
+        print(f"  {champion(config)}: {facts.recipe}, ×{facts.scale}, {scores}")
     except UserError as error:
         print(f"  none: {error}")
     print(f"Default: {default_model(config)}")
@@ -155,10 +162,15 @@ def _upscale(parsed: argparse.Namespace) -> int:
 
 
 def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
-    """What is to be read and written.
+    """Returns the photos to read, each with the file to write.
+
+    Args:
+        source: a photo or a folder of photos.
+        target: a file or folder.
+        overwrite: False leaves photos of a folder out that are in `target` already.
 
     Raises:
-        UserError: nothing to read, a format that cannot be written, or a file in the way.
+        UserError: there is nothing to read, a format cannot be written, or a file is in the way.
     """
     if source.is_dir():
         if target.exists() and not target.is_dir():
@@ -173,7 +185,7 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
             raise UserError("IN and OUT are the same folder: choose another one to write to.")
         return [task for task in tasks if overwrite or not task.target.exists()]
     if not source.exists():
-        raise UserError(f"{source} does not exist.")
+        raise UserError(f"{source} does not exist: correct the path.")
     if target.is_dir():
         target = target / source.name
     if target.suffix.lower() not in FORMATS:
@@ -181,7 +193,7 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: choose another name, or add --overwrite.")
     if not target.parent.exists():
-        raise UserError(f"the folder {target.parent} does not exist.")
+        raise UserError(f"the folder {target.parent} does not exist: make it first.")
     return [Task(source, target)]
 
 
@@ -189,10 +201,10 @@ def upscale_file(model: Model, task: Task, tiling: Tiling, **options: Any) -> No
     """Upscales one photo with a progress bar over its tiles; the file appears whole.
 
     Args:
-        options: further ones of `upscale_image`.
+        options: further arguments of `upscale_image`.
 
     Raises:
-        UserError: it cannot be read, or the format cannot hold its transparency.
+        UserError: the photo cannot be read, or the format cannot hold its size or transparency.
     """
     target_format = FORMATS[task.target.suffix.lower()]
     scale = model.network.scale
@@ -220,14 +232,18 @@ def upscale_file(model: Model, task: Task, tiling: Tiling, **options: Any) -> No
                 )
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
-        raise UserError(f"{task.source} cannot be read as a photo ({reason}).") from None
+        raise UserError(
+            f"{task.source} cannot be read as a photo ({reason}): give another file."
+        ) from None
     buffer = BytesIO()
     profile = result.info.get("icc_profile")
     result.save(buffer, target_format.name, icc_profile=profile, **target_format.options)
     try:
         write_bytes(task.target, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"{task.target} cannot be written ({error.strerror}).") from None
+        raise UserError(
+            f"{task.target} cannot be written ({error.strerror}): choose another place."
+        ) from None
     print(f"{task.target}: {result.width}x{result.height} px")
 
 

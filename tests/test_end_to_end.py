@@ -118,8 +118,8 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
         assert f"<figcaption>{stage}: " in report
 
     bundle = load_bundle(home / "export" / "small")
-    assert bundle.facts["edge"]["onnx_fp32"]["parity"]["max_error"] <= 1e-4
-    assert bundle.facts["metrics"]["model"] == summary["run:small-decoder"]
+    assert bundle.facts.edge["onnx_fp32"].parity.max_error <= 1e-4
+    assert bundle.facts.metrics.model == summary["run:small-decoder"]
     assert (bundle.path / "report.html").exists()
     assert not [p for p in bundle.path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
 
@@ -146,9 +146,9 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Starting from models:/small@champion." in done.stdout
     half = load_bundle(home / "export" / "next")
-    assert half.facts["edge"] == {}
-    assert half.facts["weights_sha256"] == weights_sha256(half.network().inference_state_dict())
-    sizes = [b.facts["files"]["model.safetensors"]["bytes"] for b in (half, bundle)]
+    assert half.facts.edge == {}
+    assert half.facts.weights_sha256 == weights_sha256(half.network().inference_state_dict())
+    sizes = [b.facts.files["model.safetensors"].bytes for b in (half, bundle)]
     assert sizes[0] < 0.75 * sizes[1]  # beside the weights there are their names
     assert half.finetuning_weights().keys() == bundle.finetuning_weights().keys()
 

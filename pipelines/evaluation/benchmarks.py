@@ -1,4 +1,4 @@
-"""What is measured on: sets of LR/HR pairs, in the layouts that people have them in."""
+"""Benchmark sets: LR/HR pairs, in the folder layouts that people have them in."""
 
 import re
 from abc import ABC, abstractmethod
@@ -28,14 +28,14 @@ VALIDATION = "validation"
 
 
 class Benchmark(ABC):
-    """Pairs of images by key. Pickled, it reads the same on another node that has its files.
+    """Pairs of images by key. Unpickled on another node that has its files, it reads the same.
 
     Attributes:
-        name: what results are kept under.
-        keys: of its images.
-        identity: digest of what they are; equal for equal pairs.
+        name: the name of the set in results.
+        keys: the names of its images.
+        identity: digest of the images; equal for equal pairs.
         degradation: where LR comes from, in words.
-        missing: (key, why) of what is no pair.
+        missing: (key, why) of each image without its partner.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Benchmark(ABC):
 
     @abstractmethod
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        """LR `[h, w, 3]` and HR `[scale·h, scale·w, 3]`, uint8.
+        """Returns LR `[h, w, 3]` and HR `[scale·h, scale·w, 3]`, both uint8.
 
         Raises:
             ValueError: a file is corrupt, or the sizes do not fit.
         """
 
     def group(self, key: str) -> str:
-        """What images have in common that are not independent: the photo that they are parts of."""
+        """Returns the photo that an image is a part of: parts of one photo are not independent."""
         return key
 
 
 def parse_names(benchmark: Any) -> list[str]:
-    """`benchmark=` as a list: one, several with commas between, or a list.
+    """Returns the sets that `benchmark=` names: one, several with commas between, or a list.
 
     Raises:
-        UserError: none of these, or one of them twice.
+        UserError: it names nothing, or two sets of the same name.
     """
     if benchmark is None:
         return [VALIDATION]
@@ -76,7 +76,7 @@ def parse_names(benchmark: Any) -> list[str]:
 
 
 def open_benchmark(location: str, config: Config) -> Benchmark:
-    """The benchmark set in a folder, or `validation`, the validation split of `data`.
+    """Returns the benchmark set in a folder; for `validation`, the validation split of `data`.
 
     The layouts, tried in this order for the scale s of the recipe (`*` may hold subfolders):
     `*_SRF_<s>_HR.png` + `*_SRF_<s>_LR.png`; `*_HR.png` + `*_LR<s>.png` (RealSR);
@@ -85,7 +85,9 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     with the set's, as in `test_HR`. Else HR images, whose LR the recipe's degradation makes.
 
     Raises:
-        UserError: there is no such folder or nothing in it.
+        UserError: there is no such folder; it holds no image, two files for one image, or LR
+            images that belong to no HR image; or it brings LR images, but `evaluate.preset` makes
+            them.
     """
     if location == VALIDATION:
         return ValidationSplit(open_dataset(config.data, config.stream), config)
@@ -103,7 +105,14 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
                     f"{folder} brings its own LR images, and evaluate.preset="
                     f"{config.evaluate.preset} makes them: name the folder with HR alone."
                 )
-            return PairedFolder(set_name(location), hr, lr, config, enlarged=layout.enlarged)
+            return PairedFolder(
+                set_name(location),
+                hr,
+                lr,
+                scale=scale,
+                max_megapixels=config.shard.max_megapixels,
+                enlarged=layout.enlarged,
+            )
     others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
     if others:
         raise UserError(
@@ -114,14 +123,16 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
 
 
 def find_folder(location: str) -> Path:
-    """A benchmark set's folder.
+    """Returns a benchmark set's folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     folder = resolve(location)
     if not folder.is_dir():
-        raise UserError(f"there is no benchmark set '{location}': {folder} is no folder.")
+        raise UserError(
+            f"there is no benchmark set '{location}': {folder} is no folder; give the path of one."
+        )
     return folder
 
 
@@ -149,8 +160,10 @@ class PairedFolder(Benchmark):
     """LR and HR as somebody made them.
 
     Args:
-        enlarged: whether LR may be as large as HR, as RealSR's own files are: it shows no more than
-            an image of its true size, to which MATLAB's bicubic reduces it.
+        hr, lr: files by key.
+        max_megapixels: larger images count as failures.
+        enlarged: whether LR may be as large as HR, as in RealSR's own files. Such an LR shows no
+            more than an image of its true size; MATLAB's bicubic reduces it to that.
     """
 
     degradation = "as the set carries it"
@@ -160,12 +173,13 @@ class PairedFolder(Benchmark):
         name: str,
         hr: dict[str, Path],
         lr: dict[str, Path],
-        config: Config,
         *,
+        scale: int,
+        max_megapixels: float,
         enlarged: bool = False,
     ) -> None:
-        self.name, self.hr, self.lr, self.config = name, hr, lr, config
-        self.enlarged = enlarged
+        self.name, self.hr, self.lr, self.scale = name, hr, lr, scale
+        self.max_megapixels, self.enlarged = max_megapixels, enlarged
         if enlarged:
             self.degradation = "as the set carries it, reduced where it is as large as HR"
         self.keys = sorted(hr.keys() & lr.keys())
@@ -175,9 +189,9 @@ class PairedFolder(Benchmark):
         self.identity = digest(files)
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        lr = _read(self.lr[key], self.config, "LR: ")
-        hr = _read(self.hr[key], self.config, "HR: ")
-        scale = self.config.networks.scale
+        lr = _read(self.lr[key], self.max_megapixels, "LR: ")
+        hr = _read(self.hr[key], self.max_megapixels, "HR: ")
+        scale = self.scale
         if self.enlarged and lr.shape == hr.shape:
             height, width = (side // scale * scale for side in lr.shape[:2])
             lr = bicubic(np.ascontiguousarray(lr[:height, :width]), scale)
@@ -194,8 +208,8 @@ class PairedFolder(Benchmark):
 
 @dataclass(frozen=True)
 class _Preset:
-    """How HR images become a benchmark; without `crop` they are taken whole, without `degradation`
-    the recipe's is applied."""
+    """A way to make a benchmark of HR images. Without `crop` they are taken whole; without
+    `degradation` the recipe's is applied."""
 
     crop: int = 0
     crops_per_image: int = 1
@@ -211,7 +225,7 @@ _PRESETS = {
 
 
 class PhotoFolder(Benchmark):
-    """HR images, whole or in crops; LR is made of them, always the same for the same name."""
+    """HR images, whole or in crops; LR is made of them, the same for the same name."""
 
     def __init__(self, name: str, files: dict[str, Path], config: Config) -> None:
         preset = _PRESETS[config.evaluate.preset]
@@ -230,7 +244,8 @@ class PhotoFolder(Benchmark):
         self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        hr, scale = _read(self.files[self.group(key)], self.config), self.config.networks.scale
+        hr = _read(self.files[self.group(key)], self.config.shard.max_megapixels)
+        scale = self.config.networks.scale
         if self.crop:
             hr = _random_crop(hr, self.crop, sample_seed(self.config.seed, key, 1))
         height, width = (side // scale * scale for side in hr.shape[:2])
@@ -245,7 +260,7 @@ class PhotoFolder(Benchmark):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Patterns of paths, in which {scale} stands for the scale; the groups make the key.
+    """Patterns of paths, in which {scale} stands for the scale; the groups are joined to the key.
 
     enlarged: see `PairedFolder`.
     """
@@ -287,14 +302,19 @@ def _matching(pattern: str, paths: dict[str, Path], scale: int) -> dict[str, Pat
 
 
 def set_name(location: str) -> str:
-    """What the results of a benchmark set are kept under: its folder's name."""
+    """Returns the name of a benchmark set in results: its folder's name."""
     return location if location == VALIDATION else resolve(location).resolve().name
 
 
-def _read(path: Path, config: Config, which: str = "") -> Pixels:
-    """Raises ValueError for what is no photo, UserError where the file cannot be had."""
+def _read(path: Path, max_megapixels: float, which: str = "") -> Pixels:
+    """Returns an image `[H, W, 3]` uint8.
+
+    Raises:
+        UserError: the file cannot be read.
+        ValueError: it is no photo, or too large; `which` stands before the reason.
+    """
     try:
-        return decode_photo(path.read_bytes(), config.shard.max_megapixels)
+        return decode_photo(path.read_bytes(), max_megapixels)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:

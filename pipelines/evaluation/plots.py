@@ -9,7 +9,7 @@ _OTHERS = (_BLUE, "#8957e5", "#1a9a6c", "#c9518b", _GRAY)
 
 
 def loss_curve(points: Sequence[tuple[int, float]]) -> str:
-    """Losses by step, as they are and smoothed."""
+    """Draws losses over steps, as they are and smoothed."""
     figure, axes = _axes((4.2, 2.4), "step", "loss")
     steps, losses = [step for step, _ in points], [loss for _, loss in points]
     axes.plot(steps, losses, color=_BLUE, linewidth=0.8, alpha=0.35)
@@ -20,7 +20,14 @@ def loss_curve(points: Sequence[tuple[int, float]]) -> str:
 def quality_over_latency(
     points: Mapping[str, tuple[float, float]], chosen: str, label: str, size: int
 ) -> str:
-    """A named point for each method: milliseconds and score."""
+    """Draws a point for each method.
+
+    Args:
+        points: (milliseconds, score) by title.
+        chosen: title of the point that stands out.
+        label: of the score's axis.
+        size: side of the LR image, pixels.
+    """
     figure, axes = _axes((5.4, 3.2), f"ms for an LR image of {size} px", label)
     axes.set_xscale("log")
     for title, (milliseconds, score) in points.items():
@@ -37,8 +44,12 @@ def quality_over_latency(
 def latency_over_size(
     lines: Mapping[str, Sequence[tuple[int, float, float, float]]], chosen: str
 ) -> str:
-    """A line for each method: (side of the LR image, median, low, high) in pixels and milliseconds,
-    as in the Light F2SRGAN paper's figure."""
+    """Draws a line for each method, as the figure of the Light F2SRGAN paper does.
+
+    Args:
+        lines: by title, (side of the LR image in pixels, median, low, high in milliseconds).
+        chosen: title of the line that stands out.
+    """
     figure, axes = _axes((5.4, 3.2), "side of the LR image, px", "ms")
     axes.set_yscale("log")
     for number, (title, points) in enumerate(lines.items()):
@@ -58,8 +69,14 @@ def latency_over_size(
 
 
 def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str], label: str) -> str:
-    """A point for each image: the score of one method over that of the other. On the diagonal they
-    are equal."""
+    """Draws a point for each image: the first method's score over the second's, equal on the
+    diagonal.
+
+    Args:
+        pairs: the two scores of each image.
+        titles: of the two methods.
+        label: of the score.
+    """
     figure, axes = _axes((3.4, 3.2), f"{label}, {titles[1]}", f"{label}, {titles[0]}")
     ends = [min(map(min, pairs)), max(map(max, pairs))]
     axes.plot(ends, ends, color=_GRAY, linewidth=1, linestyle="--")
@@ -68,7 +85,7 @@ def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str],
 
 
 def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
-    """Running mean over up to `window` neighbours, fewer at the ends."""
+    """Returns the running mean over `window` neighbours, fewer at the ends."""
     half = window // 2
     parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in parts]

@@ -1,5 +1,4 @@
-"""How an image becomes a test and gets its score: the same for reports and for validation during
-training."""
+"""The protocol of a test: LR from HR, and PSNR; the same for reports and during training."""
 
 import numpy as np
 
@@ -9,17 +8,17 @@ from pipelines.evaluation.pictures import Pixels
 from srmodels.degradation import degrade
 from srmodels.metrics import psnr_y
 
-#: What an image without any error counts as, in dB: infinity would swallow the mean.
+#: PSNR of an image without any error, in dB: infinity would swallow the mean.
 MAX_PSNR = 100.0
 
 
 def low_resolution(config: Config, hr: Pixels, key: str) -> Pixels:
-    """LR `[H/scale, W/scale, 3]` of an HR image by the recipe's degradation, always the same for
-    the sample's key."""
+    """Returns LR `[H/scale, W/scale, 3]` of HR `[H, W, 3]`, both uint8, by the recipe's
+    degradation; the same key always gives the same LR."""
     generator = np.random.Generator(np.random.Philox(key=sample_seed(config.seed, key, 0)))
     return degrade(hr, config.networks.scale, config.degradation.options, generator)
 
 
 def psnr(config: Config, sr: Pixels, hr: Pixels) -> float:
-    """PSNR on luma in dB, at most `MAX_PSNR`."""
+    """Returns the PSNR of two images `[H, W, 3]` uint8 on luma in dB, at most `MAX_PSNR`."""
     return min(psnr_y(sr, hr, config.crop_border), MAX_PSNR)

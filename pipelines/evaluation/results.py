@@ -1,22 +1,18 @@
-"""What an evaluation leaves behind: means, comparisons, and every image's scores."""
+"""The results of an evaluation as types: `results.json`, and every image's scores in a CSV."""
 
 import csv
 import io
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from pipelines.config.schema import Config
-from pipelines.evaluation.benchmarks import Benchmark
+from pipelines.evaluation.latency import Cost
 from pipelines.evaluation.measure import Failure, ImageResult
-from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS, Method, unique_titles
-from pipelines.evaluation.protocol import MAX_PSNR
-from pipelines.evaluation.sets import SetScores
-from pipelines.evaluation.statistics import compare
-from pipelines.models.load import Model
-from srmodels.metrics.suite import AnyMetric
+from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS
+from pipelines.evaluation.statistics import Comparison
+from pipelines.models.facts import MetricFacts, Scores
+from pipelines.storage.typed import Document
 
 #: Means, comparisons and what was measured.
 RESULTS = "results.json"
@@ -24,104 +20,86 @@ RESULTS = "results.json"
 IMAGES = "images.csv"
 
 
-def summarise(
-    config: Config,
-    model: Model,
-    benchmarks: Sequence[Benchmark],
-    methods: Sequence[Method],
-    metrics: Mapping[str, AnyMetric],
-    found: Sequence[ImageResult],
-    of_sets: SetScores,
-    failures: Sequence[Failure],
-) -> dict[str, Any]:
-    """What `results.json` holds: means by benchmark, method and metric, and how the model compares
-    with each of the others, image by image."""
-    return {
-        "model": str(model.reference),
-        "recipe": config.recipe,
-        "weights_sha256": model.weights_sha256,
-        "scale": model.network.scale,
-        "lineage": _lineage(model),
-        "titles": unique_titles(methods, str(model.reference)),
-        "metrics": {label: metric_facts(metric, config) for label, metric in metrics.items()},
-        "benchmarks": {
-            benchmark.name: {
-                "identity": benchmark.identity,
-                "degradation": benchmark.degradation,
-                "num_images": len({r.key for r in found if r.benchmark == benchmark.name}),
-                "num_photos": len({r.group for r in found if r.benchmark == benchmark.name}),
-                "summary": _means(found, of_sets, benchmark.name, methods, metrics),
-                "comparisons": {
-                    other.reference: _comparisons(
-                        found, benchmark.name, (str(model.reference), other.reference), metrics
-                    )
-                    for other in methods
-                    if other.reference != str(model.reference)
-                },
-                "failures": [asdict(f) for f in failures if f.benchmark == benchmark.name],
-            }
-            for benchmark in benchmarks
-        },
-    }
+@dataclass(frozen=True)
+class BenchmarkResults:
+    """All methods on one benchmark set.
+
+    Attributes:
+        identity, degradation: see `Benchmark`.
+        num_photos: photos that the images are parts of.
+        summary: mean scores by method.
+        comparisons: the model beside each other method, by method and metric.
+        failures: images that could not be measured.
+    """
+
+    identity: str
+    degradation: str
+    num_images: int
+    num_photos: int
+    summary: dict[str, Scores]
+    comparisons: dict[str, dict[str, Comparison]]
+    failures: list[Failure]
 
 
-def _lineage(model: Model) -> dict[str, str]:
-    """Where the model comes from, as far as it is known."""
-    known = {
-        "recipe": model.config.recipe,
-        "weights": f"sha256 {model.weights_sha256}",
-        "trained on": f"manifest {model.facts.get('manifest')}",
-        "commit": model.facts.get("git_commit"),
-        "parent version": model.facts.get("parent_version"),
-        "training run": model.config.run.name,
-        "training step": model.facts.get("step"),
-    }
-    return {name: str(value) for name, value in known.items() if value is not None}
+@dataclass(frozen=True)
+class EvaluationResults(Document):
+    """All that `results.json` says. Methods go by their references, metrics by their labels.
+
+    Attributes:
+        model: the reference of the model that was evaluated.
+        weights_sha256: see `Model.weights_sha256`.
+        lineage: where the model comes from, for people.
+        titles: of the methods, for tables.
+        metrics: in the order of the tables' columns.
+        identity: digest of all that was measured; equal where nothing needs to be measured again.
+        date: of the measurement, YYYY-MM-DD.
+        machine: that the costs were measured on.
+        latency_runs: timed runs of each method and size.
+    """
+
+    VERSION: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "run jobs/evaluate.py again"
+
+    model: str
+    recipe: str
+    weights_sha256: str
+    scale: int
+    lineage: dict[str, str]
+    titles: dict[str, str]
+    metrics: dict[str, MetricFacts]
+    benchmarks: dict[str, BenchmarkResults]
+    identity: str
+    date: str
+    machine: str
+    latency_runs: int
+    costs: dict[str, Cost]
 
 
-def rival(results: Mapping[str, Any]) -> str:
-    """What the model is held against in the first place: the first network that it is compared
-    with, else bicubic."""
-    methods = [m for m in results["titles"] if m != results["model"]]
+def rival(results: EvaluationResults) -> str:
+    """Returns the method to beat: the first network that the model is compared with, else
+    bicubic."""
+    methods = [method for method in results.titles if method != results.model]
     return next((method for method in methods if method not in INTERPOLATIONS), BICUBIC)
 
 
-def metric_facts(metric: AnyMetric, config: Config) -> dict[str, Any]:
-    """What readers of results need to know of a metric."""
-    protocol = metric.protocol
-    if metric.cropped:
-        protocol += f"; border of {config.crop_border} px left out"
-    if metric.unit == "dB":
-        protocol += f"; an image counts {MAX_PSNR:.0f} dB at most"
-    names = ("title", "unit", "digits", "margin", "higher_is_better", "has_reference")
-    return {"protocol": protocol} | {name: getattr(metric, name) for name in names}
-
-
-def counted(facts: Mapping[str, Any]) -> str:
-    """How much a benchmark set is, for people: images that are parts of one photo tell less.
-
-    Args:
-        facts: what `results.json` says of the set.
-    """
-    images, photos = facts["num_images"], facts["num_photos"]
+def counted(benchmark: BenchmarkResults) -> str:
+    """Returns the size of a benchmark set in words: images that are parts of one photo tell
+    less."""
+    images, photos = benchmark.num_images, benchmark.num_photos
     of = f" of {photos} photo{'s' * (photos > 1)}" if photos < images else ""
     return f"{images} image{'s' * (images > 1)}{of}"
 
 
-def shown(value: float | None, metric: Mapping[str, Any]) -> str:
-    """A score as tables show it.
-
-    Args:
-        metric: what `metric_facts` says of it.
-    """
-    unit = f" {metric['unit']}" if metric["unit"] else ""
-    return "–" if value is None else f"{value:.{metric['digits']}f}{unit}"
+def shown(value: float | None, metric: MetricFacts) -> str:
+    """Returns a score as tables show it."""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return "–" if value is None else f"{value:.{metric.digits}f}{unit}"
 
 
 def by_image(
     found: Sequence[ImageResult], benchmark: str, method: str, label: str
 ) -> dict[str, float]:
-    """One metric of one method, by image."""
+    """Returns the scores of one method by one metric, by image; images without one are left out."""
     return {
         result.key: score
         for result in found
@@ -130,53 +108,15 @@ def by_image(
     }
 
 
-def _means(
-    found: Sequence[ImageResult],
-    of_sets: SetScores,
-    benchmark: str,
-    methods: Sequence[Method],
-    labels: Iterable[str],
-) -> dict[str, dict[str, float | None]]:
-    """Of images; what is measured of a set is there already."""
-    return {
-        method.reference: {
-            label: statistics.fmean(values.values())
-            if values
-            else of_sets.get((benchmark, method.reference, label))
-            for label in labels
-            for values in [by_image(found, benchmark, method.reference, label)]
-        }
-        for method in methods
-    }
-
-
-def _comparisons(
-    found: Sequence[ImageResult],
-    benchmark: str,
-    pair: tuple[str, str],
-    metrics: Mapping[str, AnyMetric],
-) -> dict[str, Any]:
-    """The first method beside the second, by metric; without those that no image has of both."""
-    groups = {r.key: r.group for r in found if r.benchmark == benchmark}
-    comparisons = {}
-    for label, metric in metrics.items():
-        ours, theirs = (by_image(found, benchmark, method, label) for method in pair)
-        if ours.keys() & theirs.keys():
-            comparison = compare(
-                ours,
-                theirs,
-                groups,
-                higher_is_better=metric.higher_is_better,
-                margin=metric.margin,
-            )
-            comparisons[label] = asdict(comparison)
-    return comparisons
-
-
 def to_csv(
     found: Sequence[ImageResult], labels: Sequence[str], titles: Mapping[str, str] | None = None
 ) -> str:
-    """One row for each image and method, under its title: a bundle carries this elsewhere."""
+    """Returns a table with a row for each image and method.
+
+    Args:
+        labels: the metrics, which become columns.
+        titles: names that the methods go by in the table; without one, the reference.
+    """
     titles = titles or {}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -192,7 +132,7 @@ def _cell(score: float | None) -> str:
 
 
 def from_csv(path: Path) -> list[ImageResult]:
-    """The inverse of `to_csv`, to six decimals."""
+    """Reads what `to_csv` wrote; scores have six decimals."""
     with path.open(newline="") as file:
         return [_from_row(row) for row in csv.DictReader(file)]
 

@@ -16,7 +16,7 @@ from srmodels.metrics.fid import FID, Features
 
 #: Images that one Ray task reads: enough to pay for loading a large network.
 _IMAGES_PER_TASK = 16
-#: By benchmark, method and the metric's label.
+#: Scores of whole sets, by benchmark, method and the metric's label.
 SetScores = dict[tuple[str, str, str], float]
 
 
@@ -28,13 +28,13 @@ def measure_sets(
     found: Sequence[ImageResult],
     folder: Path,
 ) -> SetScores:
-    """Of every method on every set that has two images or more; on those that could be measured.
+    """Returns the score of every method on every set in which two images or more could be measured.
 
     Args:
-        scores: by label.
-        protocols: of the scores.
+        scores: the metrics, by label.
+        protocols: their protocols, by label.
         found: the scores of single images, of the same benchmark sets and methods.
-        folder: for features; what it holds of an earlier job is not computed again.
+        folder: keeps features; those of an earlier job are not computed again.
     """
     measured: SetScores = {}
     for label, score in scores.items():
@@ -62,7 +62,7 @@ class _Sets:
     identity: str
 
     def features(self, method: Method | None) -> Features:
-        """Of a method's results; without one, of the originals."""
+        """Returns the features of a method's results; without a method, those of the originals."""
         known = [self.identity, self.keys, method.identity if method else "HR"]
         path = self.folder / f"{digest(known)[:32]}.npy"
         if path.exists():
@@ -97,7 +97,8 @@ def _run(
 def extract_features(
     benchmark: Benchmark, method: Method | None, score: FID, keys: Sequence[str]
 ) -> list[Features]:
-    """A Ray task: of what a method makes of a few images; without one, of their originals."""
+    """A Ray task: returns the features of a method's results for a few images; without a method,
+    those of the originals."""
     found = []
     for key in keys:
         lr, hr = benchmark.load(key)

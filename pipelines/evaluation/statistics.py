@@ -1,4 +1,4 @@
-"""Whether one method is better than another on the same images."""
+"""Paired statistics: decides whether one method is better than another on the same images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
-#: Groups from which on a percentile bootstrap holds what it promises.
+#: Fewest groups for which the interval of a percentile bootstrap is wide enough.
 _ENOUGH = 20
 #: Images that a comparison names at either end.
 _NUM_SHOWN = 5
@@ -17,13 +17,13 @@ _NUM_SHOWN = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired, image by image: what the first method has more than the second.
+    """A paired comparison: scores of the first method minus those of the second, by image.
 
     Attributes:
         difference: the mean over the images.
-        low, high: 95 % interval of that mean, for other images of the same kind; None
-            where all images are parts of one photo, which says nothing of others.
-        gain: the difference, turned so that more is better.
+        low, high: 95 % interval of that mean for other images of the same kind. None where all
+            images are parts of one photo, which says nothing of other photos.
+        gain: the difference with its sign turned where less is better: more is better.
         win_rate: share of images on which the first is better; ties count half.
         worst, best: keys of the images on which the first does worst, and best, beside the second.
         verdict: `better` or `worse` where the interval is on one side of zero and the difference
@@ -44,8 +44,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What several metrics say together: `better`, where some do and none says worse; `worse` the
-    other way round; `trade-off` where they disagree; `equal` where all do; else `undecided`."""
+    """The verdicts of several metrics as one outcome.
+
+    Attributes:
+        outcome: `better` if some metrics are better and none is worse; `worse` the other way
+            round; `trade-off` if some are better and some worse; `equal` if all are; else
+            `undecided`.
+        better, worse: labels of those metrics.
+    """
 
     outcome: str
     better: list[str]
@@ -53,7 +59,7 @@ class Judgement:
 
 
 def judge(compared: Mapping[str, Comparison]) -> Judgement:
-    """One judgement of comparisons by metric."""
+    """Returns one judgement of the comparisons, which are given by metric."""
     better, worse = (
         [label for label, comparison in compared.items() if comparison.verdict == verdict]
         for verdict in ("better", "worse")
@@ -78,16 +84,16 @@ def compare(
 ) -> Comparison:
     """Compares scores by image.
 
-    The interval is a percentile bootstrap over groups: tiles of one photo are not independent. Of
-    fewer than 20 groups, where that is far too narrow, it is Student's.
+    The interval is a percentile bootstrap over groups, since tiles of one photo are not
+    independent. For fewer than 20 groups a bootstrap is far too narrow: there it is Student's.
 
     Args:
         first, second: score by image; the images that both have count.
-        groups: what each image is a part of, see `Benchmark.group`.
+        groups: the photo that each image is a part of, see `Benchmark.group`.
         margin: a difference that does not matter, see `Metric`.
 
     Raises:
-        ValueError: they have no image in common.
+        ValueError: no image has both scores.
     """
     keys = sorted(first.keys() & second.keys())
     if not keys:
@@ -144,8 +150,8 @@ def _interval(differences: np.ndarray, groups: list[str]) -> tuple[float | None,
 
 
 def _students(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Of a mean over clusters, Σ sums / Σ counts, with its linearised standard error (Cochran,
-    "Sampling Techniques", section 6.4)."""
+    """Returns Student's interval of a mean over clusters, Σ sums / Σ counts, with its linearised
+    standard error (Cochran, "Sampling Techniques", section 6.4)."""
     groups, mean = len(sums), sums.sum() / counts.sum()
     errors = sums - mean * counts
     deviation = np.sqrt(groups / (groups - 1) * np.square(errors).sum()) / counts.sum()

@@ -1,49 +1,60 @@
-"""What jobs/evaluate.py found of the weights that are exported, and of no others."""
+"""Finds what jobs/evaluate.py measured of the weights that are exported, and of no others."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config.schema import Config
+from pipelines.config.schema import ExportConfig
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.methods import BICUBIC
-from pipelines.evaluation.results import RESULTS
+from pipelines.evaluation.results import RESULTS, EvaluationResults
+from pipelines.models.facts import BundleMetrics
 from pipelines.models.load import Model
-from pipelines.storage.files import read_json
+from pipelines.storage.typed import read_typed
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What jobs/evaluate.py found of exactly these weights, and where it is."""
+    """The results of evaluating exactly the weights that are exported, and their folder."""
 
     directory: Path
-    results: dict[str, Any]
+    results: EvaluationResults
 
-    def metrics(self) -> dict[str, Any]:
-        """Of the first benchmark set, for `bundle.json`; all images are in `IMAGES`."""
-        name, found = next(iter(self.results["benchmarks"].items()))
-        reference = self.results["model"]
-        return {
-            "benchmark": name,
-            "identity": found["identity"],
-            "degradation": found["degradation"],
-            "num_images": found["num_images"],
-            "by": self.results["metrics"],
-            "reference": self.results["titles"][reference],
-            "model": found["summary"][reference],
-            "bicubic": found["summary"][BICUBIC],
-        }
-
-
-def find_evidence(config: Config, model: Model) -> Evidence:
-    directory = evaluate.output_directory(config.export.evidence, model.reference, config.benchmark)
-    path = directory / RESULTS
-    results = read_json(path) if path.exists() else {}
-    if results.get("weights_sha256") != model.weights_sha256 or "benchmarks" not in results:
-        raise UserError(
-            f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
-            f"model={model.reference} export.weights={config.export.weights} first, with the same "
-            "benchmark and with output= where export.evidence is."
+    def metrics(self) -> BundleMetrics:
+        """Returns the means of the first benchmark set, for `bundle.json`."""
+        name, found = next(iter(self.results.benchmarks.items()))
+        model = self.results.model
+        return BundleMetrics(
+            benchmark=name,
+            identity=found.identity,
+            degradation=found.degradation,
+            num_images=found.num_images,
+            by=self.results.metrics,
+            reference=self.results.titles[model],
+            model=found.summary[model],
+            bicubic=found.summary[BICUBIC],
         )
-    return Evidence(directory, results)
+
+
+def find_evidence(settings: ExportConfig, model: Model, benchmark: Any) -> Evidence:
+    """Returns the evidence for a model.
+
+    Args:
+        benchmark: the sets that it was measured on, as `parse_names` takes them.
+
+    Raises:
+        UserError: the model has not been measured, or with other weights; or the results are
+            damaged or of another version.
+    """
+    directory = evaluate.output_directory(settings.evidence, model.reference, benchmark)
+    path = directory / RESULTS
+    if path.exists():
+        results = read_typed(EvaluationResults, path.read_bytes(), str(path))
+        if results.weights_sha256 == model.weights_sha256:
+            return Evidence(directory, results)
+    raise UserError(
+        f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
+        f"model={model.reference} export.weights={settings.weights} first, with the same "
+        "benchmark and with output= where export.evidence is."
+    )

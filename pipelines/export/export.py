@@ -1,8 +1,8 @@
 """From trained weights to a bundle: edge artifacts that were run and compared, and the evidence."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -12,20 +12,24 @@ from pipelines import tracking
 from pipelines.config.load import config_digest, to_yaml
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
+from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.results import IMAGES
-from pipelines.export.artifacts import export_artifact
+from pipelines.export.artifacts import export_artifact, real_tiles
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
 from pipelines.models import bundle
 from pipelines.models.cost import network_cost
+from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.models.load import Model, at_precision, load_model
 from pipelines.registry.register import champion_version
 from pipelines.revision import git_commit
 from pipelines.runs.names import run_name
 from pipelines.storage.files import new_directory
-from pipelines.storage.paths import resolve
+
+CARD = "MODEL_CARD.md"
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def model_reference(config: Config) -> ModelReference:
@@ -36,11 +40,12 @@ def model_reference(config: Config) -> ModelReference:
 
 
 def output_directory(config: Config) -> Path:
-    assert config.run.name is not None
-    return resolve(config.output or "work/export") / config.run.name
+    """Returns where the bundle is written."""
+    return bundle.bundle_directory(config.output, config.run)
 
 
 def plan(config: Config) -> str:
+    """Returns what would be exported, in words."""
     tile = config.export.tile
     return (
         f"export {model_reference(config)} as ONNX (opset {config.export.opset}, LR tiles of "
@@ -56,57 +61,73 @@ def run(config: Config) -> Path:
             PyTorch by more than `export.max_error`.
     """
     model = at_precision(load_model(model_reference(config), config), config.export.weights)
-    evidence = find_evidence(config, model)
-    directory = output_directory(config)
-    facts = _facts(config, model, evidence)
-    if (directory / bundle.FILE_NAME).exists():
-        try:
-            known = bundle.load_bundle(directory).facts
-        except UserError as error:
-            print(f"Exporting anew, since {error}")
-            known = {}
-        same = (n for n in facts if n not in ("git_commit", "parent_version"))
-        if all(known.get(name) == facts[name] for name in same):
-            print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
-            return directory
+    evidence = find_evidence(config.export, model, config.benchmark)
+    directory, facts = output_directory(config), _facts(config, model, evidence)
+    if _is_exported(directory, facts):
+        print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
+        return directory
     with new_directory(directory) as new:
-        facts["edge"] = {
-            name: export_artifact(name, config, model, new) for name in config.export.artifacts
-        }
-        _save(config, model.network.inference_state_dict(), new / bundle.WEIGHTS)
+        facts = replace(facts, edge=_export_artifacts(config, model, new))
+        _save(model.network.inference_state_dict(), facts.precision, new / bundle.WEIGHTS)
         if model.finetuning_weights:
-            _save(config, model.finetuning_weights, new / bundle.FINETUNING)
+            _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
         for name in (evaluate.REPORT, IMAGES):
             shutil.copyfile(evidence.directory / name, new / name)
-        (new / "MODEL_CARD.md").write_text(model_card(config, facts))
+        (new / CARD).write_text(model_card(config.description, facts))
         bundle.seal(new, facts)
     print(f"Bundle: {directory}")
     return directory
 
 
-def _save(config: Config, weights: dict[str, Tensor], path: Path) -> None:
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[config.export.weights]
+def _is_exported(directory: Path, facts: BundleFacts) -> bool:
+    """Returns True if an intact bundle is there that would not change."""
+    if not (directory / bundle.FILE_NAME).exists():
+        return False
+    try:
+        known = bundle.load_bundle(directory).facts
+    except UserError as error:
+        print(f"Exporting anew, since {error}")
+        return False
+    # Neither the next commit nor the next champion makes another model of it.
+    known = replace(known, git_commit=facts.git_commit, parent_version=facts.parent_version)
+    return replace(known, edge={}, files={}) == facts
+
+
+def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str, EdgeArtifact]:
+    settings = config.export
+    if not settings.artifacts:
+        return {}
+    images = real_tiles(open_dataset(config.data, config.stream), settings.tile)
+    return {
+        name: export_artifact(name, settings, model.network, images, directory)
+        for name in settings.artifacts
+    }
+
+
+def _save(weights: dict[str, Tensor], precision: str, path: Path) -> None:
+    dtype = _DTYPES[precision]
     save_file({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
 
 
-def _facts(config: Config, model: Model, evidence: Evidence) -> dict[str, Any]:
+def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
     cost = network_cost(model.config.system, model.config.networks, model.config.export.tile)
-    return {
-        "name": config.mlflow.model,
-        "system": model.config.system,
-        "recipe": model.config.recipe,
-        "scale": model.network.scale,
-        "tile": config.export.tile,
-        "opset": config.export.opset,
-        "artifacts": config.export.artifacts,
-        "precision": config.export.weights,
-        "parent_version": champion_version(tracking.connect(config), config),
-        "weights_sha256": model.weights_sha256,
-        "manifest": model.facts["manifest"],
-        "config_digest": config_digest(model.config),
-        "git_commit": git_commit(),
-        "parameters": cost.total_parameters,
-        "gmacs": round(cost.total_gmacs, 3),
-        "metrics": evidence.metrics(),
-    }
+    assert config.mlflow.model is not None
+    return BundleFacts(
+        name=config.mlflow.model,
+        system=model.config.system,
+        recipe=model.config.recipe,
+        scale=model.network.scale,
+        tile=config.export.tile,
+        opset=config.export.opset,
+        artifacts=tuple(config.export.artifacts),
+        precision=config.export.weights,
+        parent_version=champion_version(tracking.connect(config), config.mlflow.model),
+        weights_sha256=model.weights_sha256,
+        manifest=model.provenance.manifest,
+        config_digest=config_digest(model.config),
+        git_commit=git_commit(),
+        parameters=cost.total_parameters,
+        gmacs=round(cost.total_gmacs, 3),
+        metrics=evidence.metrics(),
+    )

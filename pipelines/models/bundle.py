@@ -4,29 +4,29 @@
 pickles. Anything that loads a bundle verifies it first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.config.load import from_dict
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, RunConfig
 from pipelines.errors import UserError
 from pipelines.models.build import build_network
+from pipelines.models.facts import BundleFacts, FileFacts
 from pipelines.storage.digests import digest
-from pipelines.storage.files import file_sha256, read_json, write_json
+from pipelines.storage.files import file_sha256, write_bytes
+from pipelines.storage.paths import resolve
+from pipelines.storage.typed import read_typed, to_dict, to_json
 from srmodels.network import SRNetwork
-
-SCHEMA_VERSION = 1
 
 FILE_NAME = "bundle.json"
 
 WEIGHTS = "model.safetensors"
 
-#: Of networks that do not ship, but that training goes on with.
+#: Weights of networks that do not ship, but that training goes on with.
 FINETUNING = "finetuning.safetensors"
 
 CONFIG = "config.yaml"
@@ -37,71 +37,73 @@ class Bundle:
     """A verified bundle on disk; `facts` is its `bundle.json`."""
 
     path: Path
-    facts: dict[str, Any]
+    facts: BundleFacts
 
     @property
     def digest(self) -> str:
-        """The bundle's identity: everything that `bundle.json` says."""
-        return digest(self.facts)
+        """The bundle's identity: sha256 of everything that `bundle.json` says."""
+        return digest(to_dict(self.facts))
 
     def config(self) -> Config:
-        """The configuration that the model was trained with."""
+        """Returns the configuration that the model was trained with."""
         return from_dict(yaml.safe_load((self.path / CONFIG).read_text()))
 
     def network(self) -> SRNetwork:
-        """The model, in eval mode."""
+        """Returns the model, in eval mode."""
         return build_network(self.config(), load_file(self.path / WEIGHTS))
 
     def finetuning_weights(self) -> dict[str, Tensor]:
-        """In fp32; empty if the bundle cannot be finetuned."""
+        """Returns what FINETUNING holds, in fp32; nothing if the bundle cannot be finetuned."""
         path = self.path / FINETUNING
         return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
 
 
-def seal(directory: Path, facts: dict[str, Any]) -> None:
+def bundle_directory(folder: str | None, run: RunConfig) -> Path:
+    """Returns where the bundle of a run is: in `folder`, else in work/export, by the run's name."""
+    assert run.name is not None
+    return resolve(folder or "work/export") / run.name
+
+
+def seal(directory: Path, facts: BundleFacts) -> None:
     """Writes `bundle.json` over all files that are in `directory` already."""
     files = {
-        path.relative_to(directory).as_posix(): {
-            "sha256": file_sha256(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != FILE_NAME
+        name: FileFacts(file_sha256(path), path.stat().st_size)
+        for name, path in _files(directory).items()
     }
-    write_json(directory / FILE_NAME, {"schema_version": SCHEMA_VERSION, "files": files} | facts)
+    write_bytes(directory / FILE_NAME, to_json(replace(facts, files=files)))
 
 
 def load_bundle(directory: Path) -> Bundle:
-    """The bundle in `directory`, every file checked against its sha256.
+    """Returns the bundle in `directory`, every file checked against its sha256.
 
     Raises:
-        UserError: there is none, its schema is newer than this code, or a file is damaged,
+        UserError: there is none, its schema is not the one of this code, or a file is damaged,
             missing or not listed.
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        raise UserError(f"there is no bundle in {directory} (no {FILE_NAME}).")
-    try:
-        facts = read_json(path)
-        version, files = facts["schema_version"], facts["files"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: fetch or export the bundle again.") from None
-    if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {version}, this SRMill reads {SCHEMA_VERSION}: use the "
-            "SRMill that exported it, or export it again."
+            f"there is no bundle in {directory} (no {FILE_NAME}): correct the path, or export one "
+            "with jobs/export.py."
         )
-    present = {
-        p.relative_to(directory).as_posix()
-        for p in directory.rglob("*")
-        if p.is_file() and p.name != FILE_NAME
-    }
-    if unlisted := sorted(present - files.keys()):
-        raise UserError(f"bundle {directory} holds files it does not list: {', '.join(unlisted)}.")
-    for name, facts_of_file in files.items():
-        file = directory / name
-        if not file.is_file() or file_sha256(file) != facts_of_file["sha256"]:
+    facts = read_typed(BundleFacts, path.read_bytes(), str(path))
+    present = _files(directory)
+    if unlisted := sorted(present.keys() - facts.files.keys()):
+        raise UserError(
+            f"bundle {directory} holds files it does not list: {', '.join(unlisted)}: remove them."
+        )
+    for name, listed in facts.files.items():
+        if name not in present or file_sha256(present[name]) != listed.sha256:
             raise UserError(
                 f"bundle {directory}: {name} is missing or damaged: fetch or export it again."
             )
     return Bundle(directory, facts)
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    """Returns every file of a bundle but `bundle.json`, by its path in there, sorted."""
+    return {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != FILE_NAME
+    }

@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +18,7 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
 from pipelines.models.bundle import load_bundle
+from pipelines.models.facts import Provenance
 from pipelines.runs.checkpoint import RESULT, RunState
 from pipelines.runs.names import run_checkpoints
 from pipelines.storage.paths import resolve
@@ -39,7 +39,7 @@ class Model:
     reference: ModelReference
     config: Config
     network: SRNetwork
-    facts: dict[str, Any]
+    provenance: Provenance
     finetuning_weights: dict[str, Tensor]
     trained_weights: dict[str, Tensor]
 
@@ -132,15 +132,15 @@ def at_precision(model: Model, precision: str) -> Model:
     rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
     network = build_network(model.config, rounded)
     kept = {n: w.half().float() for n, w in model.finetuning_weights.items()}
-    facts = model.facts | {"precision": precision}
-    return replace(model, network=network, finetuning_weights=kept, facts=facts)
+    provenance = replace(model.provenance, precision=precision)
+    return replace(model, network=network, finetuning_weights=kept, provenance=provenance)
 
 
 def _from_bundle(reference: ModelReference, path: Path) -> Model:
     bundle = load_bundle(path)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
-    return Model(reference, bundle.config(), network, bundle.facts, kept, trained)
+    return Model(reference, bundle.config(), network, bundle.facts.provenance, kept, trained)
 
 
 def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> Model:
@@ -161,8 +161,8 @@ def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> M
     unfused = network_on_meta(trained_with.system, trained_with.networks)
     modules = unfused.inference_modules() | unfused.finetuning_modules()
     trained = weights_of(modules, weights)
-    facts = {"manifest": state.manifest, "step": state.step}
-    return Model(reference, trained_with, network, facts, kept, trained)
+    provenance = Provenance(state.manifest, step=state.step)
+    return Model(reference, trained_with, network, provenance, kept, trained)
 
 
 def trained_config(state: RunState) -> Config:

@@ -1,17 +1,17 @@
-"""The gate: whether a bundle may become champion, and why."""
+"""The gate: decides whether a bundle may become champion, and says why."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import IMAGES, by_image, from_csv
 from pipelines.evaluation.statistics import Comparison, compare, judge
 from pipelines.models.bundle import Bundle
+from pipelines.models.facts import BundleMetrics, MetricFacts
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`reason` is a sentence for people; it is kept as a tag of the model version."""
+    """The gate's answer. `reason` is for people; it is kept as a tag of the model version."""
 
     promote: bool
     reason: str
@@ -19,10 +19,10 @@ class Decision:
 
 def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
     """Compares two bundles image by image, by every metric with a reference that the champion was
-    measured by (see `evaluation.statistics.judge`): the candidate has to be better by one and worse
-    by none, or no different and by no mean behind.
+    measured by (see `evaluation.statistics.judge`).
 
-    Only measurements of the same images by the same protocol are compared.
+    The candidate is promoted if it is better by one metric and worse by none, or if no difference
+    matters and no mean is behind. Only scores of the same images by the same protocol are compared.
     """
     if champion is None:
         return Decision(True, "there was no champion")
@@ -33,7 +33,7 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
             f"{obstacle}, so the two cannot be compared: measure and export both on the same data "
             "with the same evaluate.metrics, or use register.promote=always",
         )
-    compared = {label: _compare(new, old, label) for label in old.labels()}
+    compared = {label: _compare(new, old, label) for label in old.deciding_labels()}
     judgement = judge(compared)
     reason = {
         "better": f"better by {_listing(judgement.better)}, worse by none",
@@ -47,55 +47,48 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
     promote = judgement.outcome == "better"
     if judgement.outcome == "equal":
         promote = all(comparison.gain >= 0 for comparison in compared.values())
-    told = "; ".join(_tell(label, old.by[label], c) for label, c in compared.items())
+    told = "; ".join(_tell(label, old.metrics.by[label], c) for label, c in compared.items())
     return Decision(promote, f"{reason}: {told}")
 
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a bundle says of its model: `metrics` of bundle.json, and every image's scores, None
-    where it holds none."""
+    """A bundle's metrics, and the scores of every image; None where the bundle holds none."""
 
-    metrics: dict[str, Any]
+    metrics: BundleMetrics
     images: list[ImageResult] | None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "_Evidence":
         path = bundle.path / IMAGES
-        return cls(bundle.facts["metrics"], from_csv(path) if path.is_file() else None)
+        return cls(bundle.facts.metrics, from_csv(path) if path.is_file() else None)
 
-    @property
-    def by(self) -> dict[str, Any]:
-        """Facts by metric."""
-        by: dict[str, Any] = self.metrics["by"]
-        return by
-
-    def labels(self) -> list[str]:
-        """What can decide: a metric without a reference cannot tell detail from invention."""
-        return [label for label, facts in self.by.items() if facts["has_reference"]]
+    def deciding_labels(self) -> list[str]:
+        """Returns the metrics with a reference: others cannot tell detail from invention."""
+        return [label for label, facts in self.metrics.by.items() if facts.has_reference]
 
     def scores(self, label: str) -> dict[str, float]:
-        """Of the model, by image."""
+        """Returns the model's scores, by image."""
         assert self.images is not None
-        return by_image(self.images, self.metrics["benchmark"], self.metrics["reference"], label)
+        return by_image(self.images, self.metrics.benchmark, self.metrics.reference, label)
 
     def groups(self) -> dict[str, str]:
-        """What photo each image is of."""
+        """Returns the photo that each image is a part of."""
         assert self.images is not None
         return {result.key: result.group for result in self.images}
 
 
 def _obstacle(new: _Evidence, old: _Evidence) -> str | None:
-    """Why the two cannot be compared, if so."""
+    """Returns why the two cannot be compared; None if they can."""
     for evidence, name in ((old, "champion"), (new, "candidate")):
         if evidence.images is None:
             return f"the {name}'s bundle holds no {IMAGES}"
-    if old.metrics["identity"] != new.metrics["identity"]:
+    if old.metrics.identity != new.metrics.identity:
         return "the champion was measured on other images, or with another degradation"
-    for label in old.labels():
-        if label not in new.by:
+    for label in old.deciding_labels():
+        if label not in new.metrics.by:
             return f"the champion was measured by {label}, too"
-        if new.by[label]["protocol"] != old.by[label]["protocol"]:
+        if new.metrics.by[label].protocol != old.metrics.by[label].protocol:
             return f"the champion was measured by another protocol of {label}"
         theirs = old.scores(label).keys()
         if not theirs or theirs != new.scores(label).keys():
@@ -104,13 +97,13 @@ def _obstacle(new: _Evidence, old: _Evidence) -> str | None:
 
 
 def _compare(new: _Evidence, old: _Evidence, label: str) -> Comparison:
-    facts = old.by[label]
+    facts = old.metrics.by[label]
     return compare(
         new.scores(label),
         old.scores(label),
         old.groups(),
-        higher_is_better=facts["higher_is_better"],
-        margin=facts["margin"],
+        higher_is_better=facts.higher_is_better,
+        margin=facts.margin,
     )
 
 
@@ -118,14 +111,14 @@ def _listing(labels: list[str]) -> str:
     return " and ".join(labels)
 
 
-def _tell(label: str, facts: dict[str, Any], comparison: Comparison) -> str:
+def _tell(label: str, facts: MetricFacts, comparison: Comparison) -> str:
     def signed(value: float) -> str:
-        return f"{value:+.{facts['digits'] + 1}f}"
+        return f"{value:+.{facts.digits + 1}f}"
 
     interval = "no interval, since all images are of one photo"
     if comparison.low is not None and comparison.high is not None:
         interval = f"95 % {signed(comparison.low)} … {signed(comparison.high)}"
-    unit = f" {facts['unit']}" if facts["unit"] else ""
+    unit = f" {facts.unit}" if facts.unit else ""
     return (
         f"{label} {signed(comparison.difference)}{unit} ({interval}, better on "
         f"{comparison.win_rate:.0%} of {comparison.num_images} images)"

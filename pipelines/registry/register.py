@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import tracking
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, RegisterConfig
+from pipelines.models import bundle as bundles
 from pipelines.models.bundle import Bundle, load_bundle
 from pipelines.models.load import champion, fetch
 from pipelines.registry.gate import Decision, decide
@@ -20,11 +21,12 @@ BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 
 
 def bundle_directory(config: Config) -> Path:
-    assert config.run.name is not None
-    return resolve(config.bundle) if config.bundle else resolve("work/export") / config.run.name
+    """Returns the folder that `bundle` names, else where jobs/export.py writes by default."""
+    return resolve(config.bundle) if config.bundle else bundles.bundle_directory(None, config.run)
 
 
 def plan(config: Config) -> str:
+    """Returns what would be registered, and where, in words."""
     return (
         f"register {bundle_directory(config)} as a version of '{config.mlflow.model}' at "
         f"{tracking.tracking_uri(config)}; promotion: {config.register.promote}"
@@ -35,7 +37,7 @@ def run(config: Config) -> str:
     """Registers the bundle, unless it is registered already; returns its version.
 
     Raises:
-        UserError: no or a damaged bundle, or the MLflow server does not answer.
+        UserError: there is no bundle, it is damaged, or the MLflow server does not answer.
     """
     bundle = load_bundle(bundle_directory(config))
     client = tracking.connect(config)
@@ -47,7 +49,7 @@ def run(config: Config) -> str:
     else:
         version = _create_version(client, config, name, bundle)
         print(f"Registered {name} version {version} at {tracking.tracking_uri(config)}.")
-    if _must_decide(client, config, name, version):
+    if _must_decide(client, config.register, name, version):
         decision = _decide(config, bundle)
         if decision.promote:
             promote(client, name, version)
@@ -56,26 +58,25 @@ def run(config: Config) -> str:
             print(f"Not promoted: {decision.reason}.")
         # Last: a register that was interrupted before it is asked again.
         client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
-    print(f"Champion: models:/{name}@{CHAMPION} = version {champion_version(client, config)}")
+    print(f"Champion: models:/{name}@{CHAMPION} = version {champion_version(client, name)}")
     return version
 
 
 def find_version(client: "MlflowClient", name: str, bundle: Bundle) -> str | None:
-    """The version that holds exactly this bundle, if any."""
+    """Returns the version that holds exactly this bundle, if there is one."""
     found = client.search_model_versions(
         f"name = '{name}' and tags.`{BUNDLE_TAG}` = '{bundle.digest}'"
     )
     return str(found[0].version) if found else None
 
 
-def champion_version(client: "MlflowClient", config: Config) -> str | None:
-    """The version that is champion, if there is one.
+def champion_version(client: "MlflowClient", name: str) -> str | None:
+    """Returns the version of a registered model that is champion, if there is one.
 
     Raises:
         UserError: the registry fails; that is not the same as having no champion.
     """
-    assert config.mlflow.model is not None
-    model = tracking.lookup(client.get_registered_model, config.mlflow.model)
+    model = tracking.lookup(client.get_registered_model, name)
     version = model.aliases.get(CHAMPION) if model else None
     return None if version is None else str(version)
 
@@ -91,32 +92,33 @@ def promote(client: "MlflowClient", name: str, version: str) -> None:
     client.set_model_version_tag(name, version, "srmill.promoted_at", moment)
 
 
-def _must_decide(client: "MlflowClient", config: Config, name: str, version: str) -> bool:
-    """The gate decides once per version; `always` may overrule it later, and `never` is not a
-    decision that lasts."""
+def _must_decide(client: "MlflowClient", settings: RegisterConfig, name: str, version: str) -> bool:
+    """Returns False where an earlier decision on this version stands.
+
+    The gate decides once per version; `always` overrules it, and `never` does not last.
+    """
     decided = client.get_model_version(name, version).tags.get(GATE_TAG)
-    promote = config.register.promote
     if decided is None:
         return True
-    if promote == "always":
-        return champion_version(client, config) != version
-    return promote == "gate" and decided == _NEVER
+    if settings.promote == "always":
+        return champion_version(client, name) != version
+    return settings.promote == "gate" and decided == _NEVER
 
 
 def _decide(config: Config, bundle: Bundle) -> Decision:
     if config.register.promote != "gate":
         always = config.register.promote == "always"
         return Decision(always, "register.promote=always" if always else _NEVER)
-    client = tracking.connect(config)
-    if champion_version(client, config) is None:
+    assert config.mlflow.model is not None
+    if champion_version(tracking.connect(config), config.mlflow.model) is None:
         return decide(bundle, None)
     return decide(bundle, load_bundle(fetch(champion(config), config)))
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
-    scores = {k: v for k, v in facts["metrics"]["model"].items() if v is not None}
-    tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts["manifest"]}
+    scores = {k: v for k, v in facts.metrics.model.items() if v is not None}
+    tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts.manifest}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     status = "FAILED"
     try:
@@ -130,7 +132,7 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
             source=f"runs:/{run_id}/bundle",
             run_id=run_id,
             tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in scores.items()},
-            description=f"{facts['recipe']}, commit {facts['git_commit']}",
+            description=f"{facts.recipe}, commit {facts.git_commit}",
         )
         status = "FINISHED"
     finally:

@@ -7,7 +7,6 @@
 published.yaml beside them holds the rows of papers.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import yaml
 
 from pipelines.evaluation.benchmarks import PairedFolder
-from pipelines.evaluation.results import counted, rival, shown
+from pipelines.evaluation.results import EvaluationResults, counted, rival, shown
 from pipelines.evaluation.statistics import Comparison
+from pipelines.models.facts import MetricFacts
+from pipelines.storage.typed import read_typed
 from tests.conftest import ROOT
 
 STORED = ROOT / "docs" / "results"
@@ -47,9 +48,9 @@ def page(stored: Path) -> str:
     published = yaml.safe_load((stored / "published.yaml").read_text())
     parts = [HEAD]
     for path in sorted(stored.glob("*.json")):
-        results = json.loads(path.read_text())
-        parts.append(f"## {path.stem}\n\nMeasured on {results['date']}, {results['machine']}.\n")
-        for name in results["benchmarks"]:
+        results = read_typed(EvaluationResults, path.read_bytes(), str(path))
+        parts.append(f"## {path.stem}\n\nMeasured on {results.date}, {results.machine}.\n")
+        for name in results.benchmarks:
             parts.append(
                 "\n".join([*_table(results, name, published), "", *_verdicts(results, name)])
             )
@@ -57,26 +58,25 @@ def page(stored: Path) -> str:
 
 
 def _table(
-    results: Mapping[str, Any], benchmark: str, published: Mapping[str, Any]
+    results: EvaluationResults, benchmark: str, published: Mapping[str, Any]
 ) -> Iterator[str]:
     """A row for each method that was measured, then the published ones."""
-    facts, metrics = results["benchmarks"][benchmark], results["metrics"]
-    timed = next(iter(results["costs"].values()))["latencies"]
-    titles = [f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()]
-    columns = ["parameters", *titles, *(f"{latency['size']} px" for latency in timed)]
-    scale = results["scale"]
-    yield f"### {benchmark}, {counted(facts)}, ×{scale}, LR {facts['degradation']}\n"
+    found, metrics, scale = results.benchmarks[benchmark], results.metrics, results.scale
+    timed = next(iter(results.costs.values())).latencies
+    titles = [f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in metrics.values()]
+    columns = ["parameters", *titles, *(f"{latency.size} px" for latency in timed)]
+    yield f"### {benchmark}, {counted(found)}, ×{scale}, LR {found.degradation}\n"
     yield f"| | {' | '.join(columns)} |"
     yield f"|{'---|' * (len(columns) + 1)}"
-    for method, values in facts["summary"].items():
-        cost = results["costs"][method]
-        title = f"**{method}**" if method == results["model"] else results["titles"][method]
-        cells = [_millions(cost["parameters"])]
+    for method, values in found.summary.items():
+        cost = results.costs[method]
+        title = f"**{method}**" if method == results.model else results.titles[method]
+        cells = [_millions(cost.parameters)]
         cells += [shown(values[label], metric) for label, metric in metrics.items()]
-        cells += [f"{latency['median_ms']:.1f} ms" for latency in cost["latencies"]]
+        cells += [f"{latency.median_ms:.1f} ms" for latency in cost.latencies]
         yield f"| {title} | {' | '.join(cells)} |"
     # Theirs are at x4, of LR images as the sets carry them.
-    same_protocol = scale == 4 and facts["degradation"] == PairedFolder.degradation
+    same_protocol = scale == 4 and found.degradation == PairedFolder.degradation
     for title, row in published.items():
         if benchmark in row and same_protocol:
             scores = dict(zip((PSNR, SSIM), row[benchmark], strict=True))
@@ -85,20 +85,20 @@ def _table(
             yield f"| *{title}, published* | {' | '.join(cells + ['–'] * len(timed))} |"
 
 
-def _verdicts(results: Mapping[str, Any], benchmark: str) -> Iterator[str]:
+def _verdicts(results: EvaluationResults, benchmark: str) -> Iterator[str]:
     """The model beside bicubic and beside its rival, by every metric."""
     for other in dict.fromkeys(["bicubic", rival(results)]):
-        comparisons = results["benchmarks"][benchmark]["comparisons"][other]
+        comparisons = results.benchmarks[benchmark].comparisons[other]
         told = [
-            f"{metric['title']} {_interval(Comparison(**comparisons[label]), metric)}"
-            for label, metric in results["metrics"].items()
+            f"{metric.title} {_interval(comparisons[label], metric)}"
+            for label, metric in results.metrics.items()
             if label in comparisons
         ]
-        yield f"{results['model']} beside {results['titles'][other]}: {'; '.join(told)}.\n"
+        yield f"{results.model} beside {results.titles[other]}: {'; '.join(told)}.\n"
 
 
-def _interval(comparison: Comparison, metric: Mapping[str, Any]) -> str:
-    digits = metric["digits"]
+def _interval(comparison: Comparison, metric: MetricFacts) -> str:
+    digits = metric.digits
     found = f"{comparison.difference:+.{digits}f}"
     if comparison.low is not None and comparison.high is not None:
         found += f" ({comparison.low:+.{digits}f} … {comparison.high:+.{digits}f})"

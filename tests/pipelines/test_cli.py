@@ -1,3 +1,5 @@
+"""The `srmill` command."""
+
 import shutil
 from pathlib import Path
 
@@ -6,7 +8,9 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
+from pipelines.registry import register
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
 
@@ -151,3 +155,17 @@ def test_models_lists_what_is_at_hand(capsys: pytest.CaptureFixture[str]) -> Non
     output = capsys.readouterr().out
     assert "Shipped with this project:" in output
     assert "Default: " in output
+
+
+def test_models_tells_the_scores_of_the_champion(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register.run(
+        load_config([f"recipe={SMALL}", f"bundle={bundle}", "mlflow.model=edge_sd_sr_tiny"])
+    )
+    capsys.readouterr()
+    assert srmill("models") == 0
+    assert (
+        "In the registry:\n  models:/edge_sd_sr_tiny@champion: small, ×4, psnr_y_crop4 30.2500, "
+        "ssim_y_crop4 0.9000\n"
+    ) in capsys.readouterr().out

@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 
 from pipelines.config.load import load_config, to_yaml
 from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import metric_facts, to_csv
+from pipelines.evaluation.results import to_csv
+from pipelines.evaluation.summary import metric_facts
 from pipelines.models.bundle import Bundle, load_bundle, seal
+from pipelines.models.facts import BundleFacts, BundleMetrics
 from srmodels.metrics.suite import METRICS
 from srmodels.system import load_system
 from tests.conftest import SMALL
@@ -41,11 +43,16 @@ def make_bundle(
         method: {"psnr_y_crop4": found[0] + 0.25, "ssim_y_crop4": found[1]}
         for method, found in scores.items()
     }
-    metrics = {
-        "benchmark": "validation", "identity": "i", "degradation": "bicubic", "num_images": 6,
-        "by": {label: metric_facts(metric, config) for label, metric in labels.items()},
-        "reference": "run:small", "model": means["run:small"], "bicubic": means["bicubic"],
-    }  # fmt: skip
-    facts = {"recipe": "small", "scale": 4, "metrics": metrics, "manifest": "m", "git_commit": "c"}
+    by = {label: metric_facts(metric, config.crop_border) for label, metric in labels.items()}
+    metrics = BundleMetrics(
+        benchmark="validation", identity="i", degradation="bicubic", num_images=6, by=by,
+        reference="run:small", model=means["run:small"], bicubic=means["bicubic"],
+    )  # fmt: skip
+    facts = BundleFacts(
+        name="small", system=config.system, recipe="small", scale=4, tile=config.export.tile,
+        opset=20, artifacts=(), precision="fp32", parent_version=None, weights_sha256="w",
+        manifest="m", config_digest="d", git_commit="c", parameters=1000, gmacs=0.5,
+        metrics=metrics,
+    )  # fmt: skip
     seal(directory, facts)
     return load_bundle(directory)

@@ -19,6 +19,7 @@ from srmodels.metrics.suite import SET_METRICS
 from tests.conftest import SMALL
 from tests.pipelines.evaluation.test_sets import MeanColour
 from tests.support.bundles import make_bundle
+from tests.support.results import BENCHMARK, COMPARISON, METRIC, make_results
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def chosen(metrics: str) -> tuple[list[str], str | None]:
     config = load_config([f"recipe={SMALL}", f"evaluate.metrics={metrics}"])
-    found, note = choose_metrics(config)
+    found, note = choose_metrics(config.evaluate, config.crop_border)
     return list(found), note
 
 
@@ -97,20 +98,18 @@ def test_what_may_be_there_by_then_is_planned() -> None:
 
 
 def test_best_and_worst_are_shown_by_turns() -> None:
-    comparison = {"best": ["a", "b"], "worst": ["c", "a"]}
-    results = {
-        "model": "m",
-        "titles": {"bicubic": "bicubic", "span": "SPAN", "m": "model"},
-        "metrics": {
-            "psnr": {"has_reference": True, "title": "PSNR"},
-            "lpips": {"has_reference": True, "title": "LPIPS"},
-            "niqe": {"has_reference": False, "title": "NIQE"},
-        },
-        "benchmarks": {
-            "one": {"comparisons": {"span": {"lpips": comparison}}},
-            "two": {"comparisons": {"span": {"lpips": comparison}}},
-        },
+    comparison = replace(COMPARISON, best=["a", "b"], worst=["c", "a"])
+    metrics = {
+        "psnr": replace(METRIC, title="PSNR"),
+        "lpips": replace(METRIC, title="LPIPS"),
+        "niqe": replace(METRIC, title="NIQE", has_reference=False),
     }
+    found = replace(BENCHMARK, comparisons={"span": {"lpips": comparison}})
+    results = make_results(
+        titles={"bicubic": "bicubic", "span": "SPAN", "m": "model"},
+        metrics=metrics,
+        benchmarks={"one": found, "two": found},
+    )
     assert [entry[:2] for entry in choose_examples(results, 5)] == [
         ("one", "a"), ("two", "a"), ("one", "c"), ("two", "c"), ("one", "b"),
     ]  # fmt: skip
@@ -171,6 +170,15 @@ def test_a_model_on_a_benchmark_set(
     assert costs[model]["parameters"] > 0
     assert costs[model]["gmacs"] > 0
     assert len(list((folder / "pictures").iterdir())) == 2
+
+    # Results that another SRMill wrote are no results.
+    path = folder / "results.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+    ran.clear()
+    said = run("evaluate.compare=[lanczos]")
+    assert "Evaluating anew, since" in said
+    assert "has schema version 0, this SRMill reads 1" in said
+    assert [key for key, _ in ran] == [broken]
 
     # Again: all is there. With fewer methods, none is measured but on the image that was broken.
     ran.clear()

@@ -1,7 +1,6 @@
 """The page: what it says, and how it behaves in a real browser."""
 
 import re
-from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config.load import load_config
-from pipelines.evaluation.measure import ImageResult
+from pipelines.evaluation.latency import Cost
+from pipelines.evaluation.measure import Failure, ImageResult
 from pipelines.evaluation.report import Example, render
-from pipelines.evaluation.results import by_image, metric_facts
+from pipelines.evaluation.results import BenchmarkResults, EvaluationResults, by_image
 from pipelines.evaluation.statistics import compare
+from pipelines.evaluation.summary import metric_facts
+from srmodels.latency import Latency
 from srmodels.metrics.suite import METRICS
-from tests.conftest import SMALL
 from tests.support.browser import browser, screen  # noqa: F401
+from tests.support.results import make_results
 
 LABELS = {"psnr_y_crop4": METRICS["psnr_y"], "lpips_alex": METRICS["lpips_alex"]}
 #: PSNR and LPIPS of each method; the images differ by a decibel each.
@@ -35,55 +36,44 @@ def found(means: dict[str, tuple[float, float]]) -> list[ImageResult]:
     ]  # fmt: skip
 
 
-def results_of(images: list[ImageResult]) -> dict[str, Any]:
+def results_of(images: list[ImageResult], sizes: tuple[int, ...]) -> EvaluationResults:
     methods = list(dict.fromkeys(image.method for image in images))
     scores = {
         method: {label: by_image(images, "Set5", method, label) for label in LABELS}
         for method in methods
     }
-    config = load_config([f"recipe={SMALL}"])
     comparisons = {
         other: {
-            label: asdict(
-                compare(
-                    scores["run:<x>"][label], scores[other][label], {key: key for key in KEYS},
-                    higher_is_better=metric.higher_is_better, margin=metric.margin,
-                )
+            label: compare(
+                scores["run:<x>"][label], scores[other][label], {key: key for key in KEYS},
+                higher_is_better=metric.higher_is_better, margin=metric.margin,
             )
             for label, metric in LABELS.items()
         }
         for other in methods
         if other != "run:<x>"
     }  # fmt: skip
-    latency = {"size": 128, "median_ms": 12.5, "low_ms": 12.0, "high_ms": 14.0, "runs": 3}
-    latency |= {"peak_bytes": 50 * 2**20}
-    cost = {"parameters": 4_370_000, "gmacs": 5.7, "file_bytes": 2**20, "latencies": [latency]}
-    return {
-        "model": "run:<x>", "scale": 4, "lineage": {"commit": "abc"}, "machine": "a machine",
-        "latency_runs": 3, "costs": {method: dict(cost) for method in methods},
-        "titles": {m: {"span": "SPAN", "run:<x>": "model"}.get(m, m) for m in methods},
-        "metrics": {label: metric_facts(metric, config) for label, metric in LABELS.items()},
-        "benchmarks": {
-            "Set5": {
-                "identity": "digest", "degradation": "as the set carries it",
-                "num_images": 6, "num_photos": 2,
-                "summary": {
-                    m: {label: float(np.mean(list(v.values()))) for label, v in s.items()}
-                    for m, s in scores.items()
-                },
-                "comparisons": comparisons,
-                "failures": [{"benchmark": "Set5", "key": "img_9", "reason": "has no LR image"}],
-            }
+    latencies = [Latency(size, 12.5, 12.0, 14.0, 3, 2, peak_bytes=50 * 2**20) for size in sizes]
+    benchmark = BenchmarkResults(
+        identity="digest", degradation="as the set carries it", num_images=6, num_photos=2,
+        summary={
+            m: {label: float(np.mean(list(v.values()))) for label, v in s.items()}
+            for m, s in scores.items()
         },
-    }  # fmt: skip
+        comparisons=comparisons, failures=[Failure("Set5", "img_9", "has no LR image")],
+    )  # fmt: skip
+    return make_results(
+        model="run:<x>", lineage={"commit": "abc"},
+        costs={method: Cost(4_370_000, 5.7, 2**20, latencies) for method in methods},
+        titles={m: {"span": "SPAN", "run:<x>": "model"}.get(m, m) for m in methods},
+        metrics={label: metric_facts(metric, 4) for label, metric in LABELS.items()},
+        benchmarks={"Set5": benchmark},
+    )  # fmt: skip
 
 
 def page(means: dict[str, tuple[float, float]] = MEANS, sizes: tuple[int, ...] = (128,)) -> str:
     images = found(means)
-    results = results_of(images)
-    for cost in results["costs"].values():
-        (latency,) = cost["latencies"]
-        cost["latencies"] = [latency | {"size": size} for size in sizes]
+    results = results_of(images, sizes)
     levels = {"LR": 40, "bicubic": 80, "span": 120, "run:<x>": 160, "HR": 200}
     pictures = {kind: np.full((64, 64, 3), level, np.uint8) for kind, level in levels.items()}
     curves = [("joint", [(1, 0.5), (2, 0.25)])]

@@ -1,9 +1,25 @@
+"""Results by image and in sum, and the files that hold them."""
+
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import by_image, from_csv, rival, to_csv
+from pipelines.errors import UserError
+from pipelines.evaluation.latency import Cost
+from pipelines.evaluation.measure import Failure, ImageResult
+from pipelines.evaluation.results import (
+    RESULTS,
+    EvaluationResults,
+    by_image,
+    from_csv,
+    rival,
+    to_csv,
+)
+from pipelines.storage.typed import read_typed, to_dict, to_json
+from srmodels.latency import Latency
+from tests.support.results import BENCHMARK, METRIC, make_results
 
 FOUND = [
     ImageResult("Set5", 'img, "1"', "img", "bicubic", {"psnr": 30.123456, "niqe": None}),
@@ -14,6 +30,26 @@ FOUND = [
 def test_scores_by_image_come_back_from_csv(tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text(to_csv(FOUND, ["psnr", "niqe"]))
     assert from_csv(tmp_path / "images.csv") == FOUND
+
+
+def test_results_come_back_as_they_were_in_their_order() -> None:
+    metrics = {"z": METRIC, "a": replace(METRIC, higher_is_better=False, margin=1)}
+    latency = Latency(16, 2.0, 1.0, 3.0, runs=3, threads=2)
+    costs = {"m": Cost(None, 0.5, 10, [latency]), "bicubic": Cost(None, None, None, [])}
+    found = replace(BENCHMARK, failures=[Failure("Set5", "c", "why")])
+    results = make_results(metrics=metrics, costs=costs, benchmarks={"Set5": found})
+    again = read_typed(EvaluationResults, to_json(results), RESULTS)
+    assert again == results
+    assert list(again.metrics) == ["z", "a"]
+    assert list(again.costs) == ["m", "bicubic"]
+
+
+def test_a_wrong_result_is_named() -> None:
+    document = to_dict(make_results())
+    document["benchmarks"]["Set5"]["comparisons"]["bicubic"]["psnr"]["low"] = "none"
+    place = r"benchmarks\.Set5\.comparisons\.bicubic\.psnr\.low: input should be a valid number"
+    with pytest.raises(UserError, match=rf"results\.json is damaged \({place}"):
+        read_typed(EvaluationResults, json.dumps(document).encode(), RESULTS)
 
 
 def test_an_image_that_a_metric_does_not_fit_has_no_score() -> None:
@@ -30,4 +66,5 @@ def test_an_image_that_a_metric_does_not_fit_has_no_score() -> None:
     ],
 )
 def test_the_rival_is_the_first_network(methods: list[str], expected: str) -> None:
-    assert rival({"model": "m", "titles": {method: method for method in methods}}) == expected
+    results = make_results(titles={method: method for method in methods})
+    assert rival(results) == expected

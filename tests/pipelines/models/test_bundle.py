@@ -12,7 +12,7 @@ def test_a_bundle_loads_with_its_network(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     assert bundle.config().run.name == "small"
     assert bundle.network()(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
-    assert set(bundle.facts["files"]) == {"model.safetensors", "config.yaml", "images.csv"}
+    assert set(bundle.facts.files) == {"model.safetensors", "config.yaml", "images.csv"}
 
 
 def test_any_change_is_noticed(tmp_path: Path) -> None:
@@ -42,5 +42,5 @@ def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"schema_version": 99, "files": {}}')
-    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 1"):
+    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 2"):
         load_bundle(tmp_path)

@@ -21,7 +21,7 @@ def test_it_is_whole_and_small(name: str) -> None:
     assert sum(path.stat().st_size for path in weights) <= SIZES[name]
     assert (
         load_model(ModelReference.parse(name), load_config([])).weights_sha256
-        == bundle.facts["weights_sha256"]
+        == bundle.facts.weights_sha256
     )
 
 

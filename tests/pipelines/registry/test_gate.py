@@ -1,6 +1,6 @@
 """Who becomes champion, by the paired comparison of two bundles."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,8 +52,8 @@ def test_what_the_images_cannot_tell_changes_nothing(tmp_path: Path) -> None:
 
 
 def reseal(bundle: Bundle, **metrics: object) -> Bundle:
-    facts = {n: v for n, v in bundle.facts.items() if n not in ("files", "schema_version")}
-    seal(bundle.path, facts | {"metrics": facts["metrics"] | metrics})
+    changed = replace(bundle.facts.metrics, **metrics)  # type: ignore[arg-type]
+    seal(bundle.path, replace(bundle.facts, metrics=changed))
     return load_bundle(bundle.path)
 
 
@@ -61,9 +61,8 @@ def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
     champion = make_bundle(tmp_path / "champion")
     candidate = make_bundle(tmp_path / "candidate", psnr=40.0)
     assert decide(candidate, champion).promote
-    by = candidate.facts["metrics"]["by"]
-    other = json.loads(json.dumps(by))
-    other["ssim_y_crop4"]["protocol"] = "another"
+    by = candidate.facts.metrics.by
+    other = by | {"ssim_y_crop4": replace(by["ssim_y_crop4"], protocol="another")}
     for changes, why in (
         ({"identity": "j"}, "measured on other images, or with another degradation"),
         ({"by": {"psnr_y_crop4": by["psnr_y_crop4"]}}, "measured by ssim_y_crop4, too"),
@@ -80,8 +79,8 @@ def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
 
 def test_what_has_no_reference_does_not_decide(tmp_path: Path) -> None:
     champion, candidate = (make_bundle(tmp_path / n, psnr=p) for n, p in (("a", 30), ("b", 29)))
-    by = json.loads(json.dumps(champion.facts["metrics"]["by"]))
-    by["psnr_y_crop4"]["has_reference"] = False
+    known = champion.facts.metrics.by
+    by = known | {"psnr_y_crop4": replace(known["psnr_y_crop4"], has_reference=False)}
     assert decide(reseal(candidate, by=by), reseal(champion, by=by)).promote
 
 

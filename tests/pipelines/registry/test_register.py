@@ -9,7 +9,8 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.load import load_model
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import fetch, load_model
 from pipelines.registry import register
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
@@ -43,14 +44,10 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     )
 
     config = config_for(tmp_path / "first")
-    champion = load_model(ModelReference.parse("models:/small@champion"), config)
-    assert champion.facts["metrics"]["model"]["psnr_y_crop4"] == 30.75
-    assert (
-        load_model(ModelReference.parse("models:/small/2"), config).facts["metrics"]["model"][
-            "psnr_y_crop4"
-        ]
-        == 29.75
-    )
+    for reference, psnr in (("models:/small@champion", 30.75), ("models:/small/2", 29.75)):
+        facts = load_bundle(fetch(reference, config)).facts
+        assert facts.metrics.model["psnr_y_crop4"] == psnr
+        assert load_model(ModelReference.parse(reference), config).provenance == facts.provenance
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
             load_model(ModelReference.parse(reference), config)

@@ -227,7 +227,7 @@ def test_a_run_in_a_bucket_is_the_same_as_in_a_folder(dataset: Path, s3_url: str
     config = configure(dataset, *bucket)
     joint = at(train(config, "joint"), 4).state()
     assert joint.identity["initial weights"] == at(there, 4).files["model.safetensors"].sha256
-    assert load_model(ModelReference.parse("run:small-joint"), config).facts["step"] == 4
+    assert load_model(ModelReference.parse("run:small-joint"), config).provenance.step == 4
     assert [path.name for path in there.workspace.glob("*step-*")] == [at(there, 4).folder]
 
 
@@ -245,7 +245,7 @@ def test_a_run_whose_result_is_damaged_is_not_done(
     model = load_model(
         ModelReference.parse("run:small-autoencoder"), configure(dataset), to_train=True
     )
-    assert model.facts["step"] == 2
+    assert model.provenance.step == 2
     train(configure(dataset))
     assert f"{damaged} is damaged (file {file}: " in capsys.readouterr().out
     again = at(run, 4).weights()

@@ -38,8 +38,7 @@ def make_finetunable(directory: Path, recipe: Path = SMALL) -> Bundle:
     network = load_system("edge_sd_sr").build(bundle.config().networks)
     encoder = network.finetuning_modules()["hr_encoder"].state_dict()
     save_file({f"hr_encoder.{n}": w.half() for n, w in encoder.items()}, directory / FINETUNING)
-    facts = {n: v for n, v in bundle.facts.items() if n not in ("files", "schema_version")}
-    seal(directory, facts)
+    seal(directory, bundle.facts)
     return bundle
 
 
@@ -106,8 +105,7 @@ def test_a_run_stays_with_what_an_alias_meant_when_it_began(dataset: Path, tmp_p
     first, second = make_finetunable(tmp_path / "first"), make_finetunable(tmp_path / "second")
     weights = load_file(second.path / WEIGHTS)
     save_file({name: weight + 1 for name, weight in weights.items()}, second.path / WEIGHTS)
-    facts = second.facts.items()
-    seal(second.path, {n: v for n, v in facts if n not in ("files", "schema_version")})
+    seal(second.path, second.facts)
 
     def champion(bundle: Bundle) -> None:
         promote = ("register.promote=always", f"bundle={bundle.path}")

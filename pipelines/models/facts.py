@@ -1,0 +1,165 @@
+"""The facts of a model: `bundle.json` as a type, and what is known of any weights' origin."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pipelines.storage.typed import Document
+from srmodels.edge.target import Parity
+from srmodels.latency import Latency
+
+#: Scores by metric label; None where a metric could not judge any image.
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from; None is not known.
+
+    Attributes:
+        manifest: digest of the dataset that they were trained on.
+        precision: of the weights as they are stored, fp32 or fp16.
+        step: of the training run, for a model that is a run.
+        git_commit: that the bundle was exported from.
+        parent_version: the registry's champion at the time of the export.
+    """
+
+    manifest: str
+    precision: str = "fp32"
+    step: int | None = None
+    git_commit: str | None = None
+    parent_version: str | None = None
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """A metric as readers of its scores need to know it.
+
+    Attributes:
+        protocol: for those who want to repeat it.
+        title, unit, digits: for tables.
+        margin: a difference that does not matter to anybody.
+        has_reference: whether it looks at HR.
+    """
+
+    protocol: str
+    title: str
+    unit: str
+    digits: int
+    margin: float
+    higher_is_better: bool
+    has_reference: bool
+
+
+@dataclass(frozen=True)
+class BundleMetrics:
+    """The means of the first benchmark set that a model was measured on.
+
+    Attributes:
+        benchmark: name of the set.
+        identity: digest of its images; equal for equal images.
+        degradation: where its LR images come from, in words.
+        by: facts of each metric, by label.
+        reference: the model's name in `images.csv`.
+        model, bicubic: mean scores by label.
+    """
+
+    benchmark: str
+    identity: str
+    degradation: str
+    num_images: int
+    by: dict[str, MetricFacts]
+    reference: str
+    model: Scores
+    bicubic: Scores
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an edge artifact: RGB images in [0, 1].
+
+    Attributes:
+        shape: `(1, 3, height, width)`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    range: tuple[float, float] = (0.0, 1.0)
+    order: str = "RGB"
+
+
+@dataclass(frozen=True)
+class EdgeArtifact:
+    """A file that one runtime executes, with the evidence for it.
+
+    Attributes:
+        file: its path in the bundle.
+        parity: how far it is from PyTorch, on real images.
+        latency: of one tile, on `machine`.
+    """
+
+    file: str
+    input: TensorSpec
+    output: TensorSpec
+    parity: Parity
+    latency: Latency
+    machine: str
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """The content of one file of a bundle."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BundleFacts(Document):
+    """All that `bundle.json` says.
+
+    Attributes:
+        name: of the registered model.
+        system: package in srmodels.
+        tile: side of the edge artifacts' LR input, pixels.
+        artifacts: names of the edge targets that were asked for.
+        precision: of the weights, fp32 or fp16.
+        parent_version: the registry's champion at the time of the export.
+        weights_sha256: identity of the weights that ship, see `Model.weights_sha256`.
+        manifest: digest of the dataset that the model was trained on.
+        gmacs: multiply-adds for an LR tile, 10⁹.
+        edge: artifacts by target.
+        files: every other file of the bundle, by path; `seal` fills it in.
+    """
+
+    VERSION: ClassVar[int] = 2
+    VERSION_KEY: ClassVar[str] = "schema_version"
+    REMEDY: ClassVar[str] = "export it again"
+
+    name: str
+    system: str
+    recipe: str
+    scale: int
+    tile: int
+    opset: int
+    artifacts: tuple[str, ...]
+    precision: str
+    parent_version: str | None
+    weights_sha256: str
+    manifest: str
+    config_digest: str
+    git_commit: str | None
+    parameters: int
+    gmacs: float
+    metrics: BundleMetrics
+    edge: dict[str, EdgeArtifact] = field(default_factory=dict)
+    files: dict[str, FileFacts] = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Returns where the weights come from."""
+        return Provenance(
+            self.manifest,
+            precision=self.precision,
+            git_commit=self.git_commit,
+            parent_version=self.parent_version,
+        )

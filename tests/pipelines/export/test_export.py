@@ -1,0 +1,127 @@
+"""The export job: what a bundle of a trained run holds, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pipelines.config.reference import ModelReference
+from pipelines.config.schema import Config
+from pipelines.errors import UserError
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.measure import ImageResult
+from pipelines.evaluation.results import IMAGES, RESULTS, EvaluationResults, from_csv, to_csv
+from pipelines.export import export
+from pipelines.export.evidence import find_evidence
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import load_model, weights_sha256
+from pipelines.registry import register
+from pipelines.storage.files import file_sha256
+from pipelines.storage.typed import to_json
+from pipelines.training.launch import run_stages
+from tests.support.results import BENCHMARK, make_results
+from tests.support.training import configure
+
+MODEL = "run:small-joint"
+
+
+def write_evidence(config: Config, **changes: object) -> EvaluationResults:
+    """What evaluating the trained model would leave behind."""
+    weights = load_model(ModelReference.parse(MODEL), config).weights_sha256
+    found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, MODEL: {"psnr": 29.0}})
+    titles = {"bicubic": "bicubic", MODEL: "model"}
+    values = {"weights_sha256": weights, "benchmarks": {"Set5": found}, "titles": titles}
+    results = make_results(model=MODEL, **values | changes)
+    folder = evaluate.output_directory(config.export.evidence, MODEL, config.benchmark)
+    folder.mkdir(parents=True)
+    (folder / RESULTS).write_bytes(to_json(results))
+    (folder / evaluate.REPORT).write_text("<html>")
+    rows = [ImageResult("Set5", "a", "a", MODEL, {"psnr": 29.0})]
+    (folder / IMAGES).write_text(to_csv(rows, ["psnr"], titles))
+    return results
+
+
+@pytest.fixture(scope="module")
+def home(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a run that was trained for one step, in this process."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRMILL_HOME", str(folder))
+        run_stages(configure(dataset, "train.steps=1"), ["autoencoder", "joint"])
+    return folder
+
+
+@pytest.fixture
+def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """How the run is exported, with folders of this test's own for evidence and bundle."""
+    monkeypatch.setenv("SRMILL_HOME", str(home))
+    folders = f"export.evidence={tmp_path / 'evidence'}", f"output={tmp_path / 'bundles'}"
+    return configure(dataset, "train.steps=1", f"model={MODEL}", *folders)
+
+
+def test_the_plan_says_where_the_bundle_goes(dataset: Path, tmp_path: Path) -> None:
+    said = export.plan(configure(dataset, f"output={tmp_path}"))
+    assert said == (
+        "export run:small-decoder as ONNX (opset 20, LR tiles of 32x32 px) into the bundle "
+        f"{tmp_path / 'small'}"
+    )
+    config = configure(dataset)
+    assert export.output_directory(config) == register.bundle_directory(config)
+
+
+def test_a_trained_run_becomes_a_bundle_with_its_evidence(
+    trained: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_evidence(trained)
+    directory = export.run(trained)
+    bundle = load_bundle(directory)
+    facts, model = bundle.facts, load_model(ModelReference.parse(MODEL), trained)
+    assert set(facts.files) == {
+        "MODEL_CARD.md", "config.yaml", "edge/model_fp32.onnx", "finetuning.safetensors",
+        "images.csv", "model.safetensors", "report.html",
+    }  # fmt: skip
+    assert facts.weights_sha256 == model.weights_sha256
+    assert weights_sha256(load_file(directory / "model.safetensors")) == model.weights_sha256
+    assert facts.manifest == model.provenance.manifest
+    assert facts.metrics.model == {"psnr": 29.0}
+    assert facts.metrics.bicubic == {"psnr": 28.0}
+    assert (facts.metrics.benchmark, facts.metrics.reference) == ("Set5", "model")
+    assert facts.metrics.by == results.metrics
+    assert [row.method for row in from_csv(directory / IMAGES)] == ["model"]
+    artifact = facts.edge["onnx_fp32"]
+    assert artifact.parity.max_error <= trained.export.max_error
+    assert (artifact.input.shape, artifact.output.shape) == ((1, 3, 32, 32), (1, 3, 128, 128))
+    assert "edge/model_fp32.onnx" in (directory / "MODEL_CARD.md").read_text()
+
+    # Again: it is there. Damaged, it is exported anew.
+    capsys.readouterr()
+    before = file_sha256(directory / "bundle.json")
+    assert export.run(trained) == directory
+    assert "Nothing to do: run:small-joint is exported already" in capsys.readouterr().out
+    assert file_sha256(directory / "bundle.json") == before
+    (directory / "MODEL_CARD.md").write_text("another")
+    export.run(trained)
+    assert "Exporting anew, since bundle" in capsys.readouterr().out
+    assert load_bundle(directory).facts.weights_sha256 == model.weights_sha256
+
+
+def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_path: Path) -> None:
+    model = load_model(ModelReference.parse(MODEL), trained)
+    with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
+        find_evidence(trained.export, model, None)
+    write_evidence(trained, weights_sha256="others")
+    with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
+        export.run(trained)
+    path = tmp_path / "evidence" / "small-joint" / RESULTS
+    path.write_text(path.read_text().replace('"scale": 4', '"scale": "4"'))
+    with pytest.raises(UserError, match=r"results\.json is damaged \(scale: .* or run jobs/evalu"):
+        export.run(trained)
+
+
+def test_an_artifact_too_far_from_pytorch_is_refused(trained: Config) -> None:
+    write_evidence(trained)
+    trained.export.max_error = 1e-12
+    with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by .*export\.max_error="):
+        export.run(trained)
+    assert not export.output_directory(trained).exists()

@@ -1,0 +1,63 @@
+"""`bundle.json` and `results.json` as types."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.models.bundle import FILE_NAME, load_bundle, seal
+from pipelines.models.facts import BundleFacts, EdgeArtifact, TensorSpec
+from pipelines.storage.typed import read_typed, to_dict, to_json
+from srmodels.edge.target import Parity
+from srmodels.latency import Latency
+from tests.support.bundles import make_bundle
+
+ARTIFACT = EdgeArtifact(
+    file="edge/model.onnx",
+    input=TensorSpec("x_l", (1, 3, 32, 32)),
+    output=TensorSpec("x_h", (1, 3, 128, 128)),
+    parity=Parity(max_error=1e-6, sqnr_db=float("inf"), num_images=4),
+    latency=Latency(32, 1.5, 1.0, 2.0, runs=10, threads=2),
+    machine="a machine",
+)
+
+
+def test_facts_come_back_as_they_were(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    facts = replace(bundle.facts, artifacts=("onnx_fp32",), edge={"onnx_fp32": ARTIFACT})
+    assert read_typed(BundleFacts, to_json(facts), "bundle.json") == facts
+    seal(tmp_path, facts)
+    assert load_bundle(tmp_path).facts == facts
+    assert load_bundle(tmp_path).digest != bundle.digest
+
+
+def test_sealing_again_changes_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    seal(tmp_path, bundle.facts)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert load_bundle(tmp_path).digest == bundle.digest
+
+
+def test_a_wrong_fact_is_named(tmp_path: Path) -> None:
+    facts = to_dict(make_bundle(tmp_path).facts)
+    facts["metrics"]["model"]["psnr_y_crop4"] = "30"
+    (tmp_path / FILE_NAME).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"is damaged \(metrics\.model\.psnr_y_crop4: input"):
+        load_bundle(tmp_path)
+
+
+def test_a_bundle_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    facts = make_bundle(tmp_path).facts
+    (tmp_path / FILE_NAME).write_text(json.dumps({"schema_version": 1} | asdict(facts)))
+    with pytest.raises(UserError, match="has schema version 1, this SRMill reads 2: use the SRMi"):
+        load_bundle(tmp_path)
+
+
+def test_provenance_is_what_the_facts_say(tmp_path: Path) -> None:
+    facts = replace(make_bundle(tmp_path).facts, precision="fp16", parent_version="7")
+    origin = facts.provenance
+    assert (origin.manifest, origin.git_commit, origin.step) == ("m", "c", None)
+    assert (origin.precision, origin.parent_version) == ("fp16", "7")
