@@ -6,7 +6,7 @@ import numpy as np
 from pipelines.config.schema import Config
 from pipelines.data.order import sample_seed
 from pipelines.evaluation.pictures import Pixels
-from srmodels.degradation import degrade
+from srmodels.degradation import Draws, degrade
 from srmodels.metrics import psnr_y
 
 #: What an image without any error counts as, in dB: infinity would swallow the mean.
@@ -17,7 +17,7 @@ def low_resolution(config: Config, hr: Pixels, key: str) -> Pixels:
     """LR `[H/scale, W/scale, 3]` of an HR image by the recipe's degradation, always the same for
     the sample's key."""
     generator = np.random.Generator(np.random.Philox(key=sample_seed(config.seed, key, 0)))
-    return degrade(hr, config.networks.scale, config.degradation.options, generator)
+    return degrade(hr, config.networks.scale, config.degradation.options, Draws(generator))
 
 
 def psnr(config: Config, sr: Pixels, hr: Pixels) -> float:

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.filtering import to_uint8
+from srmodels.degradation.options import INTERPOLATIONS
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -62,6 +64,14 @@ def resize(image: Image, size: tuple[int, int], interpolation: str) -> Image:
     if size == (image.shape[1], image.shape[0]):
         return image
     return _two_passes(image, size, interpolation, fraction_bits=4)
+
+
+def random_resize(image: Image, size: tuple[int, int], odds: list[float], draws: Draws) -> Image:
+    """Returns `image` `[H, W, 3]` uint8 at `size` (width, height), by one of `INTERPOLATIONS`,
+    drawn in proportion to `odds`."""
+    interpolation = INTERPOLATIONS[draws.choose(odds)]
+    draws.say(f"resize x{size[0] / image.shape[1]:.2f} {interpolation}")
+    return resize(image, size, interpolation)
 
 
 def _two_passes(image: Image, size: tuple[int, int], kind: str, fraction_bits: int) -> Image:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srmodels.checks import check_not_negative
 from srmodels.randomness import per_sample_normal
 from srmodels.rdsr.network import RDSR
 from srmodels.stage import ParameterGroup, Stage
@@ -67,10 +68,7 @@ class DiffusionStage(Stage):
     options: Options
 
     def __init__(self, network: RDSR, options: Options) -> None:
-        if options.distillation_weight < 0:
-            raise ValueError(
-                f"distillation_weight must be at least 0, not {options.distillation_weight}."
-            )
+        check_not_negative("distillation_weight", options.distillation_weight)
         if network.config.prior == "none":
             raise ValueError(
                 "with networks.prior=none there is no prior to learn: the stage before is all."

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srmodels.checks import check_not_negative
 from srmodels.layers import (
     PatchDiscriminator,
     hinge_discriminator_loss,
@@ -44,8 +45,8 @@ class PerceptualStage(Stage):
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__(network, options)
         for name, value in vars(options).items():
-            if not isinstance(value, str) and value < 0:
-                raise ValueError(f"{name} must be at least 0, not {value}.")
+            if not isinstance(value, str):
+                check_not_negative(name, value)
         if options.lpips_backbone not in BACKBONES:
             raise ValueError(
                 f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
