@@ -1,4 +1,5 @@
-"""What systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by turns."""
+"""The part that systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by
+turns."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ class PerceptualStage(Stage):
         adversarial_weight: float = 0.0
         adversarial_start: int = 0
 
-    #: Of the part that learns the image, beside `discriminator`.
+    #: Name of the part that learns the image, beside `discriminator`.
     part_name: str
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
@@ -66,10 +67,10 @@ class PerceptualStage(Stage):
 
     @abstractmethod
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """What is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
+        """Returns the image that is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
 
     def more_losses(self, x: Tensor, x_h: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """A system's own losses, with their weights."""
+        """Returns a system's own losses, with their weights, by name."""
         return {}
 
     def pretrained_names(self) -> Sequence[str]:
