@@ -11,6 +11,8 @@ from pipelines.config.shipped import is_reference
 from pipelines.errors import UserError
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
+from srmodels.network import SRNetwork
+from srmodels.optimizers import OPTIMIZERS
 from srmodels.system import System
 
 #: What a WebP can be at most.
@@ -29,8 +31,7 @@ def check(config: Config, system: System) -> None:
     for name, stage in config.stages.items():
         _check_values(stage.train, f"stages.{name}.train.")
     _check_stages(config)
-    with torch.device("meta"):
-        network = system.build(config.networks)
+    network = _network(config, system)
     lr_multiple = network.size_multiple
     hr_multiple = config.networks.scale * lr_multiple
     if not 0 < config.shard.val_fraction < 1:
@@ -55,7 +56,7 @@ def check(config: Config, system: System) -> None:
         _check_train(where, stage.train, config.shard.tile, hr_multiple)
         try:
             with torch.device("meta"):
-                parts = system.stages[stage.kind](network, stage.options).parts()
+                parts = system.stage(stage.kind)(network, stage.options).parts()
         except ValueError as error:
             raise UserError(f"stages.{name}.options: {error}") from None
         if len(parts) > 1 and stage.train.zero_stage == 3:
@@ -73,6 +74,15 @@ def check(config: Config, system: System) -> None:
         _check_profile(where, stage.train.profile)
         if stage.train.validate_every:
             _check_validation(where, stage.train, config, hr_multiple)
+
+
+def _network(config: Config, system: System) -> SRNetwork:
+    """Returns the recipe's networks with shapes, and without values."""
+    try:
+        with torch.device("meta"):
+            return system.build(config.networks)
+    except ValueError as error:
+        raise UserError(f"the networks cannot be built: {error}") from None
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
@@ -124,6 +134,13 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
     check_workers(train)
     if train.workers == 0 and train.accelerator == "cuda":
         raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    elastic = train.min_workers != train.max_workers
+    if elastic and train.zero_stage and not OPTIMIZERS[train.optimizer].can_be_reshaped:
+        raise UserError(
+            f"{where}: under ZeRO {train.zero_stage} the state of optimizer={train.optimizer} "
+            "belongs to one number of workers, so train.workers cannot be a range: set a number, "
+            "zero_stage=0, or optimizer=adamw."
+        )
     schedules = {train.schedule, *(group.schedule for group in train.groups.values())}
     if "step" in schedules and not train.decay_steps:
         raise UserError(f"{where}: schedule=step needs decay_steps, where the rate drops.")
