@@ -1,4 +1,4 @@
-"""How an HR crop becomes an LR crop: named presets, each a function of the crop and its draws."""
+"""Turns HR crops into LR crops: named presets, each a function of the crop and its draws."""
 
 from srmodels.degradation.draws import Draws
 from srmodels.degradation.options import Bicubic, Bsrgan, SecondOrder

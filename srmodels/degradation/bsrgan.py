@@ -84,7 +84,8 @@ class _Steps:
         return filtering.apply(x, filtering.separate(kernel))
 
     def shrink(self, x: Image, scale: int) -> Image:
-        """The first downsampling; where it goes below LR's size, the second one enlarges."""
+        """Downsamples for the first time; where it goes below LR's size, the second one
+        enlarges."""
         if self.draws.happens(self.options.nearest_probability):
             return self._nearest(x, scale)
         low, high = self.options.shrink
@@ -94,7 +95,7 @@ class _Steps:
         )
 
     def _nearest(self, x: Image, scale: int) -> Image:
-        """Every `scale`-th pixel of a blurred image.
+        """Returns every `scale`-th pixel of a blurred image.
 
         The blur is shifted to the middle between pixels, so that even scales do not move the
         picture by half a pixel (§III-B).

@@ -18,7 +18,7 @@ Kernel = NDArray[np.float64]
 def _squared_distance(
     size: int, sigma_x: float, sigma_y: float, angle: float, shift: float = 0.0
 ) -> Kernel:
-    """Mahalanobis distance² of every kernel cell from the centre, `[size, size]`."""
+    """Returns the Mahalanobis distance² of every kernel cell from the centre, `[size, size]`."""
     axis = np.arange(size) - (size // 2 + shift)
     x, y = axis[None, :], axis[:, None]
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -36,7 +36,7 @@ def gaussian(
     beta: float = 1.0,
     shift: float = 0.0,
 ) -> Kernel:
-    """(Generalised) Gaussian `[size, size]`, summing to 1.
+    """Returns a (generalised) Gaussian `[size, size]`, summing to 1.
 
     `beta` 1 is the ordinary Gaussian; `shift` px moves its centre right and down.
     """
@@ -45,12 +45,13 @@ def gaussian(
 
 
 def plateau(size: int, sigma_x: float, sigma_y: float, angle: float, beta: float) -> Kernel:
-    """Plateau-shaped kernel `[size, size]`, summing to 1."""
+    """Returns a plateau-shaped kernel `[size, size]`, summing to 1."""
     return _normalised(1.0 / (1.0 + _squared_distance(size, sigma_x, sigma_y, angle) ** beta))
 
 
 def sinc(size: int, cutoff: float) -> Kernel:
-    """Circular low-pass `[size, size]`, summing to 1: makes ringing. `cutoff` in radians."""
+    """Returns a circular low-pass `[size, size]`, summing to 1: makes ringing. `cutoff` in
+    radians."""
     from scipy.special import j1
 
     axis = np.arange(size) - size // 2
@@ -98,7 +99,7 @@ def random_sinc(size: int, low: float, draws: Draws) -> Kernel:
 
 
 def _beta(draws: Draws, limits: list[float]) -> float:
-    """Below and above 1 with equal odds, as published."""
+    """Returns a shape below or above 1 with equal odds, as published."""
     low, high = limits
     below = draws.happens(0.5)
     return draws.uniform([low, 1.0] if below else [1.0, high])

@@ -20,8 +20,8 @@ Size = tuple[int, int]
 
 
 def second_order(hr: Image, scale: int, options: SecondOrder, draws: Draws) -> Image:
-    """(Blur, resize, noise, compression) twice; the last compression before or after the last
-    resize and sinc filter with equal odds. Every step gives 8 bits: a reconstruction, as the
+    """Applies blur, resize, noise and compression twice; the last compression before or after the
+    last resize and sinc filter with equal odds. Every step gives 8 bits: a reconstruction, as the
     published code keeps floats between them; it is what makes the result exact.
 
     Args:

@@ -43,7 +43,7 @@ class PriorStage(Stage):
         return {"loss": F.l1_loss(x, x_h)}
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """What the decoder makes with the oracle's prior."""
+        """Returns what the decoder makes with the oracle's prior."""
         x: Tensor = self.network.decoder(x_l, self.network.oracle_prior(x_l, x_h))
         return x
 
@@ -128,7 +128,8 @@ class PerceptualFinetuning(PerceptualStage):
         ]
 
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """With the reverse process starting from each sample's own noise."""
+        """Returns the image `[B, 3, scale·h, scale·w]`, about [0, 1], where the reverse process
+        starts from each sample's own noise."""
         network = self.network
         start = per_sample_normal(seeds, network.noise.shape[1:])
         x: Tensor = network.decoder(x_l, network.prior(x_l, start))
