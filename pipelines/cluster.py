@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.storage.paths import ROOT, in_submitted_job
+from srmodels.system import own_packages
 
 #: Calls a function with each tuple of arguments; the results come in the same order.
 Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
@@ -37,9 +38,7 @@ def connect() -> Iterator[None]:
     try:
         ray.init(
             address="local" if _cluster_is_gone() else None,
-            # A submitted job inherits the uploaded copy; others bring theirs, so that the workers
-            # of a larger cluster run this code and not what happens to be installed there.
-            runtime_env=None if in_submitted_job() else {"working_dir": str(ROOT)},
+            runtime_env=_runtime_env(),
             logging_level="error",
         )
     except (ConnectionError, RuntimeError) as error:
@@ -76,6 +75,20 @@ def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> I
     finally:
         for future in pending:
             ray.cancel(future, force=True)
+
+
+def _runtime_env() -> dict[str, Any]:
+    """Returns what Ray takes to the workers: this code, and the systems that are not part of it.
+
+    A submitted job inherits the uploaded copy; others bring theirs, so that the workers of a larger
+    cluster run this code and not what happens to be installed there. A system's package that does
+    not lie in the checkout's root is uploaded beside it (`py_modules`), and stands on every
+    worker's sys.path: workers run in a folder of Ray's, and the one where the job was started is
+    none that they could import from.
+    """
+    taken: dict[str, Any] = {} if in_submitted_job() else {"working_dir": str(ROOT)}
+    elsewhere = [str(path) for path in own_packages() if path.parent != ROOT]
+    return taken | ({"py_modules": elsewhere} if elsewhere else {})
 
 
 def _check_address() -> None:

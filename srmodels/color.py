@@ -13,8 +13,8 @@ LEVELS = 5
 
 
 def adain(x: Tensor, reference: Tensor) -> Tensor:
-    """x with every channel's mean and standard deviation as in `reference` (Huang and Belongie,
-    arXiv 1703.06868).
+    """Returns x with every channel's mean and standard deviation as in `reference` (Huang and
+    Belongie, arXiv 1703.06868).
 
     Args:
         x, reference: `[B, 3, H, W]`, of any two sizes.
@@ -24,7 +24,7 @@ def adain(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def wavelet(x: Tensor, reference: Tensor) -> Tensor:
-    """The details of x on the low frequencies of `reference`, by an à trous wavelet.
+    """Returns the details of x on the low frequencies of `reference`, by an à trous wavelet.
 
     Args:
         x, reference: `[B, 3, H, W]`, of one size.
@@ -42,7 +42,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _low_frequencies(x: Tensor) -> Tensor:
-    """What is left after LEVELS rounds of a binomial filter that doubles its reach each time."""
+    """Returns what is left after LEVELS rounds of a binomial filter that doubles its reach each
+    time."""
     taps = torch.tensor([0.25, 0.5, 0.25]).to(x)
     kernel = (taps[:, None] * taps[None]).expand(x.shape[1], 1, 3, 3)
     for level in range(LEVELS):

@@ -28,8 +28,8 @@ from srmodels.stage import Stage, train_only
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What ships, and one inference on an LR tile of `tile` px: parameters and GMACs by module, and
-    all GMACs."""
+    """The cost of what ships, and of one inference on an LR tile of `tile` px: parameters and GMACs
+    by module, and all GMACs."""
 
     parameters: dict[str, int]
     gmacs: dict[str, float]
@@ -43,7 +43,7 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What one forward and backward of a stage cost.
+    """The cost of one forward and backward of a stage.
 
     Attributes:
         flops: per sample, of forward and backward together; recomputed activations count again.
@@ -57,14 +57,14 @@ class TrainingCost:
     bytes_per_sample: int
 
     def activation_bytes(self, samples: int) -> int:
-        """What is kept for backward when `samples` go through together."""
+        """Returns the bytes that are kept for backward when `samples` go through together."""
         return self.fixed_bytes + samples * self.bytes_per_sample
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one forward and backward: FLOPs, the bytes that it saved in between, and the most of them
-    that one of the watched modules saved."""
+    """Findings on one forward and backward: FLOPs, the bytes that it saved in between, and the most
+    of them that one of the watched modules saved."""
 
     flops: int
     saved_bytes: int
@@ -148,8 +148,8 @@ def _measure_parts(
 def _part_costs(
     measured: list[list[Measurement]], recomputed: list[list[Measurement]] | None
 ) -> list[TrainingCost]:
-    """Of every part, from what it took for one sample and for two; where modules are `recomputed`,
-    the largest of them comes on top."""
+    """Returns the cost of every part, from what it took for one sample and for two; where modules
+    are `recomputed`, the largest of them comes on top."""
     costs = []
     for number, (one, two) in enumerate(measured):
         on_top = [m.largest_module_bytes for m in recomputed[number]] if recomputed else [0, 0]
@@ -160,8 +160,8 @@ def _part_costs(
 
 
 def crops(samples: int, crop: int, scale: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch as a stage takes it: x_l `[B, 3, crop/scale, crop/scale]`, x_h `[B, 3, crop, crop]`
-    and seeds `[B]`."""
+    """Returns a batch as a stage takes it: x_l `[B, 3, crop/scale, crop/scale]`, x_h `[B, 3, crop,
+    crop]` and seeds `[B]`."""
     x_l = torch.rand(samples, 3, crop // scale, crop // scale)
     return x_l, torch.rand(samples, 3, crop, crop), torch.arange(samples)
 

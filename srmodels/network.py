@@ -1,4 +1,4 @@
-"""What every system's networks have in common: an inference path, and weights that ship."""
+"""The base of every system's networks: an inference path, and weights that ship."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,13 @@ class SRNetwork(nn.Module, ABC):
     """A system's networks with its inference path.
 
     `forward` maps an LR image `[B, 3, h, w]` in [0, 1] to `[B, 3, scale·h, scale·w]` in [0, 1];
-    `h` and `w` must be multiples of `size_multiple`.
+    `h` and `w` must be multiples of `size_multiple`. In training mode the result may leave [0, 1]:
+    where a clamp holds, nothing learns.
     """
 
     scale: int
     size_multiple: int
-    #: Whether `fuse` found something: what ships. Such networks cannot be trained.
+    #: True once `fuse` found something: what ships. Such networks cannot be trained.
     fused: bool = False
 
     @abstractmethod
@@ -30,20 +31,21 @@ class SRNetwork(nn.Module, ABC):
 
     @abstractmethod
     def inference_modules(self) -> dict[str, nn.Module]:
-        """The child modules that `forward` uses, by name: what ships. Others only train."""
+        """Returns the child modules that `forward` uses, by name: what ships. Others only train."""
 
     def finetuning_modules(self) -> dict[str, nn.Module]:
-        """The child modules that do not ship and that stages other than the first ones need."""
+        """Returns the child modules that do not ship and that stages other than the first ones
+        need."""
         return {}
 
     def for_tile(self, tile: int) -> nn.Module:
-        """The inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run time:
-        what exporters trace."""
+        """Returns the inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run
+        time: what exporters trace."""
         return self
 
     def checkpointed_modules(self) -> list[nn.Module]:
-        """The modules whose activations dominate training's memory, none inside another: what
-        activation checkpointing recomputes. Empty: the network has nothing to recompute."""
+        """Returns the modules whose activations dominate training's memory, none inside another:
+        what activation checkpointing recomputes. Empty: the network has nothing to recompute."""
         return []
 
     def fuse(self) -> Self:
@@ -54,7 +56,7 @@ class SRNetwork(nn.Module, ABC):
         return self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`.
+        """Switches to training or back, as `nn.Module.train` does.
 
         Raises:
             ValueError: the network is fused.
@@ -75,11 +77,11 @@ class SRNetwork(nn.Module, ABC):
             )
 
     def inference_state_dict(self) -> dict[str, Tensor]:
-        """The weights that ship."""
+        """Returns the weights that ship."""
         return weights_of(self.inference_modules(), self.state_dict())
 
     def load_inference_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """The inverse of `inference_state_dict`.
+        """Fills the networks that ship: the inverse of `inference_state_dict`.
 
         Raises:
             ValueError: names or shapes are not this network's.
@@ -88,7 +90,7 @@ class SRNetwork(nn.Module, ABC):
 
 
 def weights_of(modules: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a network's weights those of the child modules with these names."""
+    """Returns those of a network's weights that belong to the child modules with these names."""
     prefixes = tuple(f"{name}." for name in modules)
     return {name: weight for name, weight in weights.items() if name.startswith(prefixes)}
 

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def per_sample_normal(seeds: Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
-    """Standard normal noise `[B, *shape]`, each sample's drawn from its own seed.
+    """Returns standard normal noise `[B, *shape]`, each sample's drawn from its own seed.
 
     Args:
         seeds: `[B]` int64.
@@ -25,8 +25,8 @@ def per_sample_normal(seeds: Tensor, shape: Sequence[int], stream: int = 0) -> T
 
 
 def per_sample_uniform(seeds: Tensor, stream: int = 0) -> Tensor:
-    """Uniform numbers `[B]` in [0, 1), each drawn from its sample's own seed; without values where
-    the seeds have none."""
+    """Returns uniform numbers `[B]` in [0, 1), each drawn from its sample's own seed; without
+    values where the seeds have none."""
     if _has_no_values(seeds):
         return torch.empty(len(seeds), device=seeds.device)
     return torch.cat([torch.rand(1, generator=_generator(int(s), stream)) for s in seeds.cpu()]).to(
@@ -35,7 +35,7 @@ def per_sample_uniform(seeds: Tensor, stream: int = 0) -> Tensor:
 
 
 def _has_no_values(seeds: Tensor) -> bool:
-    """Whether only shapes are computed: what a dry run measures a stage with."""
+    """Returns True where only shapes are computed, as in a dry run."""
     return seeds.is_meta or isinstance(seeds, FakeTensor)
 
 

@@ -1,4 +1,4 @@
-"""What every training program has in common: what learns, from which losses, in which order."""
+"""The base of every training program: what learns, from which losses, in which order."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ class Stage(nn.Module, ABC):
     step: int = 0
     #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
     Options: ClassVar[type]
-    #: Whether `preview` is the networks' inference, from x_l alone.
+    #: True if `preview` is the networks' inference, from x_l alone.
     previews_inference: bool = True
     #: Whether the stage learns from a teacher; a recipe names it under `stages.<name>.teacher`.
     takes_teacher: ClassVar[bool] = False
@@ -58,17 +58,17 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The parameters this stage trains; everything else of the network is frozen."""
+        """Returns the parameters this stage trains; everything else of the network is frozen."""
 
     def parts(self) -> "Mapping[str, Stage]":
-        """Stages that take turns in every step, each with an optimizer and one backward of its own,
-        in this order: generator and discriminator of an adversarial stage, whose network both of
-        them share. By default there is one, without a name: the stage itself. To make them freezes
-        what they do not train, so whoever steps them calls `train_only` before each."""
+        """Returns stages that take turns in every step, each with an optimizer and one backward of
+        its own, in this order: generator and discriminator of an adversarial stage, whose network
+        both of them share. By default there is one, without a name: the stage itself. To make them
+        freezes what they do not train, so whoever steps them calls `train_only` before each."""
         return {"": self}
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What all parts train, each once."""
+        """Returns what all parts train, each once."""
         found = {
             id(parameter): parameter
             for part in self.parts().values()
@@ -81,7 +81,8 @@ class Stage(nn.Module, ABC):
         """Prepares the networks for a new run of this stage; a resumed one goes on without."""
 
     def pretrained_names(self) -> Sequence[str]:
-        """The weights that the losses need from elsewhere, see `srmodels.weights`."""
+        """Returns the names of the weights that the losses need from elsewhere, see
+        `srmodels.weights`."""
         return ()
 
     def load_pretrained(self) -> None:
@@ -93,7 +94,8 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        """Losses of one batch, with the same keys at every step; `loss` is what is minimised.
+        """Returns the losses of one batch, with the same keys at every step; `loss` is what is
+        minimised.
 
         Args:
             x_l: LR crops `[B, 3, h, w]` in [0, 1].
@@ -104,7 +106,8 @@ class Stage(nn.Module, ABC):
         """
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """What the stage can show of its learning: a picture that nears x_h as training goes on.
+        """Returns what the stage can show of its learning: a picture that nears x_h as training
+        goes on.
 
         Args:
             x_l: LR images `[B, 3, h, w]` in [0, 1].
@@ -119,8 +122,8 @@ class Stage(nn.Module, ABC):
 
 
 def train_only(stage: Stage, parts: Iterable[Stage]) -> None:
-    """Of these parts, `stage` alone learns: gradients flow through the weights of the others, and
-    not into them."""
+    """Lets `stage` alone learn, of these parts: gradients flow through the weights of the others,
+    and not into them."""
     for part in parts:
         for group in part.parameter_groups():
             for parameter in group.parameters:

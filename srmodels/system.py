@@ -1,28 +1,34 @@
-"""What a trainable system is: its configuration, its networks and its stages, under one name.
+"""The definition of a trainable system: its configuration, its networks and its stages, under one
+name.
 
-A package `srmodels.<name>` that defines `SYSTEM` can be named as `system:` in a recipe. That is the
-whole registration: a new system costs one folder here and one YAML.
+A recipe names it as `system:`, either a package of `srmodels` (`rdsr`) or any importable module
+(`my_package.my_system`); the module defines `SYSTEM`. That is the whole registration: a new system
+costs one module and one YAML.
 """
 
 import importlib
 import importlib.util
 import pkgutil
+import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from srmodels.network import SRNetwork
 from srmodels.stage import Stage
+from srmodels.stages import SHARED_STAGES
 
 
 @dataclass
 class InitialWeights:
-    """Where networks that start from no other stage get their first weights: at random. A system
-    that can start from weights of others derives its own, with a key for each source."""
+    """The source of first weights for networks that start from no other stage: here, at random. A
+    system that can start from weights of others derives its own, with a key for each source."""
 
     def files(self) -> dict[str, Path]:
-        """The files that are named, by key; what is elsewhere is downloaded.
+        """Returns the files that are named, by key; what is elsewhere is downloaded.
 
         Raises:
             ValueError: one cannot be had.
@@ -40,7 +46,16 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class System:
-    """A named family of networks: what `srmodels.<name>.SYSTEM` holds."""
+    """A named family of networks: what a system's module holds as `SYSTEM`.
+
+    Attributes:
+        name: for messages.
+        config: dataclass of the networks' numbers, a recipe's `networks`; it has a `scale`.
+        network: is called with an instance of `config`.
+        stages: the system's own training programs by kind. It has the shared ones of
+            `srmodels.stages` too; its own win where both have a name.
+        initial: dataclass of the sources of first weights, a recipe's `init`.
+    """
 
     name: str
     config: type
@@ -49,12 +64,29 @@ class System:
     initial: type[InitialWeights] = InitialWeights
 
     def build(self, config: Any) -> SRNetwork:
-        """The networks for an instance of `self.config`, on torch's default device."""
+        """Returns the networks for an instance of `self.config`, on torch's default device."""
         return self.network(config)  # type: ignore[arg-type]
+
+    def stage_kinds(self) -> list[str]:
+        """Returns the names of all stages that these networks can be trained by, its own first."""
+        return list(dict.fromkeys([*self.stages, *SHARED_STAGES]))
+
+    def stage(self, kind: str) -> type[Stage]:
+        """Returns the stage of this kind: the system's own, else the shared one.
+
+        Raises:
+            ValueError: there is none; the message lists those that exist.
+        """
+        found = self.stages.get(kind) or SHARED_STAGES.get(kind)
+        if found is None:
+            raise ValueError(
+                f"unknown kind of stage '{kind}': {self.name} has {', '.join(self.stage_kinds())}."
+            )
+        return found
 
 
 def system_names() -> list[str]:
-    """Names of every system package in `srmodels`."""
+    """Returns the names of every system package in `srmodels`."""
     import srmodels
 
     packages = (m.name for m in pkgutil.iter_modules(srmodels.__path__) if m.ispkg)
@@ -64,13 +96,78 @@ def system_names() -> list[str]:
 
 
 def load_system(name: str) -> System:
-    """The system called `name`.
+    """Returns the system called `name`.
+
+    Args:
+        name: a package of `srmodels`, or the dotted path of a module. It is looked for where Python
+            looks, and then in the current directory.
 
     Raises:
-        ValueError: there is no such system; the message lists those that exist.
+        ValueError: there is no such system (the message lists those that ship), the module holds
+            none, or it cannot be imported.
     """
-    if name not in system_names():
-        raise ValueError(f"there is no system '{name}': use one of {', '.join(system_names())}.")
-    system = importlib.import_module(f"srmodels.{name}.system").SYSTEM
-    assert isinstance(system, System)
+    if name in system_names():
+        module = importlib.import_module(f"srmodels.{name}.system")
+    elif "." in name:
+        module = _import_own(name)
+    else:
+        raise ValueError(
+            f"there is no system '{name}': use one of {', '.join(system_names())}, or the dotted "
+            "path of a module of your own, such as my_package.my_system."
+        )
+    system = getattr(module, "SYSTEM", None)
+    if system is None:
+        raise ValueError(
+            f"the module '{name}' ({module.__file__}) has no SYSTEM: let it define one, "
+            "SYSTEM = srmodels.system.System(...)."
+        )
+    if not isinstance(system, System):
+        raise ValueError(
+            f"SYSTEM in the module '{name}' is of type {type(system).__name__}: make it a "
+            "srmodels.system.System."
+        )
+    if not module.__name__.startswith("srmodels."):
+        package = sys.modules[name.partition(".")[0]]
+        _own_packages[package.__name__] = Path(next(iter(package.__path__))).resolve()
     return system
+
+
+def own_packages() -> list[Path]:
+    """Returns the folders of the packages that `load_system` imported from outside `srmodels`: what
+    other machines need to load the same systems."""
+    return list(_own_packages.values())
+
+
+#: By the name of the package.
+_own_packages: dict[str, Path] = {}
+
+
+def _import_own(name: str) -> ModuleType:
+    # A job is a script in another folder, so Python does not look here by itself. On sys.path it
+    # also reaches the processes that load data, which are given the path of the one that starts
+    # them. Last, so that nothing here takes the place of an installed module.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"there is no system '{name}' ({error}): run the job in the folder that holds "
+                f"'{name.partition('.')[0]}', or install it."
+            ) from None
+        raise ValueError(
+            f"the system '{name}' cannot be imported: {_where(error, name)}."
+        ) from None
+
+
+def _where(error: Exception, name: str) -> str:
+    """Returns an error in the import of a module as `FILE, line N: Type: message`; the place is the
+    last one in the module's package."""
+    message = traceback.format_exception_only(error)[-1].strip().rstrip(".")
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {message}"
+    frames, package = traceback.extract_tb(error.__traceback__), name.partition(".")[0]
+    last = [frame for frame in frames if package in Path(frame.filename).parts][-1]
+    return f"{last.filename}, line {last.lineno}: {message}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles start along one side so that neighbours share at least `overlap` pixels.
+    """Returns where tiles start along one side so that neighbours share at least `overlap` pixels.
 
     512 px with tiles of 128 and an overlap of 32 give 5 starts, so 25 tiles for a square, as the
     Edge-SD-SR paper counts them. `length` must not be smaller than `tile`.
@@ -21,7 +21,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def blend_window(tile: int, overlap: int) -> Tensor:
-    """Weights `[tile, tile]` that fall linearly towards every border over `overlap` pixels."""
+    """Returns weights `[tile, tile]` in [0, 1] that fall linearly towards every border over
+    `overlap` pixels."""
     ramp = torch.ones(tile)
     if overlap:
         slope = (torch.arange(overlap) + 0.5) / overlap
@@ -80,13 +81,14 @@ def run_tiled(
 
 
 def count_tiles(height: int, width: int, tile: int, overlap: int) -> int:
-    """How many tiles `run_tiled` sends through the network."""
+    """Returns how many tiles `run_tiled` sends through the network."""
     rows = tile_starts(max(height, tile), tile, overlap)
     return len(rows) * len(tile_starts(max(width, tile), tile, overlap))
 
 
 def mirror_to(x: Tensor, height: int, width: int) -> Tensor:
-    """Mirrors at the lower and right border until the size is reached, however small `x` is."""
+    """Mirrors `x` `[B, C, H, W]` at the lower and right border until the size is reached, however
+    small `x` is."""
     while x.shape[2] < height or x.shape[3] < width:
         down = min(height - x.shape[2], max(x.shape[2] - 1, 0))
         right = min(width - x.shape[3], max(x.shape[3] - 1, 0))

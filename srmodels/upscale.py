@@ -22,18 +22,19 @@ class Tiling:
 
     @classmethod
     def for_tile(cls, tile: int) -> "Tiling":
-        """Neighbours share a quarter of a tile: the Edge-SD-SR paper counts tiles that way."""
+        """Returns a tiling whose neighbours share a quarter of a tile: the Edge-SD-SR paper counts
+        tiles that way."""
         return cls(tile, tile // 4)
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
-    """`[1, 3, H, W]` float32 in [0, 1] from `[H, W, 3]` uint8."""
+    """Returns `[1, 3, H, W]` float32 in [0, 1] from `[H, W, 3]` uint8."""
     pixels = torch.from_numpy(np.ascontiguousarray(rgb).copy())
     return pixels.permute(2, 0, 1)[None].float() / 255.0
 
 
 def to_pixels(x: Tensor) -> NDArray[np.uint8]:
-    """`[H, W, 3]` uint8 from `[1, 3, H, W]` in [0, 1]; values outside are clipped."""
+    """Returns `[H, W, 3]` uint8 from `[1, 3, H, W]` in [0, 1]; values outside are clipped."""
     scaled = x[0].clamp(0, 1).mul_(255.0).round_()
     pixels: NDArray[np.uint8] = scaled.byte().permute(1, 2, 0).contiguous().cpu().numpy()
     return pixels
@@ -50,7 +51,7 @@ def upscale_image(
     color_fix: Callable[[Tensor, Tensor], Tensor] | None = None,
     on_tile: Callable[[int], None] = lambda done: None,
 ) -> Image.Image:
-    """The image, `scale` times as large along each side.
+    """Returns the image, `scale` times as large along each side.
 
     EXIF orientation is applied, so the result stands upright without the tag; the ICC profile is
     kept. Transparency is enlarged by bicubic interpolation; colours are taken from under it.
@@ -95,7 +96,7 @@ def upscale_image(
 
 
 def num_tiles(image: Image.Image, tiling: Tiling) -> int:
-    """How many tiles `upscale_image` takes for this image, whichever way it is turned."""
+    """Returns how many tiles `upscale_image` takes for this image, whichever way it is turned."""
     upright = ImageOps.exif_transpose(image)
     return count_tiles(upright.height, upright.width, tiling.tile, tiling.overlap)
 

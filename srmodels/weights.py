@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-#: What diffusers calls the weights of a model.
+#: diffusers' name for the weights of a model.
 FILE = "diffusion_pytorch_model.safetensors"
 
 #: Names a folder with `<name>.safetensors` or `<name>.npz`; it is looked at first.
@@ -24,7 +24,7 @@ FOLDER = "SRMILL_WEIGHTS"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a state dict is published.
+    """The place where a state dict is published.
 
     prefix: of the names that are used of it. sha256: the first digits, as torch hub checks them.
     local: how the file in the folder ends.
@@ -56,7 +56,7 @@ SOURCES = {
 
 
 def find_weights(source: str, component: str) -> Path:
-    """The safetensors file that `source` names.
+    """Returns the safetensors file that `source` names.
 
     Args:
         source: a .safetensors file; a folder with diffusers' weights in it or in its subfolder
@@ -87,7 +87,7 @@ def find_weights(source: str, component: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in fp32, in main memory.
+    """Returns the tensors of a safetensors file in fp32, in main memory.
 
     Raises:
         ValueError: it is damaged.
@@ -99,7 +99,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def weights_folder() -> Path | None:
-    """What `$SRMILL_WEIGHTS` names, if it is set.
+    """Returns the folder that `$SRMILL_WEIGHTS` names, if it is set.
 
     Raises:
         ValueError: it names no folder.
@@ -113,7 +113,7 @@ def weights_folder() -> Path | None:
 
 
 def is_at_hand(name: str) -> bool:
-    """Whether `pretrained` would find these weights without the web.
+    """Returns whether `pretrained` would find these weights without the web.
 
     Raises:
         ValueError: `$SRMILL_WEIGHTS` names no folder.
@@ -123,7 +123,8 @@ def is_at_hand(name: str) -> bool:
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
-    """The weights called `name`, in main memory, in fp32 (fp64 where that is what is published).
+    """Returns the weights called `name`, in main memory, in fp32 (fp64 where that is what is
+    published).
 
     They come from the folder `$SRMILL_WEIGHTS` if they are there, else from torch hub's cache,
     else from the web.

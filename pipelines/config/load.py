@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -196,7 +196,9 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     name = recipe.get("system")
     try:
         if not name:
-            raise ValueError(f"it needs 'system:', one of {_listing(system_names())}.")
+            raise ValueError(
+                f"it needs 'system:', one of {_listing(system_names())}, or your own module."
+            )
         system = load_system(name)
     except ValueError as error:
         raise UserError(f"recipe {path.name}: {error}") from None
@@ -208,24 +210,39 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     stages = {}
     for stage_name, stage in (recipe.get("stages") or {}).items():
         kind = (stage or {}).get("kind") or stage_name
-        if kind not in system.stages:
+        if kind not in system.stage_kinds():
             raise UserError(
                 f"recipe {path.name}: stage '{stage_name}' is of unknown kind '{kind}': "
-                f"{name} has {_listing(system.stages)}."
+                f"{name} has {_listing(system.stage_kinds())}."
             )
         stages[stage_name] = OmegaConf.structured(
             StageConfig(
                 kind=kind,
-                options=OmegaConf.structured(system.stages[kind].Options),
+                options=OmegaConf.structured(system.stage(kind).Options),
                 networks=OmegaConf.structured(system.config),
                 train=OmegaConf.structured(TrainConfig),
             )
         )
     schema.stages = stages
     OmegaConf.set_struct(schema, True)
-    for stage in schema.stages.values():
-        OmegaConf.set_struct(stage.train.groups, False)
+    _open_mappings(schema)
     return schema, system
+
+
+def _open_mappings(node: DictConfig) -> None:
+    """Lets mappings whose keys are the user's own, such as train.groups, take any."""
+    for name in node:
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none():
+            if _is_open(child):
+                OmegaConf.set_struct(child, False)
+            else:
+                _open_mappings(child)
+
+
+def _is_open(node: DictConfig) -> bool:
+    """Returns True where the schema says what the values of a mapping are, and not its keys."""
+    return get_origin(node._metadata.ref_type) is dict
 
 
 def _refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> None:
@@ -238,8 +255,9 @@ def _refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> No
                     f"unknown key '{name}' {where}: "
                     f"'{'.'.join(name.split('.')[:position])}' has no keys of its own."
                 )
-            if dataclasses.is_dataclass(node._metadata.element_type):
-                # A mapping by names that are the user's own, such as train.groups.
+            if _is_open(node):
+                if not dataclasses.is_dataclass(node._metadata.element_type):
+                    break
                 node = OmegaConf.structured(node._metadata.element_type)
                 continue
             if part not in node:

@@ -12,6 +12,7 @@ from pipelines.errors import UserError
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
+from srmodels.optimizers import OPTIMIZERS
 from srmodels.system import System
 
 #: What a WebP can be at most.
@@ -67,7 +68,7 @@ def _check_stage(config: Config, name: str, system: System) -> None:
         )
     hr_multiple = network.scale * network.size_multiple
     _check_train(where, train, config.shard.tile, hr_multiple)
-    kind = system.stages[stage.kind]
+    kind = system.stage(stage.kind)
     try:
         with torch.device("meta"):
             parts = kind(network, stage.options).parts()
@@ -129,8 +130,11 @@ def _check_stages(config: Config) -> None:
 
 
 def _on_meta(system: System, networks: Any) -> SRNetwork:
-    with torch.device("meta"):
-        return system.build(networks)
+    try:
+        with torch.device("meta"):
+            return system.build(networks)
+    except ValueError as error:
+        raise UserError(f"the networks cannot be built: {error}") from None
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
@@ -176,6 +180,13 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
     check_workers(train)
     if train.workers == 0 and train.accelerator == "cuda":
         raise UserError("train.workers=0 trains on the CPU: set train.workers=1 for a GPU.")
+    elastic = train.min_workers != train.max_workers
+    if elastic and train.zero_stage and not OPTIMIZERS[train.optimizer].can_be_reshaped:
+        raise UserError(
+            f"{where}: under ZeRO {train.zero_stage} the state of optimizer={train.optimizer} "
+            "belongs to one number of workers, so train.workers cannot be a range: set a number, "
+            "zero_stage=0, or optimizer=adamw."
+        )
     schedules = {train.schedule, *(group.schedule for group in train.groups.values())}
     if "step" in schedules and not train.decay_steps:
         raise UserError(f"{where}: schedule=step needs decay_steps, where the rate drops.")

@@ -8,6 +8,7 @@ from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
 from srmodels.edge.target import TARGETS
 from srmodels.metrics.suite import METRICS, SET_METRICS
+from srmodels.optimizers import MOMENTUM, OPTIMIZERS
 
 
 def key(
@@ -93,7 +94,7 @@ SCHEDULE_HELP = "learning rate after warm-up: cosine (to zero), constant, or ste
 @dataclass
 class GroupConfig:
     learning_rate: float | None = key(None, "peak learning rate", above=0)
-    weight_decay: float | None = key(None, "AdamW's weight decay", minimum=0)
+    weight_decay: float | None = key(None, "weight decay", minimum=0)
     warmup_steps: int | None = key(None, "steps of linear warm-up", minimum=0)
     schedule: str | None = key(None, SCHEDULE_HELP, choices=SCHEDULES)
     start_step: int = key(0, "step from which on it learns; before, its rate is zero", minimum=0)
@@ -139,8 +140,17 @@ class TrainConfig:
         "fp32", "fp32, or bf16: autocast with fp32 weights", choices=("fp32", "bf16")
     )
     crop: int = key(128, "side of an HR training crop in pixels", minimum=1)
-    learning_rate: float = key(1e-3, "peak learning rate (AdamW)", above=0)
-    weight_decay: float = key(0.0, "AdamW's weight decay", minimum=0)
+    optimizer: str = key(
+        "adamw",
+        f"{', '.join(OPTIMIZERS)} (sgd has a momentum of {MOMENTUM})",
+        choices=tuple(OPTIMIZERS),
+    )
+    learning_rate: float = key(1e-3, "peak learning rate", above=0)
+    weight_decay: float = key(
+        0.0,
+        "weight decay: decoupled (adamw, lion), or added to the gradient (adam, sgd)",
+        minimum=0,
+    )
     warmup_steps: int = key(20, "steps of linear warm-up", minimum=0)
     schedule: str = key("cosine", SCHEDULE_HELP, choices=SCHEDULES)
     decay_steps: list[int] = key([], "schedule=step: the steps at which the learning rate drops")
@@ -322,7 +332,7 @@ class Config:
     mlflow: MlflowConfig = section(MlflowConfig)
     # What follows describes the system; a recipe sets it, and `--help` leaves it to the recipe.
     description: str = key("", "one line about the recipe")
-    system: str = key("", "package in srmodels")
+    system: str = key("", "package in srmodels, or a module of your own that defines SYSTEM")
     networks: Any = key(None, "the system's networks")
     init: Any = key(None, "first weights of networks that start from no stage, by others")
     stages: Any = key(None, "the recipe's stages by name")

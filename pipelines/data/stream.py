@@ -21,7 +21,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.data.order import Draw, SampleOrder, sample_seed
 from pipelines.data.prefetch import ShardPrefetcher
 from pipelines.errors import UserError
-from srmodels.degradation import degrade
+from srmodels.degradation import Draws, degrade
 
 #: Batches that are prepared ahead of the one being trained.
 PREFETCH = 4
@@ -55,10 +55,10 @@ class CropSettings:
 
 
 def make_pair(
-    tile: NDArray[np.uint8], settings: CropSettings, seed: int, drawn: list[str] | None = None
+    tile: NDArray[np.uint8], settings: CropSettings, seed: int, log: list[str] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(LR, HR) crops of a tile: place, flips, transpose and degradation, all drawn from `seed`;
-    `drawn` is told what was drawn for the degradation."""
+    `log` receives a line per step of the degradation."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     y = int(generator.integers(tile.shape[0] - settings.crop + 1))
     x = int(generator.integers(tile.shape[1] - settings.crop + 1))
@@ -71,7 +71,7 @@ def make_pair(
     if flips & 4:
         hr = hr.transpose(1, 0, 2)
     hr = np.ascontiguousarray(hr)
-    return degrade(hr, settings.scale, settings.degradation, generator, drawn), hr
+    return degrade(hr, settings.scale, settings.degradation, Draws(generator, log)), hr
 
 
 def collate(images: list[NDArray[np.uint8]]) -> Tensor:

@@ -51,4 +51,4 @@ def stage_on_meta(config: Config, name: str) -> Stage:
     system, stage = load_system(config.system), config.stages[name]
     network = network_on_meta(config.system, stage.networks)
     with torch.device("meta"):
-        return system.stages[stage.kind](network, stage.options).train()
+        return system.stage(stage.kind)(network, stage.options).train()

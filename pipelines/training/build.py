@@ -13,6 +13,7 @@ from pipelines.runs.checkpoint import Checkpoint
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
 from pipelines.training.universal import universal_copy
+from srmodels.optimizers import OPTIMIZERS
 from srmodels.stage import Stage
 from srmodels.system import load_system
 
@@ -33,7 +34,7 @@ def build_stage(
     network = system.build(stage.networks)
     if weights is not None:
         network.load_state_dict(weights)
-    built = system.stages[stage.kind](network, stage.options).train()
+    built = system.stage(stage.kind)(network, stage.options).train()
     if teacher is not None:
         built.learn_from(teacher)
     try:
@@ -58,18 +59,27 @@ def build_engine(
         start: checkpoint of the stage that this one starts from, by its averaged weights.
         teacher: on `device`, for a stage that learns from one.
         resume: checkpoint of this very run; it may be one of another number of ranks.
+
+    Raises:
+        UserError: weights that the losses need are not at hand, or the optimizer's state cannot be
+            shared out among another number of ranks.
     """
     train = config.stages[name].train
+    universal = False
+    if resume is not None and train.zero_stage > 0:
+        ranks = resume.state().world_size
+        universal = ranks != dist.get_world_size()
+        if universal and not OPTIMIZERS[train.optimizer].can_be_reshaped:
+            raise UserError(
+                f"run '{resume.run.name}' was trained by {ranks} workers, and under ZeRO "
+                f"{train.zero_stage} the state of optimizer={train.optimizer} cannot be shared out "
+                f"among {dist.get_world_size()}: set train.workers={ranks}."
+            )
     weights = None
     if resume is not None:
         weights = resume.live_weights()
     elif start is not None:
         weights = start.weights()
-    universal = (
-        resume is not None
-        and train.zero_stage > 0
-        and resume.state().world_size != dist.get_world_size()
-    )
     stage = build_stage(config, name, weights, teacher).to(device)
     if resume is None:
         stage.start()

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pipelines.config.schema import TrainConfig
 from pipelines.training.footprint import bucket_size
 from pipelines.training.schedule import group_settings, learning_rate
+from srmodels.optimizers import OPTIMIZERS
 from srmodels.stage import Stage
 
 # Under which DeepSpeed's converter finds what it needs (`deepspeed.checkpoint.constants`).
@@ -55,7 +56,7 @@ class Part:
         self.stage, self.train = stage, train
         groups = stage.parameter_groups()
         self.parameters = [p for group in groups for p in group.parameters]
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[train.optimizer].create(
             [
                 {
                     "params": list(group.parameters),
@@ -64,8 +65,8 @@ class Part:
                 }
                 for group in groups
             ],
-            lr=train.learning_rate,
-            fused=device.type == "cuda",
+            train.learning_rate,
+            device.type == "cuda",
         )
         self.engine, *_ = deepspeed.initialize(
             model=stage,

@@ -104,7 +104,9 @@ def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
 def _checkpoints(stage: Stage, train: TrainConfig) -> str:
     kept_weights = sum(p.numel() for p in stage.network.parameters())
     _, trained = parameter_counts(stage)
-    size = checkpoint_bytes(kept_weights, trained, zero_stage=train.zero_stage)
+    size = checkpoint_bytes(
+        kept_weights, trained, zero_stage=train.zero_stage, optimizer=train.optimizer
+    )
     written = -(-train.steps // train.checkpoint_every)
     kept = min(train.keep_checkpoints, written)
     return (
@@ -123,6 +125,7 @@ def _memory(stage: Stage, train: TrainConfig, cost: TrainingCost) -> list[str]:
             zero_stage=train.zero_stage,
             ranks=ranks,
             precision=train.precision,
+            optimizer=train.optimizer,
         )
         parts = {name: size for name, size in state.parts.items() if size}
         parts["activations"] = cost.activation_bytes(together)

@@ -40,9 +40,9 @@ class Separable:
 
 
 def separate(kernel: Kernel) -> Separable:
-    """The fewest separable integer passes that are about within `TOLERANCE` of `kernel`: those of
-    the shipped presets are. Kernels far beyond them (a sinc of 41 px, the steepest plateaus) may
-    need more passes than there are, and come out smoother or coarser.
+    """Returns the fewest separable integer passes that are about within `TOLERANCE` of `kernel`:
+    those of the shipped presets are. Kernels far beyond them (a sinc of 41 px, the steepest
+    plateaus) may need more passes than there are, and come out smoother or coarser.
 
     Args:
         kernel: `[size, size]`, odd size, summing to 1.
@@ -61,7 +61,8 @@ def separate(kernel: Kernel) -> Separable:
 
 
 def _cropped(kernel: Kernel) -> Kernel:
-    """Without the outer rings that hold next to nothing; they would only cost time."""
+    """Returns the kernel without the outer rings that hold next to nothing; they would only cost
+    time."""
     size = len(kernel)
     weight = np.abs(kernel)
     enough = (1 - TOLERANCE / 8) * weight.sum()
@@ -97,7 +98,7 @@ def _greedy(kernel: Kernel, excess: float) -> tuple[Separable, float]:
 
 
 def _rank_one(left: Kernel) -> tuple[Kernel, Kernel]:
-    """Integer (column, row) whose product is close to the largest singular component.
+    """Returns an integer (column, row) whose product is close to the largest singular component.
 
     Sums run along the first axis only: their order of additions is the same in every build.
     """
@@ -118,7 +119,7 @@ def _rank_one(left: Kernel) -> tuple[Kernel, Kernel]:
 
 
 def apply(image: NDArray[np.uint8], kernel: Separable) -> NDArray[np.uint8]:
-    """`image` `[H, W, C]` uint8, blurred, with mirrored borders."""
+    """Returns `image` `[H, W, C]` uint8, blurred, with mirrored borders."""
     centred = np.subtract(image, np.float32(_CENTRE), dtype=np.float32)
     total = None
     for column, row in kernel.terms:
@@ -131,7 +132,7 @@ def apply(image: NDArray[np.uint8], kernel: Separable) -> NDArray[np.uint8]:
 
 
 def to_uint8(centred: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values around 128 (overwritten) as uint8: halves round up, the rest is clipped."""
+    """Returns values around 128 (overwritten) as uint8: halves round up, the rest is clipped."""
     centred += np.float32(128.5)
     np.clip(centred, 0.0, 255.5, out=centred)
     return centred.astype(np.uint8)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from srmodels.degradation.draws import choose, choose_size, happens, uniform
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.options import KERNEL_KINDS, Blur
 
 Kernel = NDArray[np.float64]
@@ -18,7 +18,7 @@ Kernel = NDArray[np.float64]
 def _squared_distance(
     size: int, sigma_x: float, sigma_y: float, angle: float, shift: float = 0.0
 ) -> Kernel:
-    """Mahalanobis distance² of every kernel cell from the centre, `[size, size]`."""
+    """Returns the Mahalanobis distance² of every kernel cell from the centre, `[size, size]`."""
     axis = np.arange(size) - (size // 2 + shift)
     x, y = axis[None, :], axis[:, None]
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -36,7 +36,7 @@ def gaussian(
     beta: float = 1.0,
     shift: float = 0.0,
 ) -> Kernel:
-    """(Generalised) Gaussian `[size, size]`, summing to 1.
+    """Returns a (generalised) Gaussian `[size, size]`, summing to 1.
 
     `beta` 1 is the ordinary Gaussian; `shift` px moves its centre right and down.
     """
@@ -45,12 +45,13 @@ def gaussian(
 
 
 def plateau(size: int, sigma_x: float, sigma_y: float, angle: float, beta: float) -> Kernel:
-    """Plateau-shaped kernel `[size, size]`, summing to 1."""
+    """Returns a plateau-shaped kernel `[size, size]`, summing to 1."""
     return _normalised(1.0 / (1.0 + _squared_distance(size, sigma_x, sigma_y, angle) ** beta))
 
 
 def sinc(size: int, cutoff: float) -> Kernel:
-    """Circular low-pass `[size, size]`, summing to 1: makes ringing. `cutoff` in radians."""
+    """Returns a circular low-pass `[size, size]`, summing to 1: makes ringing. `cutoff` in
+    radians."""
     from scipy.special import j1
 
     axis = np.arange(size) - size // 2
@@ -66,44 +67,39 @@ def _normalised(kernel: Kernel) -> Kernel:
     return result
 
 
-def random_kernel(
-    options: Blur, generator: np.random.Generator, drawn: list[str] | None = None
-) -> Kernel:
-    """One kernel `[size, size]` drawn as Real-ESRGAN draws it, summing to 1."""
-    size = choose_size(generator, options.kernel_sizes)
-    if happens(generator, options.sinc_probability):
+def random_kernel(options: Blur, draws: Draws) -> Kernel:
+    """Returns one kernel `[size, size]` drawn as Real-ESRGAN draws it, summing to 1."""
+    size = draws.choose_size(options.kernel_sizes)
+    if draws.happens(options.sinc_probability):
         # Small kernels cannot hold the rings of a low cutoff.
         low = math.pi / 3 if size < 13 else math.pi / 5
-        return random_sinc(size, low, generator, drawn)
-    kind = KERNEL_KINDS[choose(generator, options.kind_odds)]
-    sigma_x = uniform(generator, options.sigma)
+        return random_sinc(size, low, draws)
+    kind = KERNEL_KINDS[draws.choose(options.kind_odds)]
+    sigma_x = draws.uniform(options.sigma)
     sigma_y, angle = sigma_x, 0.0
     if kind.endswith("aniso"):
-        sigma_y = uniform(generator, options.sigma)
-        angle = uniform(generator, [-math.pi, math.pi])
-    if drawn is not None:
-        name = kind.replace("_", " ")
-        drawn.append(f"blur {name} {size} px sigma {sigma_x:.1f}/{sigma_y:.1f}")
+        sigma_y = draws.uniform(options.sigma)
+        angle = draws.uniform([-math.pi, math.pi])
+    name = kind.replace("_", " ")
+    draws.say(f"blur {name} {size} px sigma {sigma_x:.1f}/{sigma_y:.1f}")
     if kind.startswith("generalized"):
-        beta = _beta(generator, options.beta_generalized)
+        beta = _beta(draws, options.beta_generalized)
         return gaussian(size, sigma_x, sigma_y, angle, beta)
     if kind.startswith("plateau"):
-        return plateau(size, sigma_x, sigma_y, angle, _beta(generator, options.beta_plateau))
+        return plateau(size, sigma_x, sigma_y, angle, _beta(draws, options.beta_plateau))
     return gaussian(size, sigma_x, sigma_y, angle)
 
 
-def random_sinc(
-    size: int, low: float, generator: np.random.Generator, drawn: list[str] | None = None
-) -> Kernel:
-    """A sinc kernel with its cutoff drawn from `low` to π."""
-    cutoff = uniform(generator, [low, math.pi])
-    if drawn is not None:
-        drawn.append(f"sinc {size} px cutoff {cutoff:.1f}")
+def random_sinc(size: int, low: float, draws: Draws) -> Kernel:
+    """Returns a sinc kernel `[size, size]`, summing to 1, whose cutoff is drawn from `low` to π
+    radians."""
+    cutoff = draws.uniform([low, math.pi])
+    draws.say(f"sinc {size} px cutoff {cutoff:.1f}")
     return sinc(size, cutoff)
 
 
-def _beta(generator: np.random.Generator, limits: list[float]) -> float:
-    """Below and above 1 with equal odds, as published."""
+def _beta(draws: Draws, limits: list[float]) -> float:
+    """Returns a shape below or above 1 with equal odds, as published."""
     low, high = limits
-    below = happens(generator, 0.5)
-    return uniform(generator, [low, 1.0] if below else [1.0, high])
+    below = draws.happens(0.5)
+    return draws.uniform([low, 1.0] if below else [1.0, high])

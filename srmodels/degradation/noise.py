@@ -21,20 +21,20 @@ _POISSON_BITS = 12
 
 
 def add(image: Image, noise: Levels) -> Image:
-    """`image` `[H, W, 3]` uint8 plus noise, clipped."""
+    """Returns `image` `[H, W, 3]` uint8 plus noise, clipped."""
     if noise.ndim == 2:
         noise = cv2.merge([noise, noise, noise])
     return np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), np.uint8)
 
 
 def gaussian(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) -> Levels:
-    """Independent Gaussian noise of `shape`; `sigma` in levels, at most 255."""
+    """Returns independent Gaussian noise of `shape`; `sigma` in levels, at most 255."""
     table = np.rint(_normal_quantiles() * sigma).astype(np.int16)
     return _look_up(table, words(generator, math.prod(shape))).reshape(shape)
 
 
 def correlated(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) -> Levels:
-    """Gaussian noise `[H, W, 3]` whose channels share a random covariance.
+    """Returns Gaussian noise `[H, W, 3]` whose channels share a random covariance.
 
     Covariance sigma²·R·diag(d)·Rᵀ with a uniformly random rotation R and d uniform in 0–1. The
     paper (arXiv 2103.14006, §III) says only "general": this choice is a reconstruction.
@@ -52,7 +52,8 @@ def correlated(shape: tuple[int, ...], sigma: float, generator: np.random.Genera
 
 
 def poisson(image: Image, scale: float, gray: bool, generator: np.random.Generator) -> Levels:
-    """Shot noise of a uint8 BGR image `[H, W, 3]`, times `scale`; its mean is 0 for every value.
+    """Returns the shot noise of a uint8 BGR image `[H, W, 3]`, times `scale`; its mean is 0 for
+    every value.
 
     As published for Real-ESRGAN, a pixel of value v is worth v / 255 · n photons, n being the
     number of distinct values in the image, rounded up to a power of 2. `gray` takes the noise of
@@ -96,7 +97,8 @@ def _normal_quantiles() -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def _poisson_quantiles(photons: int) -> NDArray[np.uint8]:
-    """Counts less the floor of their mean, plus 128: `[256 · 4096]` by value and probability."""
+    """Returns counts less the floor of their mean, plus 128: `[256 · 4096]` by value and
+    probability."""
     from scipy.special import pdtr
 
     mean = np.arange(256) / 255.0 * photons
@@ -110,7 +112,7 @@ def _poisson_quantiles(photons: int) -> NDArray[np.uint8]:
 
 
 def _random_rotation(generator: np.random.Generator) -> NDArray[np.float64]:
-    """Uniformly random 3×3 rotation, from a quaternion of four normal numbers."""
+    """Returns a uniformly random 3×3 rotation, from a quaternion of four normal numbers."""
     w, x, y, z = (float(value) for value in generator.standard_normal(4))
     s = 2.0 / (w * w + x * x + y * y + z * z)
     return np.array(

@@ -5,7 +5,7 @@ Plain mutable dataclasses, so that a configuration library can merge changes int
 
 from dataclasses import dataclass, field
 
-from srmodels.degradation import checks
+from srmodels.checks import check_ascending, check_kernel_sizes, check_odds, check_probability
 
 #: The order of `Blur.kind_odds`.
 KERNEL_KINDS = (
@@ -52,14 +52,14 @@ class Blur:
     beta_plateau: list[float] = _list(0.5, 2.0)
 
     def __post_init__(self) -> None:
-        checks.probability("blur.probability", self.probability)
-        checks.kernel_sizes("blur.kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
-        checks.probability("blur.sinc_probability", self.sinc_probability)
-        checks.odds("blur.kind_odds", self.kind_odds, KERNEL_KINDS)
-        checks.ascending("blur.sigma", self.sigma, 0.05, 20.0)
+        check_probability("blur.probability", self.probability)
+        check_kernel_sizes("blur.kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
+        check_probability("blur.sinc_probability", self.sinc_probability)
+        check_odds("blur.kind_odds", self.kind_odds, KERNEL_KINDS)
+        check_ascending("blur.sigma", self.sigma, 0.05, 20.0)
         for name in ("beta_generalized", "beta_plateau"):
             value = getattr(self, name)
-            checks.ascending(f"blur.{name}", value, 0.1, 10.0)
+            check_ascending(f"blur.{name}", value, 0.1, 10.0)
             if not value[0] <= 1.0 <= value[1]:
                 raise ValueError(f"blur.{name} is {list(value)}: set a range that contains 1.")
 
@@ -73,11 +73,11 @@ class Resize:
     interpolation_odds: list[float] = _equal_odds()
 
     def __post_init__(self) -> None:
-        checks.odds("resize.odds", self.odds, ("up", "down", "keep"))
-        checks.ascending("resize.range", self.range, 0.05, 4.0)
+        check_odds("resize.odds", self.odds, ("up", "down", "keep"))
+        check_ascending("resize.range", self.range, 0.05, 4.0)
         if not self.range[0] <= 1.0 <= self.range[1]:
             raise ValueError(f"resize.range is {list(self.range)}: set a range that contains 1.")
-        checks.odds("resize.interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
+        check_odds("resize.interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
 
 
 @dataclass
@@ -93,10 +93,10 @@ class Noise:
     poisson_scale: list[float] = _list(0.05, 3.0)
 
     def __post_init__(self) -> None:
-        checks.probability("noise.gaussian_probability", self.gaussian_probability)
-        checks.probability("noise.gray_probability", self.gray_probability)
-        checks.ascending("noise.gaussian_sigma", self.gaussian_sigma, 0.0, 255.0)
-        checks.ascending("noise.poisson_scale", self.poisson_scale, 0.0, 20.0)
+        check_probability("noise.gaussian_probability", self.gaussian_probability)
+        check_probability("noise.gray_probability", self.gray_probability)
+        check_ascending("noise.gaussian_sigma", self.gaussian_sigma, 0.0, 255.0)
+        check_ascending("noise.poisson_scale", self.poisson_scale, 0.0, 20.0)
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Pass:
     quality: list[float] = _list(30.0, 95.0)
 
     def __post_init__(self) -> None:
-        checks.ascending("quality", self.quality, 1.0, 100.0)
+        check_ascending("quality", self.quality, 1.0, 100.0)
 
 
 @dataclass
@@ -121,9 +121,9 @@ class Final:
     kernel_sizes: list[int] = _sizes()
 
     def __post_init__(self) -> None:
-        checks.odds("final.interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
-        checks.probability("final.sinc_probability", self.sinc_probability)
-        checks.kernel_sizes("final.kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
+        check_odds("final.interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
+        check_probability("final.sinc_probability", self.sinc_probability)
+        check_kernel_sizes("final.kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class SecondOrder:
     webp_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.probability("webp_probability", self.webp_probability)
+        check_probability("webp_probability", self.webp_probability)
 
 
 @dataclass
@@ -164,13 +164,13 @@ class Bsrgan:
     webp_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.kernel_sizes("kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
-        checks.ascending("isotropic_sigma", self.isotropic_sigma, 0.05, 20.0)
-        checks.ascending("anisotropic_variance", self.anisotropic_variance, 0.01, 400.0)
+        check_kernel_sizes("kernel_sizes", self.kernel_sizes, LARGEST_KERNEL)
+        check_ascending("isotropic_sigma", self.isotropic_sigma, 0.05, 20.0)
+        check_ascending("anisotropic_variance", self.anisotropic_variance, 0.01, 400.0)
         for name in ("pre_halve", "nearest", "compression", "webp"):
-            checks.probability(f"{name}_probability", getattr(self, f"{name}_probability"))
-        checks.ascending("shrink", self.shrink, 0.25, 4.0)
-        checks.odds("interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
-        checks.ascending("gaussian_sigma", self.gaussian_sigma, 0.0, 255.0)
-        checks.odds("noise_odds", self.noise_odds, ("gray", "colour", "correlated"))
-        checks.ascending("quality", self.quality, 1.0, 100.0)
+            check_probability(f"{name}_probability", getattr(self, f"{name}_probability"))
+        check_ascending("shrink", self.shrink, 0.25, 4.0)
+        check_odds("interpolation_odds", self.interpolation_odds, INTERPOLATIONS)
+        check_ascending("gaussian_sigma", self.gaussian_sigma, 0.0, 255.0)
+        check_odds("noise_odds", self.noise_odds, ("gray", "colour", "correlated"))
+        check_ascending("quality", self.quality, 1.0, 100.0)

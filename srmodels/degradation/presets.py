@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srmodels.degradation.bsrgan import bsrgan
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.options import Bicubic, Blur, Bsrgan, Noise, Pass, Resize, SecondOrder
 from srmodels.degradation.resize import bicubic
 from srmodels.degradation.second_order import second_order
@@ -63,10 +64,9 @@ def degrade(
     hr: NDArray[np.uint8],
     scale: int,
     options: Options,
-    generator: np.random.Generator,
-    drawn: list[str] | None = None,
+    draws: Draws,
 ) -> NDArray[np.uint8]:
-    """The LR version of an HR crop.
+    """Returns the LR version of an HR crop.
 
     Equal generator states give equal bytes; the module's first lines say how far that is proven.
     OpenCV's thread count is left as it is; one thread per caller is fastest for crops.
@@ -75,8 +75,7 @@ def degrade(
         hr: `[H, W, 3]` uint8 RGB; H and W multiples of `scale`.
         scale: how many times smaller LR is.
         options: what one of `PRESETS` made; its type selects the degradation.
-        generator: the only source of randomness; `Bicubic` draws nothing.
-        drawn: if given, receives one line of text per step that was applied.
+        draws: the sample's random choices, which receive a line per step; `Bicubic` draws nothing.
 
     Returns:
         `[H / scale, W / scale, 3]` uint8 RGB.
@@ -88,9 +87,8 @@ def degrade(
     if height % scale or width % scale:
         raise ValueError(f"an HR crop of {width}x{height} px cannot be reduced by {scale}.")
     if isinstance(options, Bicubic):
-        if drawn is not None:
-            drawn.append(f"bicubic x{1 / scale:.2f}")
+        draws.say(f"bicubic x{1 / scale:.2f}")
         return bicubic(hr, scale)
     if isinstance(options, Bsrgan):
-        return bsrgan(hr, scale, options, generator, drawn)
-    return second_order(hr, scale, options, generator, drawn)
+        return bsrgan(hr, scale, options, draws)
+    return second_order(hr, scale, options, draws)

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.filtering import to_uint8
+from srmodels.degradation.options import INTERPOLATIONS
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -32,7 +34,7 @@ class _Band(NamedTuple):
 
 
 def bicubic(image: Image, scale: int) -> Image:
-    """MATLAB's `imresize(image, 1 / scale)` for uint8.
+    """Returns MATLAB's `imresize(image, 1 / scale)` of a uint8 image.
 
     Keys' cubic (a = −0.5) stretched by `scale` against aliasing, mirrored borders, and rounding to
     8 bits after each of the two directions, as MATLAB does for integer images.
@@ -46,7 +48,7 @@ def bicubic(image: Image, scale: int) -> Image:
 
 
 def bicubic_floats(image: Floats, scale: int) -> Floats:
-    """The same for floating-point images `[H, W]` of any range, which are not rounded."""
+    """Returns the same for floating-point images `[H, W]` of any range, which are not rounded."""
     for _ in range(2):
         index, weight = _taps("matlab", image.shape[0], image.shape[0] // scale)
         image = np.einsum("otw,ot->ow", image[index], weight).T
@@ -54,7 +56,7 @@ def bicubic_floats(image: Floats, scale: int) -> Floats:
 
 
 def resize(image: Image, size: tuple[int, int], interpolation: str) -> Image:
-    """`image` `[H, W, 3]` uint8 at `size` (width, height).
+    """Returns `image` `[H, W, 3]` uint8 at `size` (width, height).
 
     `interpolation`: `area` averages the covered pixels by coverage; `linear` and `cubic`
     (a = −0.75) sample without antialiasing, as PyTorch's and OpenCV's do. Borders are repeated.
@@ -62,6 +64,14 @@ def resize(image: Image, size: tuple[int, int], interpolation: str) -> Image:
     if size == (image.shape[1], image.shape[0]):
         return image
     return _two_passes(image, size, interpolation, fraction_bits=4)
+
+
+def random_resize(image: Image, size: tuple[int, int], odds: list[float], draws: Draws) -> Image:
+    """Returns `image` `[H, W, 3]` uint8 at `size` (width, height), by one of `INTERPOLATIONS`,
+    drawn in proportion to `odds`."""
+    interpolation = INTERPOLATIONS[draws.choose(odds)]
+    draws.say(f"resize x{size[0] / image.shape[1]:.2f} {interpolation}")
+    return resize(image, size, interpolation)
 
 
 def _two_passes(image: Image, size: tuple[int, int], kind: str, fraction_bits: int) -> Image:

@@ -1,4 +1,4 @@
-"""What an edge artifact is to everybody else: a target exports a network, and runs the file again.
+"""The protocol of edge artifacts: a target exports a network, and runs the file again.
 
 A new target is one module with a class like those in `onnx.py`, and a line in `TARGETS`.
 """
@@ -22,7 +22,7 @@ TARGETS = {"onnx_fp32": "srmodels.edge.onnx:OnnxFp32"}
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How a network is exported.
+    """Settings of an export.
 
     Attributes:
         tile: side of the LR input, pixels.
@@ -86,7 +86,7 @@ def make_target(name: str) -> EdgeTarget:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an artifact is from PyTorch: values in [0, 1], signal-to-noise in dB."""
+    """The distance of an artifact from PyTorch: values in [0, 1], signal-to-noise in dB."""
 
     max_error: float
     sqnr_db: float

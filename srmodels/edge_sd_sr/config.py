@@ -57,7 +57,8 @@ class DecoderConfig:
 
 @dataclass
 class ConditioningConfig:
-    """How the LR latent enters the diffusion, besides being concatenated to the UNet's input.
+    """The ways in which the LR latent enters the diffusion, besides being concatenated to the
+    UNet's input.
 
     forward: what the forward process ends at (see `diffusion.ForwardProcess`): `none` at the noise
     n, `additive` at z_l + n, `resshift` at z_l + `resshift_kappa` · n, on ResShift's way.

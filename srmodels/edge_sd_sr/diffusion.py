@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-#: What the UNet's output may stand for, see `Prediction`.
+#: The meanings that the UNet's output may have, see `Prediction`.
 PREDICTIONS = ("residual", "z_h", "v", "epsilon")
 #: ResShift's own numbers: √η at the last timestep, and κ·√η at the first.
 _LAST_SHARE, _FIRST_NOISE = 0.999**0.5, 0.04
@@ -60,17 +60,17 @@ class ForwardProcess:
         return cls(1.0 - eta, eta, kappa * root)
 
     def diffuse(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """z_t of latents `[B, C, h, w]` at timesteps `[B]`."""
+        """Returns z_t `[B, C, h, w]` of latents at timesteps `[B]`."""
         signal, end, scale = self.at(timesteps)
         return signal * z_h + end * z_l + scale * noise
 
     def start(self, z_l: Tensor, noise: Tensor) -> Tensor:
-        """Where inference starts: z_T without what is left of z_h there."""
+        """Returns the start of inference: z_T without what is left of z_h there."""
         end, scale = self.last
         return end * z_l + scale * noise
 
     def at(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """signal, end and noise `[B, 1, 1, 1]` at timesteps `[B]`."""
+        """Returns signal, end and noise `[B, 1, 1, 1]` at timesteps `[B]`."""
         tables = (self.signal, self.end, self.noise)
         signal, end, noise = (
             table.to(timesteps.device)[timesteps].view(-1, 1, 1, 1) for table in tables
@@ -79,7 +79,7 @@ class ForwardProcess:
 
 
 class Prediction:
-    """What the UNet's output stands for, and the ẑ_h that follows from it.
+    """The meaning of the UNet's output, and the ẑ_h that follows from it.
 
     kind: `z_h` itself; `residual`, z_h − z_l, since z_l is a first guess of z_h already (a
         reconstruction in the spirit of ResShift); `epsilon`, the noise n (Ho et al., arXiv
@@ -92,7 +92,7 @@ class Prediction:
         self.kind, self.process = kind, process
 
     def target(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the UNet should say, `[B, C, h, w]`."""
+        """Returns what the UNet should say, `[B, C, h, w]`."""
         if self.kind == "z_h":
             return z_h
         if self.kind == "residual":
@@ -103,7 +103,7 @@ class Prediction:
         return signal * (end / scale * z_l + noise) - scale * z_h
 
     def z_h(self, output: Tensor, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
-        """ẑ_h `[B, C, h, w]` of what the UNet says."""
+        """Returns ẑ_h `[B, C, h, w]` of what the UNet says."""
         if self.kind == "z_h":
             return output
         if self.kind == "residual":
@@ -123,7 +123,7 @@ def _scaled_linear(num_timesteps: int) -> tuple[Tensor, Tensor]:
 
 
 def sample_timesteps(uniform: Tensor, num_timesteps: int, power: float) -> Tensor:
-    """Timesteps `[B]` from uniform numbers `[B]` in [0, 1), drawn towards the last one.
+    """Returns timesteps `[B]` from uniform numbers `[B]` in [0, 1), drawn towards the last one.
 
     t = ⌊T · (1 − u^power)⌋: `power` 1 is uniform, larger favours late timesteps, where one-step
     inference starts. A reconstruction: the paper speaks of a dedicated schedule without giving it.

@@ -34,7 +34,8 @@ class DecoderStage(PerceptualStage):
         return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]
 
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """By one step of the UNet, from each sample's own noise."""
+        """Returns the image `[B, 3, scale·h, scale·w]` that one step of the UNet leads to, from
+        each sample's own noise."""
         network = self.network
         height, width = (side // network.lr_factor for side in x_l.shape[2:])
         noise = per_sample_normal(seeds, (network.config.latent_channels, height, width))
@@ -48,7 +49,8 @@ class DecoderStage(PerceptualStage):
 
 
 def grid_error(error: Tensor) -> Tensor:
-    """Mean square of what an error `[B, 3, H, W]` repeats from block to block, a scalar.
+    """Returns the mean square of what an error `[B, 3, H, W]` repeats from block to block, a
+    scalar.
 
     The decoder makes blocks of 8 x 8 px; the error at each of their places is averaged over 4 x 4
     blocks first, which leaves of one that does not repeat a sixteenth. LPIPS alone rewards a

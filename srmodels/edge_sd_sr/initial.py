@@ -77,8 +77,8 @@ def _load_unet(network: EdgeSDSR, weights: dict[str, Tensor]) -> str:
 
 
 def _layers(weights: dict[str, Tensor], prefix: str, first: int) -> dict[str, Tensor]:
-    """The tensors below `prefix` in diffusers' layout, or, in TAESD's own, whose names begin with
-    the layers' numbers, which count from `first`."""
+    """Returns the tensors below `prefix` in diffusers' layout, or, in TAESD's own, whose names
+    begin with the layers' numbers, which count from `first`."""
     if any(name.startswith(prefix) for name in weights):
         own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     else:

@@ -64,13 +64,13 @@ class EdgeSDSR(SRNetwork):
         return [module for module in self.modules() if isinstance(module, blocks)]
 
     def to_coded(self, x_h: Tensor, x_l: Tensor) -> Tensor:
-        """What the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""
+        """Returns what the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""
         if self.config.latent_of == "image":
             return x_h
         return (x_h - self._enlarge(x_l)) * self.config.residual_gain
 
     def from_coded(self, coded: Tensor, x_l: Tensor) -> Tensor:
-        """The inverse of `to_coded`: an image `[B, 3, H, W]`, about [0, 1] (not clamped)."""
+        """Inverts `to_coded`; returns an image `[B, 3, H, W]`, about [0, 1] (not clamped)."""
         if self.config.latent_of == "image":
             return coded
         return self._enlarge(x_l) + coded / self.config.residual_gain
@@ -79,16 +79,16 @@ class EdgeSDSR(SRNetwork):
         return F.interpolate(x_l, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
     def encode(self, x_h: Tensor, x_l: Tensor) -> Tensor:
-        """z_h `[B, C, H/8, W/8]`."""
+        """Returns z_h `[B, C, H/8, W/8]`."""
         z_h: Tensor = self.hr_encoder(self.to_coded(x_h, x_l))
         return z_h
 
     def decode(self, z: Tensor, x_l: Tensor) -> Tensor:
-        """The image `[B, 3, H, W]` of a latent, about [0, 1] (not clamped)."""
+        """Returns the image `[B, 3, H, W]` of a latent, about [0, 1] (not clamped)."""
         return self.from_coded(self.decoder(z), x_l)
 
     def noise(self, log_variance: Tensor, unit_noise: Tensor) -> Tensor:
-        """n = v·ε `[B, C, h, w]`, by the recipe's `conditioning.variance`.
+        """Returns n = v·ε `[B, C, h, w]`, by the recipe's `conditioning.variance`.
 
         Args:
             log_variance: the LR encoder's, log v².
@@ -103,16 +103,16 @@ class EdgeSDSR(SRNetwork):
     def predict(
         self, z_t: Tensor, z_l: Tensor, timesteps: Tensor, by: "EdgeSDSR | Teacher | None" = None
     ) -> Tensor:
-        """What a UNet says, by default the one that ships, `[B, C, h, w]`: what that means is
-        `prediction`'s to know."""
+        """Returns what a UNet says, by default the one that ships, `[B, C, h, w]`: what that means
+        is `prediction`'s to know."""
         output: Tensor = (by or self).unet(torch.cat([z_t, z_l], dim=1), timesteps)
         return output
 
     def one_step_latent(
         self, x_l: Tensor, noise: Tensor, by: "EdgeSDSR | Teacher | None" = None
     ) -> Tensor:
-        """ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet call. The
-        teacher's LR images are twice as large."""
+        """Returns ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet
+        call. The teacher's LR images are twice as large."""
         z_l, log_variance = (by or self).lr_encoder(x_l)
         z_t = self.process.start(z_l, self.noise(log_variance, noise))
         last = self.process.num_timesteps - 1
@@ -120,7 +120,8 @@ class EdgeSDSR(SRNetwork):
         return self.prediction.z_h(self.predict(z_t, z_l, timesteps, by), z_t, z_l, timesteps)
 
     def inference_noise(self, x_l: Tensor) -> Tensor:
-        """The fixed noise for `x_l`: the same for every image of a batch and for every call."""
+        """Returns the fixed noise for `x_l`: the same for every image of a batch and for every
+        call."""
         height, width = x_l.shape[2] // self.lr_factor, x_l.shape[3] // self.lr_factor
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         shape = (1, self.config.latent_channels, height, width)

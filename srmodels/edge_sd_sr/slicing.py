@@ -39,7 +39,8 @@ class _Layout:
         return cls(widths, 1 + max(layer for _, layer in places))
 
     def up_inputs(self, level: int, layer: int) -> tuple[int, int]:
-        """What an upward resnet's input is concatenated of: channels so far, channels of a skip."""
+        """Returns what an upward resnet's input is concatenated of: channels so far, channels of a
+        skip."""
         own, above = self.widths[level], min(level + 1, len(self.widths) - 1)
         current = self.widths[above] if layer == 0 else own
         skip = own if layer < self.num_layers else self.widths[max(level - 1, 0)]
@@ -107,7 +108,7 @@ def _check_size(name: str, weight: Tensor, given: Tensor) -> None:
 
 
 def _outputs(name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _Layout) -> Index:
-    """Which of the first dimension to keep."""
+    """Returns which of the first dimension to keep."""
     size, of = weight.shape[0], given.shape[0]
     if ".ff.net.0.proj." in name:
         return _segments((size // 2, size // 2), (of // 2, of // 2))
@@ -119,7 +120,7 @@ def _outputs(name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _L
 def _with_inputs(
     name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _Layout
 ) -> Tensor:
-    """The same tensor with the input channels (its second dimension) that are kept."""
+    """Returns the same tensor with the input channels (its second dimension) that are kept."""
     if weight.ndim == 1:
         return given
     if name == "conv_in.weight":
@@ -139,7 +140,8 @@ def _with_inputs(
 def _concatenated(
     name: str, ours: _Layout, theirs: _Layout
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """For a tensor that sees an upward resnet's input: what that is made of, here and there."""
+    """Returns what an upward resnet's input is made of, here and there, for a tensor that sees
+    it."""
     match = _BLOCK.fullmatch(name)
     if match is None or match[1] != "up" or match[3] != "resnets":
         return None
@@ -154,7 +156,7 @@ def _concatenated(
 
 
 def _segments(sizes: Sequence[int], of: Sequence[int]) -> Index:
-    """The leading `sizes` of parts that lie one after the other and are `of` long."""
+    """Returns the leading `sizes` of parts that lie one after the other and are `of` long."""
     starts = [sum(of[:number]) for number in range(len(of))]
     return torch.cat(
         [torch.arange(start, start + n) for start, n in zip(starts, sizes, strict=True)]

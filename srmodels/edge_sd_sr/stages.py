@@ -58,7 +58,8 @@ class AutoencoderStage(Stage):
         }
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """x_h through encoder and decoder, since inference needs a UNet, which learns later."""
+        """Returns x_h through encoder and decoder, since inference needs a UNet, which learns
+        later."""
         return self.network.decode(self.network.encode(x_h, x_l), x_l)
 
 
@@ -89,7 +90,7 @@ class JointStage(Stage):
 
     @property
     def learner(self) -> EdgeSDSR | Teacher:
-        """Whose UNet and LR encoder learn."""
+        """The networks whose UNet and LR encoder learn."""
         return self.network
 
     def learners_view(self, x_l: Tensor, x_h: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class TeacherStage(JointStage):
         return teachers_view(x_h, self.network.scale)
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """What the teacher makes of its own, better, LR image."""
+        """Returns what the teacher makes of its own, better, LR image."""
         network, noise = self.network, self.network.inference_noise(x_l)
         z_h = network.one_step_latent(self.learners_view(x_l, x_h), noise, self.learner)
         return network.decode(z_h, x_l)
@@ -218,8 +219,9 @@ class _Diffused:
 
 
 def teachers_view(x_h: Tensor, scale: int) -> Tensor:
-    """x_l′ `[B, 3, 2h, 2w]`: x_h as the teacher of a network for ×`scale` sees it, reduced by half
-    of that with an antialiased bicubic filter and degraded in no other way (a reconstruction)."""
+    """Returns x_l′ `[B, 3, 2h, 2w]`: x_h as the teacher of a network for ×`scale` sees it, reduced
+    by half of that with an antialiased bicubic filter and degraded in no other way (a
+    reconstruction)."""
     reduced = F.interpolate(x_h, scale_factor=2 / scale, mode="bicubic", antialias=True)
     return reduced.clamp(0.0, 1.0)
 

@@ -14,7 +14,8 @@ from srmodels.edge_sd_sr.config import UNetConfig
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding `[B, channels]` of `[B]` timesteps (DDPM; cosines first, as in SD)."""
+    """Returns the sinusoidal embedding `[B, channels]` of `[B]` timesteps (DDPM; cosines first, as
+    in SD)."""
     half = channels // 2
     exponent = torch.arange(half, device=timesteps.device, dtype=torch.float32) / half
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)[None]

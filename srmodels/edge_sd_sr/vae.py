@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from srmodels.edge_sd_sr.config import HREncoderConfig
 
-#: What Stable Diffusion 1 and 2 multiply latents by, so that they have about unit variance.
+#: Stable Diffusion 1 and 2 multiply latents by it, so that they have about unit variance.
 SCALING_FACTOR = 0.18215
 
 

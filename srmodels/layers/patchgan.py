@@ -50,10 +50,11 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Half the mean of relu(1 − real) and relu(1 + fake) (Lim and Ye, arXiv 1705.02894)."""
+    """Returns half the mean of relu(1 − real) and relu(1 + fake), a scalar, of scores of any one
+    shape (Lim and Ye, arXiv 1705.02894)."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:
-    """What the generator minimises: minus the mean score."""
+    """Returns what the generator minimises, a scalar: minus the mean of scores of any shape."""
     return -fake.mean()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: What `make_conv` knows.
+#: The kinds that `make_conv` knows.
 CONVOLUTIONS = ("plain", "repvgg", "ecb")
 
 
@@ -39,15 +39,15 @@ class ReparameterisedConv(nn.Module, ABC):
 
     @abstractmethod
     def branches(self, x: Tensor) -> list[Tensor]:
-        """What each branch says of x, `[B, out_channels, H', W']` each."""
+        """Returns what each branch says of x, `[B, out_channels, H', W']` each."""
 
     @abstractmethod
     def kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight `[out_channels, in_channels, 3, 3]` and bias `[out_channels]` of the convolution
-        that equals the sum; with batch norms, as they are in eval mode."""
+        """Returns weight `[out_channels, in_channels, 3, 3]` and bias `[out_channels]` of the
+        convolution that equals the sum; with batch norms, as they are in eval mode."""
 
     def fused(self) -> nn.Conv2d:
-        """That convolution; its weights are computed in fp64."""
+        """Returns that convolution; its weights are computed in fp64."""
         dtype = next(self.parameters()).dtype
         weight, bias = self.double().kernel()
         self.to(dtype)
@@ -62,8 +62,8 @@ class ReparameterisedConv(nn.Module, ABC):
         return torch.stack(self.branches(x)).sum(0)
 
     def centre(self, x: Tensor) -> Tensor:
-        """What the middle of a 3x3 window sees: the input of a 1x1 branch, `[B, C, H', W']` once
-        it is strided."""
+        """Returns what the middle of a 3x3 window sees: the input of a 1x1 branch, `[B, C, H', W']`
+        once it is strided."""
         # A negative padding crops.
         return F.pad(x, [self.padding - 1] * 4)
 
@@ -145,7 +145,7 @@ class ECBConv(ReparameterisedConv):
         return weight, bias
 
 
-#: What `start_near_identity` leaves of all but the identity.
+#: The share that `start_near_identity` leaves of all but the identity.
 _SMALL = 0.1
 #: Sobel in x, Sobel in y, Laplacian.
 _EDGE_MASKS = (
@@ -174,11 +174,11 @@ class _EdgeBranch(nn.Module):
         self.register_buffer("mask", torch.tensor(mask), persistent=False)
 
     def _masks(self) -> Tensor:
-        """`[out_channels, 1, 3, 3]`."""
+        """Returns the masks `[out_channels, 1, 3, 3]`."""
         return self.gain[:, None, None, None] * self.mask
 
     def forward(self, x: Tensor, stride: int) -> Tensor:
-        """Of an x that is padded already."""
+        """Returns the convolution of an x that is padded already."""
         x = self.conv1(x)
         return F.conv2d(x, self._masks(), self.bias, stride, groups=len(self.gain))
 
@@ -192,8 +192,8 @@ class _EdgeBranch(nn.Module):
 def make_conv(
     kind: str, in_channels: int, out_channels: int, *, identity: bool = True
 ) -> nn.Module:
-    """A 3x3 convolution that keeps the size, of a kind of `CONVOLUTIONS`: all cost the same once
-    they are fused.
+    """Returns a 3x3 convolution that keeps the size, of a kind of `CONVOLUTIONS`: all cost the same
+    once they are fused.
 
     Raises:
         ValueError: there is no such kind.
@@ -236,18 +236,19 @@ def fuse(module: nn.Module) -> int:
 
 
 def _padded(weight: Tensor) -> Tensor:
-    """A 1x1 weight `[O, I, 1, 1]` in the middle of a 3x3 one."""
+    """Returns a 1x1 weight `[O, I, 1, 1]` in the middle of a 3x3 one."""
     return F.pad(weight, [1] * 4)
 
 
 def _identity(like: Tensor) -> Tensor:
-    """The 3x3 weight `[C, C, 3, 3]` that changes nothing."""
+    """Returns the 3x3 weight `[C, C, 3, 3]` that changes nothing."""
     one = torch.eye(len(like), dtype=like.dtype, device=like.device)
     return _padded(one[:, :, None, None])
 
 
 def _normalised(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution without bias followed by a batch norm in eval mode."""
+    """Returns weight and bias of a convolution without bias followed by a batch norm in eval
+    mode."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -255,7 +256,7 @@ def _normalised(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _composed(first: nn.Conv2d, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a 1x1 convolution followed by a 3x3 one without bias."""
+    """Returns weight and bias of a 1x1 convolution followed by a 3x3 one without bias."""
     assert first.bias is not None
     weight = torch.einsum("omhw,mi->oihw", second, first.weight[:, :, 0, 0])
     return weight, second.sum(dim=(2, 3)) @ first.bias

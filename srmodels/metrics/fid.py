@@ -69,7 +69,7 @@ class FID:
 
     @torch.inference_mode()
     def features(self, image: Pixels) -> Features:
-        """`[2048]` of an image `[H, W, 3]` uint8."""
+        """Returns `[2048]` numbers of an image `[H, W, 3]` uint8."""
         bands = [
             Image.fromarray(image[..., band].astype(np.float32)).resize(
                 (_SIDE, _SIDE), Image.Resampling.BICUBIC
@@ -82,7 +82,7 @@ class FID:
 
     @staticmethod
     def distance(first: Features, second: Features) -> float:
-        """Between two sets of features `[images, 2048]`.
+        """Returns the distance between two sets of features `[images, 2048]`.
 
         Raises:
             NoScoreError: a set has fewer than two images.

@@ -25,29 +25,30 @@ class NoScoreError(ValueError):
 
 
 def to_y(rgb: Pixels) -> NDArray[np.float64]:
-    """Luma `[H, W]`, whole numbers 16–235, of `[H, W, 3]` uint8 RGB (ITU-R BT.601)."""
+    """Returns luma `[H, W]`, whole numbers 16–235, of `[H, W, 3]` uint8 RGB (ITU-R BT.601)."""
     weights = np.array([65.481, 128.553, 24.966])
     y: NDArray[np.float64] = (rgb.astype(np.float64) @ weights / 255.0 + 16.0).round()
     return y
 
 
 def psnr_y(a: Pixels, b: Pixels, crop: int) -> float:
-    """Peak signal-to-noise ratio on Y in dB, peak 255; infinite for equal images."""
+    """Returns the peak signal-to-noise ratio on Y in dB, peak 255; infinite for equal images."""
     return _psnr(*(to_y(image)[..., None] for image in _inner(a, b, crop)))
 
 
 def psnr_rgb(a: Pixels, b: Pixels, crop: int) -> float:
-    """The same over the three channels together."""
+    """Returns the same over the three channels together."""
     return _psnr(*(image.astype(np.float64) for image in _inner(a, b, crop)))
 
 
 def ssim_y(a: Pixels, b: Pixels, crop: int) -> float:
-    """Structural similarity on Y (Wang et al. 2004): Gaussian window 11, sigma 1.5, no padding."""
+    """Returns the structural similarity on Y (Wang et al. 2004): Gaussian window 11, sigma 1.5, no
+    padding."""
     return _ssim(*(to_y(image)[..., None] for image in _inner(a, b, crop)))
 
 
 def ssim_rgb(a: Pixels, b: Pixels, crop: int) -> float:
-    """The same, the mean of the three channels."""
+    """Returns the same, the mean of the three channels."""
     return _ssim(*(image.astype(np.float64) for image in _inner(a, b, crop)))
 
 

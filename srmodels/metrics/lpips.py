@@ -45,7 +45,7 @@ class LPIPS(nn.Module):
 
     @property
     def pretrained_names(self) -> tuple[str, str]:
-        """Of its features and of its heads, see `pretrained`."""
+        """The names of its features and of its heads, see `pretrained`."""
         return pretrained_names(self.backbone)
 
     def load(self) -> "LPIPS":
@@ -72,7 +72,7 @@ class LPIPS(nn.Module):
         return self
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """`[B]` distances of two batches `[B, 3, H, W]` of images in [0, 1]."""
+        """Returns `[B]` distances of two batches `[B, 3, H, W]` of images in [0, 1]."""
         x, y = (self._normalised(image) for image in (x, y))
         total = torch.zeros((), device=x.device)
         for part, head in zip(self.slices, self.heads, strict=True):
@@ -88,7 +88,7 @@ class LPIPS(nn.Module):
 
 
 def pretrained_names(backbone: str) -> tuple[str, str]:
-    """What `pretrained` calls the features and the heads of a backbone."""
+    """Returns what `pretrained` calls the features and the heads of a backbone."""
     features = {"alex": "alexnet_features", "vgg": "vgg16_features"}[backbone]
     return features, f"lpips_{backbone}_heads"
 

@@ -39,7 +39,8 @@ class NIQE:
         self.window = pristine["gaussian_window"]
 
     def __call__(self, rgb: Pixels) -> float:
-        """Of an image `[H, W, 3]` uint8, by its luma, of which whole blocks count.
+        """Returns the score of an image `[H, W, 3]` uint8, by its luma, of which whole blocks
+        count.
 
         Raises:
             NoScoreError: the image holds fewer than two blocks of 96 px that are not flat.
@@ -63,7 +64,8 @@ class NIQE:
         return float(np.sqrt(apart @ inverse @ apart))
 
     def _features(self, y: Floats, block: int) -> Floats:
-        """`[blocks, 18]`: of the luma, normalised by its neighbourhood, in each block."""
+        """Returns `[blocks, 18]` numbers of the luma, normalised by its neighbourhood, in each
+        block."""
         mean = convolve(y, self.window, mode="nearest")
         variance = convolve(y**2, self.window, mode="nearest") - mean**2
         normalised = (y - mean) / (np.sqrt(np.abs(variance)) + 1)
@@ -74,8 +76,8 @@ class NIQE:
 
 
 def _block_features(block: Floats) -> Iterator[float]:
-    """Shape and mean scale of the values; of their products with each of four neighbours, shape,
-    mean, and left and right scale."""
+    """Returns shape and mean scale of the values; of their products with each of four neighbours,
+    shape, mean, and left and right scale."""
     alpha, left, right = _asymmetric_gaussian(block)
     yield from (alpha, (left + right) / 2)
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -84,7 +86,7 @@ def _block_features(block: Floats) -> Iterator[float]:
 
 
 def _asymmetric_gaussian(values: Floats) -> tuple[float, float, float]:
-    """α, β_l and β_r of the asymmetric generalised Gaussian with the values' moments."""
+    """Returns α, β_l and β_r of the asymmetric generalised Gaussian with the values' moments."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of flat blocks, whose features are no numbers
         return _moments(values)

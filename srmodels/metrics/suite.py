@@ -20,7 +20,7 @@ Score = Callable[[Pixels, Pixels], float]
 
 @dataclass(frozen=True)
 class AnyMetric:
-    """What tables and readers need to know of a metric.
+    """A metric as tables and readers need to know it.
 
     Attributes:
         name: as a recipe names it.
@@ -66,7 +66,7 @@ class Metric(AnyMetric):
     pretrained: Sequence[str] = ()
 
     def is_at_hand(self) -> bool:
-        """Whether it needs no weights, or finds them without the web."""
+        """Returns whether it needs no weights, or finds them without the web."""
         return all(map(is_at_hand, self.pretrained))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from srmodels.checks import check_one_of, check_positive
+from srmodels.checks import check_not_negative, check_one_of, check_positive
 from srmodels.layers import CONVOLUTIONS, DiscriminatorConfig
 
 PRIORS = ("none", "regressed", "diffused")
@@ -66,8 +66,4 @@ class RDSRConfig:
         check_one_of("networks.prior", self.prior, PRIORS)
         check_one_of("networks.decoder.conv", self.decoder.conv, CONVOLUTIONS)
         check_positive("networks", self, but=("num_blocks",))
-        if self.prior_encoder.num_blocks < 0:
-            raise ValueError(
-                f"networks.prior_encoder.num_blocks must be at least 0, not "
-                f"{self.prior_encoder.num_blocks}."
-            )
+        check_not_negative("networks.prior_encoder.num_blocks", self.prior_encoder.num_blocks)

@@ -34,7 +34,7 @@ class RepD(nn.Module):
         self.tail = make_conv(config.conv, width, 3 * scale**2, identity=False)
 
     def forward(self, x_l: Tensor, prior: Tensor | None) -> Tensor:
-        """`[B, 3, scale·h, scale·w]`, about [0, 1], of x_l `[B, 3, h, w]` and a prior
+        """Returns `[B, 3, scale·h, scale·w]`, about [0, 1], of x_l `[B, 3, h, w]` and a prior
         `[B, prior_channels]`."""
         x = F.relu(self.head(x_l - 0.5))
         for layer in self.body:

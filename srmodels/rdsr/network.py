@@ -62,7 +62,8 @@ class RDSR(SRNetwork):
         return {} if self.hr_encoder is None or self.fused else {"hr_encoder": self.hr_encoder}
 
     def oracle_prior(self, x_l: Tensor, x_h: Tensor) -> Tensor | None:
-        """What an encoder that sees x_h too says, `[B, prior_channels]`; None if nothing steers."""
+        """Returns what an encoder that sees x_h too says, `[B, prior_channels]`; None if nothing
+        steers."""
         if self.hr_encoder is None:
             return None
         unshuffle = self.config.prior_encoder.unshuffle
@@ -72,7 +73,7 @@ class RDSR(SRNetwork):
         return prior
 
     def prior(self, x_l: Tensor, start: Tensor | None = None) -> Tensor | None:
-        """What inference has, `[B, prior_channels]`; None if nothing steers.
+        """Returns the prior that inference has, `[B, prior_channels]`; None if nothing steers.
 
         Args:
             start: x_T of the reverse process `[B, prior_channels]`; by default its fixed noise.

@@ -46,7 +46,7 @@ class PriorEncoder(nn.Module):
         )
 
     def forward(self, *images: Tensor) -> Tensor:
-        """`[B, prior_channels]` of images `[B, Cᵢ, h, w]`."""
+        """Returns `[B, prior_channels]` numbers of images `[B, Cᵢ, h, w]`."""
         x = F.leaky_relu(self.head(torch.cat(images, dim=1)), _SLOPE)
         prior: Tensor = self.mlp(self.widen(self.blocks(x)).mean(dim=(2, 3)))
         return prior
@@ -82,8 +82,8 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor, timestep: int, condition: Tensor) -> Tensor:
-        """`[B, C]` of a noisy prior `[B, C]` at a timestep from 0 to T − 1 and a condition
-        `[B, C]`."""
+        """Returns the clean prior `[B, C]` of a noisy prior `[B, C]` at a timestep from 0 to T − 1
+        and a condition `[B, C]`."""
         t = noisy.new_full((len(noisy), 1), timestep / self.num_timesteps)
         clean: Tensor = self.layers(torch.cat([condition, t, noisy], dim=1))
         return clean
@@ -109,12 +109,13 @@ class PriorDiffusion:
         self.last_alpha_cumprod = float(alphas_cumprod[-1])
 
     def q_sample(self, prior: Tensor, noise: Tensor) -> Tensor:
-        """x_T, where the reverse process starts in training; noise is standard normal."""
+        """Returns x_T `[B, C]`, where the reverse process starts in training; noise is standard
+        normal."""
         kept = self.last_alpha_cumprod
         return math.sqrt(kept) * prior + math.sqrt(1 - kept) * noise
 
     def reverse(self, denoiser: Denoiser, start: Tensor, condition: Tensor) -> Tensor:
-        """The clean prior `[B, C]`, by one call of the denoiser per timestep."""
+        """Returns the clean prior `[B, C]`, by one call of the denoiser per timestep."""
         x = start
         for t in reversed(range(self.num_timesteps)):
             clean = denoiser(x, t, condition)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srmodels.checks import check_not_negative
 from srmodels.randomness import per_sample_normal
 from srmodels.rdsr.network import RDSR
 from srmodels.stage import ParameterGroup, Stage
@@ -42,7 +43,7 @@ class PriorStage(Stage):
         return {"loss": F.l1_loss(x, x_h)}
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """What the decoder makes with the oracle's prior."""
+        """Returns what the decoder makes with the oracle's prior."""
         x: Tensor = self.network.decoder(x_l, self.network.oracle_prior(x_l, x_h))
         return x
 
@@ -67,10 +68,7 @@ class DiffusionStage(Stage):
     options: Options
 
     def __init__(self, network: RDSR, options: Options) -> None:
-        if options.distillation_weight < 0:
-            raise ValueError(
-                f"distillation_weight must be at least 0, not {options.distillation_weight}."
-            )
+        check_not_negative("distillation_weight", options.distillation_weight)
         if network.config.prior == "none":
             raise ValueError(
                 "with networks.prior=none there is no prior to learn: the stage before is all."
@@ -130,7 +128,8 @@ class PerceptualFinetuning(PerceptualStage):
         ]
 
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """With the reverse process starting from each sample's own noise."""
+        """Returns the image `[B, 3, scale·h, scale·w]`, about [0, 1], where the reverse process
+        starts from each sample's own noise."""
         network = self.network
         start = per_sample_normal(seeds, network.noise.shape[1:])
         x: Tensor = network.decoder(x_l, network.prior(x_l, start))

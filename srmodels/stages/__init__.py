@@ -1,1 +1,11 @@
 """Training programs that systems share."""
+
+from collections.abc import Mapping
+
+from srmodels.stage import Stage
+from srmodels.stages.pixel import PixelStage
+
+#: By kind: the stages that every system has.
+SHARED_STAGES: Mapping[str, type[Stage]] = {"pixel": PixelStage}
+
+__all__ = ["SHARED_STAGES", "PixelStage"]

@@ -1,4 +1,5 @@
-"""What systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by turns."""
+"""The part that systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by
+turns."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srmodels.checks import check_not_negative
 from srmodels.layers import (
     PatchDiscriminator,
     hinge_discriminator_loss,
@@ -38,14 +40,14 @@ class PerceptualStage(Stage):
         adversarial_weight: float = 0.0
         adversarial_start: int = 0
 
-    #: Of the part that learns the image, beside `discriminator`.
+    #: Name of the part that learns the image, beside `discriminator`.
     part_name: str
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__(network, options)
         for name, value in vars(options).items():
-            if not isinstance(value, str) and value < 0:
-                raise ValueError(f"{name} must be at least 0, not {value}.")
+            if not isinstance(value, str):
+                check_not_negative(name, value)
         if options.lpips_backbone not in BACKBONES:
             raise ValueError(
                 f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
@@ -65,10 +67,10 @@ class PerceptualStage(Stage):
 
     @abstractmethod
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """What is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
+        """Returns the image that is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
 
     def more_losses(self, x: Tensor, x_h: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """A system's own losses, with their weights."""
+        """Returns a system's own losses, with their weights, by name."""
         return {}
 
     def pretrained_names(self) -> Sequence[str]:

@@ -27,7 +27,7 @@ from pipelines.data.sources import SAMPLE, find_entries
 from pipelines.data.stream import CropSettings, TrainingStream, collate, make_pair, training_order
 from pipelines.data.tiles import cut, decode, encode
 from pipelines.storage.store import open_store
-from srmodels.degradation import PRESETS, degrade
+from srmodels.degradation import PRESETS, Draws, degrade
 from tests.conftest import ROOT, write_dataset
 
 ROUNDS = 5
@@ -147,7 +147,7 @@ def test_where_the_time_goes(tiles: Dataset) -> None:
     def degraded(name: str) -> Callable[[], Any]:
         options = PRESETS[name]()
         return lambda: [
-            degrade(x, 4, options, np.random.Generator(np.random.Philox(key=i)))
+            degrade(x, 4, options, Draws(np.random.Generator(np.random.Philox(key=i))))
             for i, x in enumerate(images)
         ]
 

@@ -127,6 +127,7 @@ class CheckpointCallback:
             zero_stage=self.train.zero_stage,
             ranks=dist.get_world_size(),
             rank=dist.get_rank(),
+            optimizer=self.train.optimizer,
         )
 
     def _warn(self, problem: str) -> None:

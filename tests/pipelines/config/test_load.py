@@ -203,3 +203,13 @@ def test_a_degradation_s_parameters_are_keys_of_the_recipe(tmp_path: Path) -> No
     assert load_config([f"recipe={recipe}"]).degradation.options.first.quality == [50, 60]
     other = load_config([f"recipe={recipe}", "degradation.preset=bicubic"])
     assert other.degradation.options == PRESETS["bicubic"]()
+
+
+def test_a_stage_that_every_system_has_is_set_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {SMALL}\nstages: {{pixel: {{}}, sharp: {{kind: pixel}}}}\n")
+    config = load_config([f"recipe={path}", "stages.sharp.options.fft_weight=0.1"])
+    assert config.stages["pixel"].options.fft_weight == 0.0
+    assert config.stages["sharp"].options.fft_weight == 0.1
+    with pytest.raises(UserError, match=r"stages.pixel.options: all weights are 0"):
+        load_config([f"recipe={path}", "stages.pixel.options.l1_weight=0"])

@@ -10,7 +10,7 @@ from pipelines.config.schema import StreamConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream, make_pair, to_unit
 from pipelines.errors import UserError
-from srmodels.degradation import PRESETS, degrade
+from srmodels.degradation import PRESETS, Draws, degrade
 from tests.conftest import write_dataset
 
 SETTINGS = CropSettings(crop=64, scale=4, degradation=PRESETS["realesrgan"]())
@@ -91,7 +91,9 @@ def test_a_pair_is_the_seed_s_alone_and_lr_is_made_from_that_hr(preset: str) -> 
     assert np.array_equal(hr, again[1])
     assert not np.array_equal(hr, make_pair(tile, settings, 8)[1])
     if preset == "bicubic":
-        assert np.array_equal(lr, degrade(hr, 4, PRESETS[preset](), np.random.default_rng(0)))
+        assert np.array_equal(
+            lr, degrade(hr, 4, PRESETS[preset](), Draws(np.random.default_rng(0)))
+        )
 
 
 def test_crops_reach_the_tile_s_last_row_and_column_and_all_eight_ways_to_lie() -> None:

@@ -65,7 +65,7 @@ def config(*arguments: str) -> Config:
 def real_stage(config: Config, name: str) -> Stage:
     torch.manual_seed(0)
     system, stage = load_system(config.system), config.stages[name]
-    return system.stages[stage.kind](system.build(config.networks), stage.options)
+    return system.stage(stage.kind)(system.build(config.networks), stage.options)
 
 
 def test_flops_and_saved_bytes_are_those_counted_by_hand() -> None:

@@ -48,41 +48,55 @@ def test_a_checkpoint_holds_weights_their_average_and_the_engines_files() -> Non
     assert sizes == [4 * 26, 4 * 30, 4 * 30, 4 * 26]
 
 
+def test_an_optimizer_of_one_moment_takes_as_much_less() -> None:
+    sizes = [
+        rank_memory(100, 100, zero_stage=zero, ranks=4, optimizer="lion").optimizer
+        for zero in (0, 1, 2, 3)
+    ]
+    assert sizes == [400, 200, 200, 100]
+    sizes = [checkpoint_bytes(10, 4, zero_stage=zero, optimizer="sgd") for zero in (0, 1, 2, 3)]
+    assert sizes == [4 * 22, 4 * 26, 4 * 26, 4 * 22]
+    assert rank_memory(9, 9, zero_stage=0, ranks=1, optimizer="adam").optimizer == 72
+
+
 def unique_bytes(tensors: list[Tensor]) -> int:
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
 
-def stepped(zero_stage: int) -> Any:
+def stepped(zero_stage: int, optimizer: str) -> Any:
     """One rank's engine on a stage of the tiny recipe, after a step."""
     join_group(cuda=False)
     prepare_deepspeed(torch.device("cpu"))
     from pipelines.training.build import build_engine
 
-    config = load_config([f"train.zero_stage={zero_stage}", "train.batch_size=2"])
+    settings = [f"train.zero_stage={zero_stage}", f"train.optimizer={optimizer}"]
+    config = load_config([*settings, "train.batch_size=2"])
     engine, _ = build_engine(config, "joint", torch.device("cpu"))
     x_l, x_h = (torch.zeros(2, 3, side, side, dtype=torch.uint8) for side in (16, 64))
     engine.step(Batch(x_l, x_h, torch.arange(2), ["a", "b"]), 0)
     return engine
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_deepspeed_keeps_and_saves_as_much(zero_stage: int, tmp_path: Path) -> None:
-    stepped_engine = stepped(zero_stage)
+@pytest.mark.parametrize(
+    ("zero_stage", "optimizer"),
+    [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (1, "lion"), (3, "sgd")],
+)
+def test_deepspeed_keeps_and_saves_as_much(zero_stage: int, optimizer: str, tmp_path: Path) -> None:
+    stepped_engine = stepped(zero_stage, optimizer)
     engine = stepped_engine.parts[""].engine
     counts = parameter_counts(stage_on_meta(load_config([]), "joint"))
-    expected = rank_memory(*counts, zero_stage=zero_stage, ranks=1)
+    expected = rank_memory(*counts, zero_stage=zero_stage, ranks=1, optimizer=optimizer)
 
     weights = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
     assert unique_bytes(weights) == pytest.approx(expected.weights, rel=1e-3)
-    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    moments = [
-        state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
-    ]
+    stepping = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    names = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+    moments = [state[n] for state in stepping.state.values() for n in names if n in state]
     own = {w.untyped_storage().data_ptr() for w in weights}
     copies = [
         p
-        for group in optimizer.param_groups
+        for group in stepping.param_groups
         for p in group["params"]
         if p.numel() and p.untyped_storage().data_ptr() not in own
     ]
@@ -91,5 +105,6 @@ def test_deepspeed_keeps_and_saves_as_much(zero_stage: int, tmp_path: Path) -> N
     stepped_engine.save(tmp_path)
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     # Weights and their average for readers are not the engine's to write.
-    estimate = checkpoint_bytes(*counts, zero_stage=zero_stage) - 4 * sum(counts)
+    estimate = checkpoint_bytes(*counts, zero_stage=zero_stage, optimizer=optimizer)
+    estimate -= 4 * sum(counts)
     assert written == pytest.approx(estimate, rel=0.02)

@@ -10,7 +10,7 @@ import sys
 import cv2
 import numpy as np
 
-from srmodels.degradation import PRESETS, degrade
+from srmodels.degradation import PRESETS, Draws, degrade
 
 #: OpenCV's number for AVX2; Python has no name for it.
 OPENCV_AVX2 = 11
@@ -39,7 +39,7 @@ def digests(samples: int) -> dict[str, str]:
             scale = (4, 2, 3, 8, 1)[number % 5]
             hr = picture(scale * (8 + number % 23), scale * (24 - number % 17), number)
             generator = np.random.Generator(np.random.Philox(key=number))
-            total.update(degrade(hr, scale, options, generator).tobytes())
+            total.update(degrade(hr, scale, options, Draws(generator)).tobytes())
         result[name] = total.hexdigest()
     return result
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from srmodels.degradation.codecs import compress
+from srmodels.degradation.draws import Draws
 
 
 @pytest.fixture
@@ -12,9 +13,10 @@ def image() -> np.ndarray:
 
 
 def test_quality_is_drawn_from_its_whole_range(image: np.ndarray) -> None:
-    generator, drawn = np.random.default_rng(0), []
+    drawn: list[str] = []
+    draws = Draws(np.random.default_rng(0), drawn)
     for _ in range(400):
-        compress(image, [30.0, 40.0], 0.0, generator, drawn)
+        compress(image, [30.0, 40.0], 0.0, draws)
     levels = [int(line.removeprefix("JPEG ")) for line in drawn]
     assert set(levels) == set(range(30, 41))
     assert np.mean(levels) == pytest.approx(35.0, abs=0.5)
@@ -23,7 +25,7 @@ def test_quality_is_drawn_from_its_whole_range(image: np.ndarray) -> None:
 @pytest.mark.parametrize("webp", [0.0, 1.0])
 def test_lower_quality_loses_more_and_colours_stay_in_place(image: np.ndarray, webp: float) -> None:
     def loss(quality: float) -> float:
-        found = compress(image, [quality, quality], webp, np.random.default_rng(0))
+        found = compress(image, [quality, quality], webp, Draws(np.random.default_rng(0)))
         assert found.shape == image.shape
         assert found[:, 40:, 0].mean() < 30
         assert found[:, :24, 0].mean() > 90
@@ -33,9 +35,10 @@ def test_lower_quality_loses_more_and_colours_stay_in_place(image: np.ndarray, w
 
 
 def test_webp_has_its_share(image: np.ndarray) -> None:
-    generator, drawn = np.random.default_rng(0), []
+    drawn: list[str] = []
+    draws = Draws(np.random.default_rng(0), drawn)
     for _ in range(300):
-        compress(image, [50.0, 90.0], 0.3, generator, drawn)
+        compress(image, [50.0, 90.0], 0.3, draws)
     share = sum(line.startswith("WebP") for line in drawn) / 300
     assert share == pytest.approx(0.3, abs=0.08)
     assert all(line.startswith(("WebP ", "JPEG ")) for line in drawn)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.filtering import TOLERANCE, Separable, apply, separate
 from srmodels.degradation.kernels import gaussian, plateau, random_kernel, random_sinc, sinc
 from srmodels.degradation.options import Blur
@@ -48,18 +49,18 @@ def test_filtering_is_the_integer_convolution_to_the_last_bit(kernel: np.ndarray
 
 
 def test_terms_cannot_leave_the_range_in_which_float32_is_exact() -> None:
-    generator = np.random.default_rng(1)
+    draws = Draws(np.random.default_rng(1))
     for _ in range(200):
-        found = separate(random_kernel(Blur(), generator))
+        found = separate(random_kernel(Blur(), draws))
         magnitude = sum(float(np.abs(c).sum() * np.abs(r).sum()) for c, r in found.terms)
         assert 128 * magnitude <= 2**24
         assert all(np.array_equal(part, np.rint(part)) for term in found.terms for part in term)
 
 
 def test_the_kernel_that_is_applied_is_the_one_that_was_asked_for() -> None:
-    generator = np.random.default_rng(2)
-    kernels = [random_kernel(Blur(), generator) for _ in range(200)]
-    kernels += [random_sinc(21, math.pi / 3, generator) for _ in range(50)]
+    draws = Draws(np.random.default_rng(2))
+    kernels = [random_kernel(Blur(), draws) for _ in range(200)]
+    kernels += [random_sinc(21, math.pi / 3, draws) for _ in range(50)]
     shares = []
     for kernel in kernels:
         found = padded(separate(kernel).dense(), len(kernel))

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from srmodels.degradation.draws import Draws
 from srmodels.degradation.kernels import gaussian, plateau, random_kernel, sinc
 from srmodels.degradation.options import Blur
 
@@ -59,8 +60,9 @@ def test_sinc_passes_below_its_cutoff_and_stops_above_it() -> None:
 
 
 def draw(count: int, options: Blur) -> tuple[list[np.ndarray], list[str]]:
-    generator, drawn = np.random.default_rng(0), []
-    return [random_kernel(options, generator, drawn) for _ in range(count)], drawn
+    drawn: list[str] = []
+    draws = Draws(np.random.default_rng(0), drawn)
+    return [random_kernel(options, draws) for _ in range(count)], drawn
 
 
 def test_kinds_come_with_their_odds() -> None:

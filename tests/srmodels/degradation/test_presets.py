@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pipelines.data.sources import SAMPLE
-from srmodels.degradation import PRESETS, Bsrgan, SecondOrder, degrade
-from srmodels.degradation.draws import choose, uniform, words
+from srmodels.degradation import PRESETS, Bsrgan, Draws, SecondOrder, degrade
+from srmodels.degradation.draws import words
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,10 @@ def philox(key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
+def draws(key: int, log: list[str] | None = None) -> Draws:
+    return Draws(philox(key), log)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_lr_has_the_right_size_and_is_a_picture_of_hr(
@@ -33,7 +37,7 @@ def test_lr_has_the_right_size_and_is_a_picture_of_hr(
     likeness = []
     for key in range(12):
         given = hr.copy()
-        lr = degrade(given, scale, PRESETS[preset](), philox(key))
+        lr = degrade(given, scale, PRESETS[preset](), draws(key))
         assert lr.shape == (96 // scale, 144 // scale, 3)
         assert lr.dtype == np.uint8
         assert np.array_equal(given, hr)
@@ -46,7 +50,7 @@ def test_lr_has_the_right_size_and_is_a_picture_of_hr(
 def test_colours_stay_in_their_channels(preset: str) -> None:
     image = np.zeros((96, 96, 3), np.uint8)
     image[...] = (200, 120, 40)
-    found = [degrade(image, 4, PRESETS[preset](), philox(key)).mean((0, 1)) for key in range(20)]
+    found = [degrade(image, 4, PRESETS[preset](), draws(key)).mean((0, 1)) for key in range(20)]
     assert np.mean(found, axis=0) == pytest.approx([200, 120, 40], abs=25)
 
 
@@ -56,7 +60,7 @@ def test_lr_lies_where_hr_lies(preset: str) -> None:
     image[32:64, 24:56] = 255
     mean = np.zeros((24, 24))
     for key in range(80):
-        mean += degrade(image, 4, PRESETS[preset](), philox(key)).mean(2)
+        mean += degrade(image, 4, PRESETS[preset](), draws(key)).mean(2)
     mean = np.clip(mean / 80 - 60, 0, None)
     y = (mean.sum(1) * (np.arange(24) + 0.5)).sum() / mean.sum()
     x = (mean.sum(0) * (np.arange(24) + 0.5)).sum() / mean.sum()
@@ -68,7 +72,7 @@ def test_lr_lies_where_hr_lies(preset: str) -> None:
 def test_the_smallest_crops_work(preset: str, size: tuple[int, int], scale: int) -> None:
     image = philox(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for key in range(40):
-        lr = degrade(image, scale, PRESETS[preset](), philox(key))
+        lr = degrade(image, scale, PRESETS[preset](), draws(key))
         assert lr.shape == (size[0] // scale, size[1] // scale, 3)
 
 
@@ -78,21 +82,21 @@ def test_only_the_generator_decides(hr: np.ndarray, preset: str) -> None:
     threads = cv2.getNumThreads()
     options = PRESETS[preset]()
     cv2.setRNGSeed(1)
-    first = degrade(hr, 4, options, philox(3))
+    first = degrade(hr, 4, options, draws(3))
     cv2.setRNGSeed(2)
-    assert np.array_equal(first, degrade(hr, 4, options, philox(3), []))
+    assert np.array_equal(first, degrade(hr, 4, options, draws(3, [])))
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
     assert cv2.getNumThreads() == threads
     assert options == PRESETS[preset]()
     if preset != "bicubic":
-        assert not np.array_equal(first, degrade(hr, 4, options, philox(4)))
+        assert not np.array_equal(first, degrade(hr, 4, options, draws(4)))
 
 
 def test_bad_sizes_are_refused(hr: np.ndarray) -> None:
     with pytest.raises(ValueError, match="144x95 px cannot be reduced by 4"):
-        degrade(hr[:95], 4, PRESETS["bicubic"](), philox(0))
+        degrade(hr[:95], 4, PRESETS["bicubic"](), draws(0))
 
 
 def draw(name: str, count: int, **changes: object) -> list[list[str]]:
@@ -100,7 +104,7 @@ def draw(name: str, count: int, **changes: object) -> list[list[str]]:
     result = []
     for key in range(count):
         result.append([])
-        degrade(image, 4, replace(PRESETS[name](), **changes), philox(key), result[-1])
+        degrade(image, 4, replace(PRESETS[name](), **changes), draws(key, result[-1]))
     return result
 
 
@@ -182,10 +186,11 @@ def test_options_change_what_is_drawn() -> None:
 
 def test_draws_are_what_they_say() -> None:
     generator = philox(1)
-    counts = Counter(choose(generator, [1.0, 0.0, 3.0, 0.0]) for _ in range(4000))
+    drawn = Draws(generator)
+    counts = Counter(drawn.choose([1.0, 0.0, 3.0, 0.0]) for _ in range(4000))
     assert set(counts) == {0, 2}
     assert counts[2] / 4000 == pytest.approx(0.75, abs=0.03)
-    values = [uniform(generator, [2.0, 5.0]) for _ in range(4000)]
+    values = [drawn.uniform([2.0, 5.0]) for _ in range(4000)]
     assert min(values) >= 2.0
     assert max(values) < 5.0
     assert np.mean(values) == pytest.approx(3.5, abs=0.06)

@@ -1,0 +1,1 @@
+"""The architectures that the library spandrel collects, as networks to train."""

@@ -1,0 +1,66 @@
+"""What Ray takes along to its workers."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cluster
+from pipelines.cluster import connect, ray_map
+from srmodels import system
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with a system in the current directory, which is not the checkout."""
+    package = tmp_path / "somebodys_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "network.py").write_text("from srmodels.rdsr.system import SYSTEM\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(system, "_own_packages", {})
+    for name in ("somebodys_package", "somebodys_package.network"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return package
+
+
+def test_a_system_of_ones_own_goes_to_the_workers_with_the_code(package: Path) -> None:
+    assert cluster._runtime_env() == {"working_dir": str(ROOT)}
+    system.load_system("rdsr")
+    assert "py_modules" not in cluster._runtime_env()
+    system.load_system("somebodys_package.network")
+    assert cluster._runtime_env() == {"working_dir": str(ROOT), "py_modules": [str(package)]}
+
+
+def test_a_submitted_job_brings_no_code_but_such_a_system(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cluster._runtime_env() == {}
+    system.load_system("somebodys_package.network")
+    assert cluster._runtime_env() == {"py_modules": [str(package)]}
+
+
+def test_a_package_inside_the_checkout_is_there_already(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ROOT", package.parent)
+    system.load_system("somebodys_package.network")
+    assert cluster._runtime_env() == {"working_dir": str(package.parent)}
+
+
+def name_of(path: str) -> str:
+    """On a worker."""
+    return system.load_system(path).name
+
+
+@pytest.mark.slow
+def test_workers_import_it(package: Path) -> None:
+    """On a cluster of its own, from where the package's folder is gone meanwhile."""
+    system.load_system("somebodys_package.network")
+    with connect():
+        shutil.rmtree(package)
+        assert list(ray_map(name_of, [("somebodys_package.network",)])) == ["rdsr"]

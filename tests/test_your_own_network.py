@@ -1,0 +1,83 @@
+"""docs/your_own_network.md, run as it stands there: files written, commands executed, in order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.local.platform import Platform
+from pipelines.config.load import load_config
+from pipelines.models.load import load_model
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "your_own_network.md"
+
+
+def blocks(language: str) -> list[str]:
+    """The page's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def write_files(folder: Path) -> None:
+    [network], [recipe] = blocks("python"), blocks("yaml")
+    (folder / "my_sr").mkdir()
+    (folder / "my_sr" / "network.py").write_text(network)
+    (folder / "espcn.yaml").write_text(recipe)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the page's files, the current one."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write_files(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("SRMILL_HOME")
+    return folder
+
+
+def test_it_is_as_short_as_the_page_says() -> None:
+    [network], [recipe] = blocks("python"), blocks("yaml")
+    assert len([line for line in network.splitlines() if line]) <= 33
+    assert len(recipe.splitlines()) <= 10
+
+
+def run(folder: Path, command: str, **environment: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "JOBS": str(ROOT / "jobs")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_plan_of_the_recipe(folder: Path) -> None:
+    """The page's second command as a dry run, which starts nothing."""
+    [commands] = blocks("sh")
+    told = run(folder, f"{commands.splitlines()[1]} --dry-run")
+    assert "body" in told
+    assert "300 of 8 samples in this process" in told
+
+
+@pytest.mark.cluster
+def test_the_page_ends_in_a_promoted_bundle(folder: Path, cluster: Platform) -> None:
+    """With the session's Ray; the registry is the page's own, a local database."""
+    [commands] = blocks("sh")
+    told = run(folder, commands, RAY_ADDRESS=cluster.ray_address)
+    assert "Trained espcn-pixel: loss" in told
+    assert "Promoted: espcn@champion is version 1" in told
+    model = load_model("models:/espcn@champion", load_config(["recipe=espcn.yaml"]))
+    assert model.facts["system"] == "my_sr.network"
+    for path in re.findall(r"`(work/[^`]+)`", PAGE.read_text()):
+        assert (folder / path).exists(), path
