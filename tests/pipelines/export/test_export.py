@@ -33,7 +33,9 @@ def write_evidence(config: Config, **changes: object) -> EvaluationResults:
     titles = {"bicubic": "bicubic", MODEL: "model"}
     values = {"weights_sha256": weights, "benchmarks": {"Set5": found}, "titles": titles}
     results = make_results(model=MODEL, **values | changes)
-    folder = evaluate.output_directory(config.export.evidence, MODEL, config.benchmark)
+    folder = evaluate.output_directory(
+        config.export.evidence, ModelReference.parse(MODEL), config.benchmark
+    )
     folder.mkdir(parents=True)
     (folder / RESULTS).write_bytes(to_json(results))
     (folder / evaluate.REPORT).write_text("<html>")
