@@ -46,7 +46,7 @@ ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr;
 	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
 
 results: setup ## Write docs/results.md from docs/results/*.json
-	@$(BIN)/python -m tests.benchmarks.results_page
+	@$(BIN)/python -m docs.tools.results_page
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

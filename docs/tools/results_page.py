@@ -2,7 +2,7 @@
 
     jobs/evaluate.py model=edge_sd_sr_tiny benchmark=sets/Set5,sets/BSD100
     cp work/evaluate/edge_sd_sr_tiny-Set5-BSD100/results.json docs/results/edge_sd_sr_tiny.json
-    python -m tests.benchmarks.results_page
+    python -m docs.tools.results_page
 
 published.yaml beside them holds the rows of papers.
 """
@@ -17,7 +17,7 @@ import yaml
 from pipelines.evaluation.benchmarks import PairedFolder
 from pipelines.evaluation.results import counted, rival, shown
 from pipelines.evaluation.statistics import Comparison
-from tests.conftest import ROOT
+from pipelines.storage.paths import ROOT
 
 STORED = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
