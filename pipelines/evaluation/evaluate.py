@@ -266,8 +266,7 @@ def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> 
     sets = results["benchmarks"].items()
     identities = {_mlflow_name(f"srmill.{n}"): facts["identity"] for n, facts in sets}
     run_id = tracking.new_run(client, config, name, identities)
-    status = "FAILED"
-    try:
+    with tracking.active_run(client, run_id):
         for benchmark, facts in sets:
             for method, values in facts["summary"].items():
                 title = results["titles"][method]
@@ -278,9 +277,6 @@ def _log(client: Any, config: Config, results: dict[str, Any], output: Path) -> 
         shown = {"model": results["model"], "metrics": results["metrics"]}
         tracking.log_params(client, run_id, shown)
         client.log_artifacts(run_id, str(output))
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run_id, status)
 
 
 def _mlflow_name(name: str) -> str:

@@ -68,17 +68,12 @@ def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowCl
     tags = {"srmill.stage": name, "srmill.manifest": job["identity"]["data"]}
     job["mlflow_run"] = open_run(client, config, run.name, tags)
     tracking.log_params(client, job["mlflow_run"], _parameters(config, name))
-    status = "FAILED"
-    try:
+    with tracking.active_run(client, job["mlflow_run"]):
         if train.max_workers == 0:
             train_here(job)
         else:
             _fit(job, train, run.name)
-        status = "KILLED"
         ended(config, name, job)
-        status = "FINISHED"
-    finally:
-        tracking.end_run(client, job["mlflow_run"], status)
 
 
 def _fit(job: dict[str, Any], train: TrainConfig, name: str) -> None:
