@@ -15,7 +15,7 @@ from pipelines.runs.checkpoint import Checkpoint
 from pipelines.runs.lease import lease
 from pipelines.storage.paths import resolve
 from pipelines.training.local import train_here
-from pipelines.training.plan import stage_plan
+from pipelines.training.plan import chosen_stage, stage_plan
 from pipelines.training.preemption import on_sigterm
 from pipelines.training.stage_run import check_pretrained, describe, ended, is_done
 from pipelines.training.start import init_checkpoint
@@ -56,6 +56,11 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
             assert newest is not None
             checkpoints.append(newest)
     return checkpoints
+
+
+def run_chosen_stage(config: Config) -> list[Checkpoint]:
+    """Trains `stage`, see `run_stages`; raises UserError if that is not set."""
+    return run_stages(config, [chosen_stage(config)])
 
 
 def _run_stage(config: Config, name: str, job: dict[str, Any], client: "MlflowClient") -> None:
