@@ -44,9 +44,10 @@ bench: setup ## Measure speed and quality
 
 ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr; needs SRMILL_DATA and DATA=shards)
 	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
+	@$(BIN)/python -m docs.tools.ablations_table $(or $(GRID),edge_sd_sr)
 
 results: setup ## Write docs/results.md from docs/results/*.json
-	@$(BIN)/python -m tests.benchmarks.results_page
+	@$(BIN)/python -m docs.tools.results_page
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

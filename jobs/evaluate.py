@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Measures a model beside others, on the validation split or on benchmark sets, and writes a report
-to look at."""
+"""Measures a model and others on the validation split or on benchmark sets, and writes a report."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""All jobs in order: shard, stage 1, stage 2, evaluate, export, register. Resumable."""
+"""Runs the whole chain: shard, the recipe's stages, evaluate, export, register. It resumes."""
 
 import sys
 from pathlib import Path

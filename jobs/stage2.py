@@ -8,13 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.job import main
 from pipelines.training.launch import run_stages
-from pipelines.training.plan import plan_stages
+from pipelines.training.plan import KEYS, plan_stages
 
 if __name__ == "__main__":
     main(
         "jobs/stage2.py",
         __doc__,
-        ("data", "stream", "degradation", "train"),
+        KEYS,
         lambda config: plan_stages(config, config.stage2),
         lambda config: run_stages(config, config.stage2),
     )

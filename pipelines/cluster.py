@@ -1,4 +1,4 @@
-"""One way to Ray: the cluster that is there, or one of our own for as long as it is needed."""
+"""Connects to Ray: to the cluster that runs, or to one that is started for as long as needed."""
 
 import os
 import socket
@@ -15,17 +15,27 @@ from srmodels.system import own_packages
 Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
+def auth_environment() -> dict[str, str]:
+    """Returns the environment that decides how the processes of a cluster authenticate.
+
+    All of them need the same. Left to itself Ray turns token authentication on and leaves a token
+    in the user's home folder.
+    """
+    return {"RAY_AUTH_MODE": "disabled"}
+
+
 @contextmanager
 def connect() -> Iterator[None]:
-    """Inside the block Ray is connected: to RAY_ADDRESS or a cluster that runs on this machine,
-    else to one that is started here and stopped again. Nested calls share the outermost one.
+    """Inside the block Ray is connected: to RAY_ADDRESS, to a cluster that runs on this machine, or
+    else to one that is started here and stopped with the block. Nested calls share the outermost
+    connection.
 
     Raises:
         UserError: RAY_ADDRESS names a cluster that does not answer.
     """
-    # Ray would otherwise switch token authentication on by itself and leave a token behind.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Progress bars are lines that look alike; and each should be printed once, not logged as well.
+    for name, value in auth_environment().items():
+        os.environ.setdefault(name, value)
+    # The lines of a progress bar look alike. Each is printed once, and not logged as well.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -53,11 +63,12 @@ def connect() -> Iterator[None]:
 
 
 def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Runs `function` as Ray tasks of one core each, of which a few per core are in flight, so that
-    neither tasks nor results pile up. Inside `connect()`.
+    """Runs `function` as Ray tasks of one core each; call it inside `connect()`.
+
+    At most two tasks per core are in flight, so that neither tasks nor results pile up.
 
     Raises:
-        whatever a task raised; the others are cancelled.
+        Exception: a task raised it; the other tasks are cancelled.
     """
     import ray
 
@@ -92,7 +103,7 @@ def _runtime_env() -> dict[str, Any]:
 
 
 def _check_address() -> None:
-    """Whether something listens at RAY_ADDRESS: Ray itself would try for minutes."""
+    """Raises UserError if nothing listens at RAY_ADDRESS. Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         _knock(address)
@@ -101,8 +112,8 @@ def _check_address() -> None:
 
 
 def _cluster_is_gone() -> bool:
-    """Whether the cluster that Ray would look for on this machine, by the note it left, has died
-    without removing the note: Ray would wait for it for minutes."""
+    """Returns True if this machine has a note of a cluster that does not run any more. Ray would
+    wait for that cluster for minutes."""
     from ray._private.utils import read_ray_address
 
     if os.environ.get("RAY_ADDRESS"):

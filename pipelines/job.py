@@ -1,4 +1,4 @@
-"""What every file in jobs/ shares: arguments, --help, --dry-run, and errors in one sentence."""
+"""Runs the files in jobs/: their arguments, --help, --dry-run, and errors in one sentence."""
 
 import os
 import signal
@@ -24,15 +24,16 @@ def main(
     *,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """The entry point of a job; exits the process.
+    """Runs a job. A job that fails ends the process: with code 2 for a UserError, 143 for SIGTERM,
+    130 for an interrupt.
 
     Args:
-        program: what a user starts, for `--help`: `jobs/NAME.py`.
+        program: the command that a user starts, for `--help`, such as `jobs/NAME.py`.
         description: for `--help`.
-        keys: keys or sections the job uses, besides `COMMON`; they are what `--help` lists.
-        plan: says in words what the job would do; raises UserError if it cannot.
-        work: does it.
-        arguments: instead of `sys.argv`.
+        keys: keys or sections that the job uses besides `COMMON`; `--help` lists them.
+        plan: says in words what the job would do; raises UserError for what cannot work.
+        work: does the job.
+        arguments: those of the command line, instead of `sys.argv`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -45,7 +46,7 @@ def main(
             raise SystemExit(0)
         work(config)
     except UserError as error:
-        # One that was raised in a Ray task carries the remote traceback; its cause does not.
+        # An error from a Ray task carries the remote traceback; its cause does not.
         _exit(f"error: {getattr(error, 'cause', error)}", 2)
     except Terminated as error:
         _exit(f"terminated: {error}", 128 + signal.SIGTERM)
@@ -54,7 +55,7 @@ def main(
 
 
 def help_text(program: str, description: str, keys: Sequence[str]) -> str:
-    """What `--help` prints: usage, and the job's keys with defaults and meaning."""
+    """Returns the text of `--help`: usage, and the job's keys with their defaults and meaning."""
     wanted = (*COMMON, *keys)
     rows = [
         f"  {key + '=' + _show(default):<38} {meaning}"
@@ -80,5 +81,5 @@ def _show(default: Any) -> str:
 def _exit(message: str, code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # Ray and MLflow leave threads behind that would hold up an ordinary exit after an error.
+    # Ray and MLflow leave threads behind, for which an ordinary exit would wait.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One progress bar for everything long: in place on a terminal, a line now and then in a log."""
+"""Shows progress: a bar that is redrawn on a terminal, a line every few seconds in a log."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ BAR = (
 
 
 class _Lines:
-    """A stream for tqdm that turns every redrawn bar into a line of its own, for logs."""
+    """A stream for tqdm that prints every redrawn bar as a line of its own."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n ")
@@ -27,7 +27,7 @@ class _Lines:
 
 @contextmanager
 def progress(label: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Any]:
-    """A tqdm bar: `update(n)` and `set_postfix_str(text, refresh=False)`."""
+    """Yields a tqdm bar for `total` units, of which `initial` are done; it ends with the block."""
     terminal = sys.stdout.isatty()
     bar = tqdm(
         desc=label,

@@ -7,7 +7,10 @@ from pipelines.storage.paths import ROOT
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout (with `+dirty` if it was edited); None outside of one."""
+    """Returns the commit of this checkout, with `+dirty` if it was edited.
+
+    Outside of a checkout: $SRMILL_GIT_COMMIT, else None.
+    """
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True

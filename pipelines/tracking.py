@@ -1,4 +1,4 @@
-"""MLflow: one client, runs that are found again by name, and a server that is checked up front."""
+"""Connects to MLflow: a server that is checked first, and runs that are found again by name."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config.load import config_digest
 from pipelines.config.schema import Config
-from pipelines.errors import UserError
+from pipelines.errors import Terminated, UserError
 from pipelines.storage.paths import resolve
 
 if TYPE_CHECKING:
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Tag by which a run of ours is found again.
+#: The tag that holds a run's name. Runs are found again by it.
 RUN_TAG = "srmill.run"
 _SQLITE = "sqlite:///"
 T = TypeVar("T")
 
 
 def tracking_uri(config: Config | None = None) -> str:
-    """`mlflow.uri`, else $MLFLOW_TRACKING_URI, else sqlite under work/."""
+    """Returns `mlflow.uri`, else $MLFLOW_TRACKING_URI, else the sqlite file under work/."""
     configured = config.mlflow.uri if config else None
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or "sqlite:///work/mlflow/mlflow.db"
     if uri.startswith(_SQLITE):
-        # Relative to SRMILL_HOME as everything else, not to each process's own directory.
+        # Like every path of ours, it is relative to SRMILL_HOME and not to the process's directory.
         return f"{_SQLITE}{resolve(uri.removeprefix(_SQLITE))}"
     return uri
 
 
 def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClient":
-    """A client for the tracking server, which has been seen to answer.
+    """Returns a client for the tracking server, after the server has answered.
 
     Args:
-        config: for `mlflow.uri`.
-        create: whether a local database that is not there is made.
+        config: gives `mlflow.uri`.
+        create: makes a local database that is not there yet.
 
     Raises:
-        UserError: the server cannot be reached, or the address is of no kind that we know.
+        UserError: the server does not answer, the local database is missing, or the address is
+            neither http(s) nor sqlite.
     """
     uri = tracking_uri(config)
     if uri.startswith(("http://", "https://")):
@@ -67,7 +68,8 @@ def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClie
 
 
 def open_client(uri: str) -> "MlflowClient":
-    """A client for a tracking server, which need not answer yet; MLflow is told to be quiet."""
+    """Returns a client for a tracking server that need not answer yet. MLflow logs only warnings
+    from then on."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
@@ -79,7 +81,7 @@ def open_client(uri: str) -> "MlflowClient":
 
 
 def lookup(find: Callable[..., T], *arguments: str) -> T | None:
-    """What `find` (a method of the client) returns; None if MLflow says there is no such thing.
+    """Returns what `find`, a method of the client, finds; None if MLflow has no such thing.
 
     Raises:
         UserError: MLflow fails for any other reason.
@@ -101,7 +103,7 @@ def _check_server(uri: str) -> None:
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
-            # It answers; what it allows is found out with the user's credentials.
+            # It answers. MLflow's client has the credentials; this request has none.
             return
         reason: object = error
     except (OSError, ValueError) as error:
@@ -113,7 +115,7 @@ def _check_server(uri: str) -> None:
 
 
 def find_run(client: "MlflowClient", config: Config, name: str) -> str | None:
-    """Id of the newest MLflow run called `name`, if there is one."""
+    """Returns the id of the newest MLflow run called `name`; None if there is none."""
     experiment = client.get_experiment_by_name(_experiment(config))
     if experiment is None:
         return None
@@ -124,7 +126,7 @@ def find_run(client: "MlflowClient", config: Config, name: str) -> str | None:
 
 
 def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
-    """Id of the MLflow run called `name`: the one that is there (running again), or a new one."""
+    """Returns the id of the MLflow run called `name`, which is RUNNING again, or of a new one."""
     if run_id := find_run(client, config, name):
         client.update_run(run_id, status="RUNNING")
         return run_id
@@ -132,7 +134,8 @@ def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, 
 
 
 def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
-    """Id of a new MLflow run in the recipe's experiment, which is made where it is missing."""
+    """Returns the id of a new MLflow run in the recipe's experiment. Creates the experiment if it
+    is missing."""
     experiment = client.get_experiment_by_name(_experiment(config))
     if experiment is not None:
         experiment_id = experiment.experiment_id
@@ -148,9 +151,26 @@ def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, s
     return str(run.info.run_id)
 
 
+@contextmanager
+def active_run(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Ends an MLflow run with the block: FINISHED; KILLED where the process was asked to stop;
+    FAILED after any other exception, which goes on. See `end_run` for a server that is away."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (Terminated, KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        end_run(client, run_id, status)
+
+
 def end_run(client: "MlflowClient", run_id: str, status: str) -> None:
-    """Tells how a run ended. A server that is away then, however long the run waited for it, is
-    worth a warning: the work itself is done."""
+    """Tells MLflow how a run ended: FINISHED, FAILED or KILLED.
+
+    A server that does not answer then is a warning and no error: the work itself has ended.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -163,9 +183,9 @@ def end_run(client: "MlflowClient", run_id: str, status: str) -> None:
 
 @contextmanager
 def single_attempts() -> Iterator[None]:
-    """Requests to MLflow end after 30 s, unless the environment says otherwise: its own retries
-    would hold a caller in one of them for minutes, unseen from outside."""
-    # MLflow reads its settings from the environment at every request, and only there.
+    """Inside the block a request to MLflow is tried once, for at most 30 s, unless the environment
+    says otherwise. MLflow's own retries would block the caller for minutes."""
+    # MLflow reads these settings from the environment, at every request, and nowhere else.
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ |= added
@@ -177,7 +197,7 @@ def single_attempts() -> Iterator[None]:
 
 
 def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:
-    """Logs nested settings as flat parameters; what a resumed run has logged already stays."""
+    """Logs nested settings as flat parameters. A parameter that the run has already stays."""
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params

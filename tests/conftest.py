@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.local import platform as local_platform
+from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
@@ -67,7 +68,7 @@ def cluster(
 ) -> Iterator[local_platform.Platform]:
     """The local platform, real Ray and MLflow servers, shared by the test session."""
     home = tmp_path_factory.mktemp("platform")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= auth_environment()
     platform = local_platform.up(home)
     yield platform
     local_platform.down(home, quiet=True)

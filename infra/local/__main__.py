@@ -1,9 +1,10 @@
-"""`python -m infra.local up | down | demo`."""
+"""Runs `python -m infra.local up | down | demo`."""
 
 import sys
 
 from infra.local.demo import demo
 from infra.local.platform import PlatformError, down, up
+from pipelines.errors import UserError
 
 
 def main() -> int:
@@ -13,7 +14,7 @@ def main() -> int:
         return 2
     try:
         commands[sys.argv[1]]()
-    except PlatformError as error:
+    except (PlatformError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

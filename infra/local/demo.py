@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on the local platform, job by job, through Ray's job API."""
+"""Runs `make demo`: the chain of a recipe on the local platform, job by job, by Ray's job API."""
 
 import asyncio
 import logging
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.local.platform import ROOT, Platform, PlatformError, up
+from pipelines.cluster import auth_environment
+from pipelines.config.load import load_config
+from pipelines.retrain import Step, chain, follow
 from pipelines.revision import git_commit
 
 if TYPE_CHECKING:
@@ -19,18 +22,8 @@ if TYPE_CHECKING:
 MODEL = "edge_sd_sr_tiny"
 RECIPE = f"{MODEL}_finetune"
 PREVIEW = "work/preview.png"
-#: Job and its arguments, in order; they share the recipe.
-JOBS: list[tuple[str, list[str]]] = [
-    ("shard", ["source=sample", f"preview={PREVIEW}"]),
-    ("stage1", []),
-    ("stage2", []),
-    (
-        "evaluate",
-        [f"model=run:{RECIPE}-decoder", f"evaluate.compare=[{MODEL},run:{RECIPE}-joint]"],
-    ),
-    ("export", []),
-    ("register", []),
-]
+#: What the demo sets besides the recipe.
+SETTINGS = ("source=sample", f"preview={PREVIEW}", f"evaluate.compare=[{MODEL}]")
 _WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
 _BAR = re.compile(r"^\S+ +\d+%\|")
 _NOISE = re.compile(
@@ -39,7 +32,7 @@ _NOISE = re.compile(
 
 
 def demo(home: Path = ROOT) -> None:
-    """Runs every job that is not done yet and says where everything is.
+    """Runs the chain's jobs that are not done yet, and prints where the results are.
 
     Raises:
         PlatformError: a job failed; its own message is above.
@@ -47,20 +40,24 @@ def demo(home: Path = ROOT) -> None:
     start = time.monotonic()
     platform = up(home)
     print(platform.describe(), flush=True)
-    jobs = [(job, [f"recipe={RECIPE}", *arguments]) for job, arguments in JOBS]
-    for number, (job, arguments) in enumerate(jobs, 1):
-        print(f"\n── {number}/{len(jobs)} jobs/{job}.py {' '.join(arguments)}", flush=True)
-        run_job(platform, job, arguments)
+    # The chain reads its inputs here, and the jobs read them on the platform.
+    os.environ |= {"SRMILL_HOME": str(home), "MLFLOW_TRACKING_URI": platform.mlflow}
+    follow(steps(), lambda step: run_job(platform, step))
     _summary(platform, home, time.monotonic() - start)
 
 
-def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
-    """Submits one job and shows its log until it ends.
+def steps() -> list[Step]:
+    """The chain of the demo's recipe, as `jobs/retrain.py` runs it."""
+    return chain(load_config([f"recipe={RECIPE}", *SETTINGS]), SETTINGS)
+
+
+def run_job(platform: Platform, step: Step) -> None:
+    """Submits the job of a step and shows its log until it ends.
 
     Raises:
         PlatformError: it did not succeed.
     """
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= auth_environment()
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
@@ -68,7 +65,8 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
     logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
 
     client = JobSubmissionClient(platform.dashboard)
-    entrypoint = shlex.join([f"jobs/{job}.py", *arguments])
+    entrypoint = shlex.join([f"jobs/{step.job}.py", *step.arguments])
+    print(f"   {entrypoint}", flush=True)
     submitted = _running(client, entrypoint)
     if submitted is not None:
         print("   It runs already, from an interrupted demo: following it.", flush=True)
@@ -90,13 +88,13 @@ def run_job(platform: Platform, job: str, arguments: list[str]) -> None:
         status = client.get_job_status(submitted)
     if status != JobStatus.SUCCEEDED:
         raise PlatformError(
-            f"jobs/{job}.py ended as {status}: its log is above and at {platform.dashboard}. "
+            f"jobs/{step.job}.py ended as {status}: its log is above and at {platform.dashboard}. "
             "`make demo` goes on from there once it is mended; `make down` stops the platform."
         )
 
 
 def _running(client: "JobSubmissionClient", entrypoint: str) -> str | None:
-    """The id of a job with this entry point that has not ended."""
+    """Returns the id of a job with this entry point that has not ended; None if there is none."""
     for job in client.list_jobs():
         if job.entrypoint == entrypoint and not job.status.is_terminal():
             return job.submission_id
@@ -140,7 +138,6 @@ class _Printer:
 
 
 def _summary(platform: Platform, home: Path, seconds: float) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = platform.mlflow
     from mlflow import MlflowClient
 
     client = MlflowClient(platform.mlflow)

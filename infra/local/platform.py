@@ -1,7 +1,7 @@
-"""Starts and stops the local platform, and remembers it in work/platform.json.
+"""Starts and stops the local platform, and keeps its addresses in work/platform.json.
 
-Everything listens on 127.0.0.1 only. Ray's token authentication is off: whoever has a shell on
-this machine can use it, nobody else.
+Everything listens on 127.0.0.1 only. Ray's token authentication is off: every user of this machine
+can use the platform, nobody else.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.cluster import auth_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120
 STOP_TIMEOUT = 20
@@ -31,7 +33,7 @@ class PlatformError(RuntimeError):
 
 @dataclass(frozen=True)
 class Platform:
-    """A running platform: addresses and the processes to stop."""
+    """A running platform: its addresses, and the ids of the processes to stop."""
 
     home: str
     ray_address: str
@@ -40,18 +42,20 @@ class Platform:
     pids: list[int]
 
     def describe(self) -> str:
+        """Returns the addresses, and how to submit a job and to stop, in a line each."""
+        settings = " ".join(f"{name}={value}" for name, value in auth_environment().items())
         return (
             f"Ray         {self.dashboard} (dashboard and job server)\n"
             f"MLflow      {self.mlflow}\n"
             f"Results     {self.home}/work\n"
-            f"Submit      RAY_AUTH_MODE=disabled ray job submit --address {self.dashboard} "
+            f"Submit      {settings} ray job submit --address {self.dashboard} "
             "--working-dir . -- jobs/stage1.py --help\n"
             "Stop        make down"
         )
 
     def alive(self) -> bool:
-        """Both servers answer. A busy machine may need a while for that, so as long as both
-        processes are there they are given time."""
+        """Returns True if both servers answer. On a busy machine they may need up to
+        `ANSWER_TIMEOUT` seconds; a process that is gone is not waited for."""
         deadline = time.monotonic() + ANSWER_TIMEOUT
         while True:
             if _answers(f"{self.dashboard}/api/version") and _answers(f"{self.mlflow}/health"):
@@ -62,17 +66,18 @@ class Platform:
 
 
 def state_file(home: Path) -> Path:
+    """Returns the path of the file that describes the running platform."""
     return home / "work" / "platform.json"
 
 
 def load(home: Path = ROOT) -> Platform | None:
-    """The platform that was started last, if it was not stopped since."""
+    """Returns the platform that was started last; None if it was stopped since."""
     path = state_file(home)
     return Platform(**json.loads(path.read_text())) if path.exists() else None
 
 
 def up(home: Path = ROOT) -> Platform:
-    """Starts the platform, or returns the one that runs already.
+    """Starts the platform, or finds the one that runs already; returns it.
 
     Raises:
         PlatformError: a server did not come up; the message names its log.
@@ -86,17 +91,17 @@ def up(home: Path = ROOT) -> Platform:
     logs = home / "work" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (home / "work" / "mlflow").mkdir(exist_ok=True)
-    # A free neighbour is taken where one is occupied; 10002 to 19999 are for Ray's workers. From
-    # 32768 on, any connection may take a port between this look and Ray's.
+    # The next free port replaces an occupied one. 10002 to 19999 are for Ray's workers. From 32768
+    # on, any connection may take a port before Ray does.
     ports = free_ports({"Ray": 6379, "dashboard": 8265, "client": 20001, "MLflow": 5000})
     others = free_ports({"agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001})
     mlflow = f"http://127.0.0.1:{ports['MLflow']}"
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-        "RAY_AUTH_MODE": "disabled",
+        **auth_environment(),
         "SRMILL_HOME": str(home),
         "MLFLOW_TRACKING_URI": mlflow,
-        # Evaluations of language models, for which the server would keep processes waiting.
+        # The server would start idle processes for evaluations of language models.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
     }
@@ -114,7 +119,7 @@ def up(home: Path = ROOT) -> Platform:
     mlflow_command = [
         "mlflow", "server", "--host=127.0.0.1", f"--port={ports['MLflow']}", "--workers=1",
         f"--backend-store-uri=sqlite:///{home}/work/mlflow/mlflow.db",
-        # Clients write artifacts straight to disk, so they stay readable without the server.
+        # Clients write artifacts to disk themselves, so they stay readable without the server.
         f"--default-artifact-root={(home / 'work' / 'mlflow' / 'artifacts').as_uri()}",
         "--no-serve-artifacts",
     ]  # fmt: skip
@@ -166,7 +171,8 @@ def down(home: Path = ROOT, quiet: bool = False) -> None:
 
 
 def free_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """For every name its wanted port, or the next free one; says so where they differ.
+    """Returns each name's wanted port, or the next free one; prints a line where a server that
+    people open has another one than usual.
 
     Raises:
         PlatformError: none of the hundred ports from the wanted one on is free.
@@ -197,8 +203,8 @@ def _is_free(port: int) -> bool:
 
 
 def _server(pid: int) -> psutil.Process | None:
-    """The server that was started under this id, unless it is gone. (The id may have been taken
-    over by somebody else's process since.)"""
+    """Returns the server that was started with this id; None if it is gone. The id may belong to
+    another process by then."""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         process = psutil.Process(pid)
         names = {Path(part).name for part in process.cmdline()}

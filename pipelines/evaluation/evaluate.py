@@ -73,7 +73,7 @@ def output_directory(folder: str | None, reference: ModelReference, benchmark: A
 
 
 def _output(config: Config) -> Path:
-    return output_directory(config.output, _wanted(config), config.benchmark)
+    return output_directory(config.output, wanted(config), config.benchmark)
 
 
 def plan(config: Config) -> str:
@@ -83,7 +83,7 @@ def plan(config: Config) -> str:
         UserError: a model, method, metric or benchmark set does not exist.
     """
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
-    for reference in (_wanted(config), *_compared(config.evaluate)):
+    for reference in (wanted(config), *_compared(config.evaluate)):
         check_method(reference)
     names = []
     for name in parse_names(config.benchmark):
@@ -92,7 +92,7 @@ def plan(config: Config) -> str:
         else:
             names.append(str(find_folder(name)))
     return (
-        f"measure {_wanted(config)} against {', '.join(map(str, _compared(config.evaluate)))} on "
+        f"measure {wanted(config)} against {', '.join(map(str, _compared(config.evaluate)))} on "
         f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
         f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
     )
@@ -143,7 +143,7 @@ def run(config: Config) -> Path:
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config)
-    reference = _wanted(config)
+    reference = wanted(config)
     model = at_precision(load_model(reference, config), config.export.weights)
     others = [open_method(name, config) for name in _compared(config.evaluate)]
     # The model itself comes last: what it is compared with may name it too.
@@ -217,7 +217,7 @@ def _measure(
     return Measurements(images, of_sets, failures, costs, settings.latency_runs)
 
 
-def _wanted(config: Config) -> ModelReference:
+def wanted(config: Config) -> ModelReference:
     """Returns `model`, else the recipe's champion."""
     return ModelReference.parse(config.model) if config.model else champion(config)
 
@@ -298,8 +298,7 @@ def _log(client: Any, config: Config, results: EvaluationResults, output: Path) 
     sets = results.benchmarks.items()
     identities = {_mlflow_name(f"srmill.{n}"): found.identity for n, found in sets}
     run_id = tracking.new_run(client, config, name, identities)
-    status = "FAILED"
-    try:
+    with tracking.active_run(client, run_id):
         for benchmark, found in sets:
             for method, values in found.summary.items():
                 title = results.titles[method]
@@ -310,9 +309,6 @@ def _log(client: Any, config: Config, results: EvaluationResults, output: Path) 
         metrics = {label: asdict(metric) for label, metric in results.metrics.items()}
         tracking.log_params(client, run_id, {"model": results.model, "metrics": metrics})
         client.log_artifacts(run_id, str(output))
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run_id, status)
 
 
 def _mlflow_name(name: str) -> str:

@@ -120,8 +120,7 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
     scores = {k: v for k, v in facts.metrics.model.items() if v is not None}
     tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts.manifest}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
-    status = "FAILED"
-    try:
+    with tracking.active_run(client, run_id):
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in scores.items():
             client.log_metric(run_id, f"val/{metric}", value)
@@ -134,7 +133,4 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
             tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in scores.items()},
             description=f"{facts.recipe}, commit {facts.git_commit}",
         )
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run_id, status)
     return str(created.version)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock
 from safetensors.torch import load_file
@@ -29,8 +29,9 @@ from pipelines.runs.marker import (
     verify_files,
 )
 from pipelines.storage.digests import digest
-from pipelines.storage.files import local_files, read_json
+from pipelines.storage.files import local_files
 from pipelines.storage.store import LocalStore, Store
+from pipelines.storage.typed import Document, read_typed
 
 STATE, MODEL, EMA = "state.json", "model.safetensors", "ema.safetensors"
 #: The files behind `Checkpoint.state` and `Checkpoint.weights`: the result of a finished run.
@@ -39,7 +40,7 @@ FOLDER = re.compile(r"step-(\d{6,})-([0-9a-z]+)")
 
 
 @dataclass(frozen=True)
-class RunState:
+class RunState(Document):
     """Everything that a run resumes from, besides weights.
 
     Attributes:
@@ -51,6 +52,9 @@ class RunState:
         networks: the configuration of the networks that the weights fit; a stage may leave other
             networks behind than the recipe has.
     """
+
+    VERSION: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "choose another run.name"
 
     step: int
     samples: int
@@ -193,7 +197,7 @@ class Checkpoint:
 
     def state(self) -> RunState:
         with self._held(STATE) as folder:
-            return RunState(**read_json(folder / STATE))
+            return read_typed(RunState, (folder / STATE).read_bytes(), f"{self.location}/{STATE}")
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to use: the averaged ones where there are any, the live ones elsewhere."""

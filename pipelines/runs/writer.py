@@ -18,7 +18,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from torch import Tensor
 from pipelines.errors import UserError
 from pipelines.runs.checkpoint import EMA, MODEL, STATE, Checkpoint, Checkpoints, RunState
 from pipelines.runs.marker import MARKER, DamagedError, Marker, StoredFile, for_each, read_marker
-from pipelines.storage.files import local_files, write_json
+from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore
+from pipelines.storage.typed import to_json
 
 # How soon and how often rank 0 looks for notes, and how long it still does after close().
 FIRST_LOOK_S, LOOK_S, GRACE_S = 0.05, 2.0, 30.0
@@ -63,7 +64,7 @@ def write_weights(
     """Rank 0's files of a checkpoint, besides the engine's. The tensors are contiguous."""
     save_file(model, folder / MODEL)
     save_file(ema, folder / EMA)
-    write_json(folder / STATE, asdict(state))
+    write_bytes(folder / STATE, to_json(state))
 
 
 class CheckpointWriter:

@@ -21,7 +21,7 @@ from pipelines.data.stream import check_crop
 from pipelines.job import main
 from pipelines.runs.lease import lease
 from pipelines.training.local import join_group, train_here
-from pipelines.training.plan import chosen_stage, plan_stages
+from pipelines.training.plan import KEYS, chosen_stage, plan_chosen_stage
 from pipelines.training.ranks import from_first
 from pipelines.training.stage_run import StageRun, check_pretrained, ended, is_done
 from pipelines.training.start import start_checkpoint
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     main(
         "python -m pipelines.training",
         __doc__,
-        ("stage", "data", "stream", "degradation", "train"),
-        lambda config: plan_stages(config, [chosen_stage(config)]),
+        ("stage", *KEYS),
+        plan_chosen_stage,
         train_stage,
     )

@@ -16,7 +16,7 @@ from pipelines.runs.checkpoint import Checkpoint
 from pipelines.runs.lease import lease
 from pipelines.storage.paths import resolve
 from pipelines.training.local import train_here
-from pipelines.training.plan import stage_plan
+from pipelines.training.plan import chosen_stage, stage_plan
 from pipelines.training.preemption import on_sigterm
 from pipelines.training.stage_run import StageRun, Tracked, check_pretrained, ended, is_done
 from pipelines.training.start import start_checkpoint
@@ -62,6 +62,11 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
     return checkpoints
 
 
+def run_chosen_stage(config: Config) -> list[Checkpoint]:
+    """Trains `stage`, see `run_stages`; raises UserError if that is not set."""
+    return run_stages(config, [chosen_stage(config)])
+
+
 def _run_stage(run: StageRun, client: "MlflowClient") -> None:
     config, cuda = run.config, _use_cuda(run.train)
     print(stage_plan(config, run.stage), flush=True)
@@ -69,19 +74,14 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
     open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
     tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}
     run_id = open_run(client, config, run.name, tags)
-    tracking.log_params(client, run_id, _parameters(config, run.stage))
     run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config), run_id))
-    status = "FAILED"
-    try:
+    with tracking.active_run(client, run_id):
+        tracking.log_params(client, run_id, _parameters(config, run.stage))
         if run.train.max_workers == 0:
             train_here(run)
         else:
             _fit(run)
-        status = "KILLED"
         ended(run)
-        status = "FINISHED"
-    finally:
-        tracking.end_run(client, run_id, status)
 
 
 def _fit(run: StageRun) -> None:

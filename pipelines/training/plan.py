@@ -1,4 +1,4 @@
-"""What a stage will do and cost, told before it starts."""
+"""Tells, before a stage starts, what it will do and cost."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,9 @@ from pipelines.training.schedule import group_settings
 from pipelines.training.start import describe_start
 from srmodels.cost import NetworkCost, TrainingCost
 from srmodels.stage import Stage
+
+#: The keys of a job that trains, for its `--help`.
+KEYS = ("data", "stream", "degradation", "train")
 
 
 def stage_plan(config: Config, stage: str) -> str:
@@ -168,6 +171,11 @@ def _epochs(config: Config, samples: int) -> str:
 def plan_stages(config: Config, stages: Sequence[str]) -> str:
     """The plans of several stages, one after the other."""
     return "\n".join(stage_plan(config, stage) for stage in stages)
+
+
+def plan_chosen_stage(config: Config) -> str:
+    """The plan of `stage`; raises UserError if that is not set."""
+    return stage_plan(config, chosen_stage(config))
 
 
 def chosen_stage(config: Config) -> str:

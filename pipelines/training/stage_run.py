@@ -106,18 +106,19 @@ class StageRun:
             checkpoints=run_checkpoints(config, run_name(config, stage)),
             start=start,
             teacher=teacher,
-            identity=_identity(config, stage, dataset, start, teacher),
+            identity=identity_of(config, stage, dataset, start, teacher),
             weights_folder=weights_folder(),
         )
 
 
-def _identity(
+def identity_of(
     config: Config,
     stage: str,
     dataset: Dataset,
-    start: Checkpoint | None,
-    teacher: Teacher | None,
+    start: Checkpoint | None = None,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
+    """Returns every setting that shapes the result of a stage's run."""
     settings = to_dict(config)
     own = settings["stages"][stage]
     identity = {

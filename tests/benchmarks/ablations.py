@@ -2,22 +2,20 @@
 
     SRMILL_DATA=… SRMILL_WEIGHTS=… python -m tests.benchmarks.ablations edge_sd_sr --data shards
 
-trains every arm (an interrupted one goes on), measures it on Set5 and BSD100 at ×4, and writes the
-table to the grid's page (see grids.py). Differences are paired, image by image; their intervals
-hold for other images, and with several seeds for other runs too.
+trains every arm (an interrupted one goes on), measures it on Set5 and BSD100 at ×4, and keeps the
+scores. `python -m docs.tools.ablations_table` writes the table of them.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from docs.tools.ablations_table import Row, Scores, scores_file
 from pipelines.config.load import load_config
-from srmodels.metrics.suite import METRICS
 from tests.benchmarks.grids import GRIDS, Grid
 from tests.conftest import ROOT
 from tests.support.quality import oracle_scores, scores
@@ -25,8 +23,6 @@ from tests.support.quality import oracle_scores, scores
 BENCHMARKS = ("Set5", "BSD100")
 #: LPIPS with VGG would take longer than the training.
 MEASURED = ("psnr_y", "ssim_y", "lpips_alex")
-#: Between these lines of the page the table stands.
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def main() -> None:
@@ -38,15 +34,17 @@ def main() -> None:
     if not os.environ.get("SRMILL_DATA"):
         raise SystemExit("error: set SRMILL_DATA to the folder with the benchmark sets.")
     grid = GRIDS[parsed.grid]
-    measured: dict[str, NDArray[np.float64]] = {}
+    rows: list[Row] = []
     for name, arm in grid.arms.items():
         for seed in range(parsed.seeds):
             train(grid, name, seed, parsed.data)
-        measured[name] = np.stack([measure(grid, name, seed) for seed in range(parsed.seeds)])
-        print(arm.title, measured[name].mean((0, 1)).round(4), flush=True)
+        found = np.stack([measure(grid, name, seed) for seed in range(parsed.seeds)])
+        rows.append(Row(arm.title, found))
+        print(arm.title, found.mean((0, 1)).round(4), flush=True)
     simple = scores("bicubic", BENCHMARKS, MEASURED)
-    write(grid.page, table(grid, measured, simple))
-    print(f"Table: {grid.page}")
+    path = scores_file(parsed.grid)
+    Scores(MEASURED, simple, tuple(rows)).save(path)
+    print(f"Scores: {path}")
 
 
 def settings(grid: Grid, name: str, seed: int) -> list[str]:
@@ -68,47 +66,6 @@ def measure(grid: Grid, name: str, seed: int) -> NDArray[np.float64]:
     if arm.oracle:
         return oracle_scores(config, arm.result, BENCHMARKS, MEASURED)
     return scores(f"run:{config.run.name}-{arm.result}", BENCHMARKS, MEASURED, config)
-
-
-def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % of the mean of `[seeds, images]`, by a bootstrap over images and over seeds."""
-    generator = np.random.default_rng(0)
-    seeds, count = differences.shape
-    means = [
-        differences[
-            generator.integers(seeds, size=(seeds, 1)), generator.integers(count, size=count)
-        ].mean()
-        for _ in range(5000)
-    ]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def table(grid: Grid, measured: dict[str, NDArray[np.float64]], simple: NDArray[np.float64]) -> str:
-    metrics = [METRICS[name].title for name in MEASURED]
-    base = measured["base"]
-    lines = [
-        f"| | {' | '.join(metrics)} |",
-        f"|{'---|' * (1 + len(metrics))}",
-        f"| bicubic | {' | '.join(f'{value:.4f}' for value in simple.mean(0))} |",
-    ]
-    for name, found in measured.items():
-        cells = []
-        for column in range(len(metrics)):
-            cell = f"{found[..., column].mean():.4f}"
-            if name != "base":
-                low_end, high_end = interval(found[..., column] - base[..., column])
-                cell += f" ({low_end:+.4f} … {high_end:+.4f})"
-            cells.append(cell)
-        lines.append(f"| {grid.arms[name].title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def write(path: Path, content: str) -> None:
-    """Puts the content where the page has its last table of this kind."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from docs.tools.ablations_table import interval
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.evaluation.benchmarks import open_benchmark
@@ -16,7 +17,6 @@ from srmodels.metrics.fidelity import psnr_y
 from srmodels.rdsr.network import RDSR
 from srmodels.tiling import mirror_to
 from srmodels.upscale import to_pixels, to_tensor
-from tests.benchmarks.ablations import interval
 from tests.conftest import ROOT, data_directory
 
 

@@ -1,4 +1,4 @@
-"""The grids of ablations: what is changed, what is trained for it, and where its table stands."""
+"""The grids of ablations: each arm, the settings it changes, and the stages it trains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,6 @@ class Grid:
     """The first arm is what the others are compared with."""
 
     recipe: Path
-    page: Path
     arms: dict[str, Arm]
 
 
@@ -89,6 +88,6 @@ _RDSR = {
     "plain": Arm("plain convolutions", ("networks.decoder.conv=plain",), _RDSR_STAGES),
 }
 GRIDS = {
-    "edge_sd_sr": Grid(_HERE / "ablations.yaml", ROOT / "docs" / "ablations.md", _EDGE),
-    "rdsr": Grid(_HERE / "ablations_rdsr.yaml", ROOT / "docs" / "rdsr.md", _RDSR),
+    "edge_sd_sr": Grid(_HERE / "ablations.yaml", _EDGE),
+    "rdsr": Grid(_HERE / "ablations_rdsr.yaml", _RDSR),
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cluster import auth_environment
 from tests.support.chaos import ROWS, SETTINGS, STEPS, NewRun, Outcome, Reference
 from tests.support.ray_nodes import Nodes
 from tests.support.run import Run
@@ -15,7 +16,8 @@ from tests.support.run import Run
 def head() -> Iterator[Nodes]:
     """The cluster without nodes to train on."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
+        for name, value in auth_environment().items():
+            environment.setenv(name, value)
         nodes = Nodes()
         yield nodes
         nodes.shutdown()
@@ -24,7 +26,8 @@ def head() -> Iterator[Nodes]:
 @pytest.fixture
 def nodes(head: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     """The cluster, to which a test adds its nodes."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name, value in auth_environment().items():
+        monkeypatch.setenv(name, value)
     yield head
     head.clear()
 

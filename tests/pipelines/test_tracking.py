@@ -1,10 +1,12 @@
 import time
 
 import pytest
+from mlflow import MlflowClient
 
 from pipelines import tracking
 from pipelines.config.load import load_config
-from pipelines.errors import UserError
+from pipelines.errors import Terminated, UserError
+from tests.support.mlflow_server import MLflowServer
 
 
 def test_an_unreachable_server_is_told_at_once() -> None:
@@ -41,3 +43,58 @@ def test_a_run_whose_server_is_gone_ends_with_a_warning(caplog: pytest.LogCaptur
     client = tracking.open_client("http://127.0.0.1:9")
     tracking.end_run(client, "0" * 32, "FINISHED")
     assert "MLflow still shows the run as running, though it is FINISHED" in caplog.text
+
+
+def test_a_run_that_succeeds_is_finished() -> None:
+    config = load_config([])
+    client = tracking.connect(config)
+    run = tracking.new_run(client, config, "a", {})
+    with tracking.active_run(client, run):
+        assert client.get_run(run).info.status == "RUNNING"
+    assert client.get_run(run).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("wrong"), "FAILED"),
+        (RuntimeError("broken"), "FAILED"),
+        (Terminated("saved"), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(1), "KILLED"),
+    ],
+)
+def test_a_run_tells_how_it_ended_and_the_error_goes_on(error: BaseException, status: str) -> None:
+    config = load_config([])
+    client = tracking.connect(config)
+    run = tracking.new_run(client, config, "a", {})
+    with pytest.raises(type(error)), tracking.active_run(client, run):
+        raise error
+    assert client.get_run(run).info.status == status
+
+
+def test_a_server_that_goes_away_meanwhile_costs_a_warning(
+    mlflow_server: MLflowServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = tracking.open_client(mlflow_server.url)
+    run = mlflow_server.new_run()
+    with tracking.active_run(client, run):
+        mlflow_server.kill()
+    assert "MLflow still shows the run as running, though it is FINISHED" in caplog.text
+    mlflow_server.start()
+    assert client.get_run(run).info.status == "RUNNING"
+
+
+def test_a_failure_is_told_and_not_the_outage_after_it(
+    mlflow_server: MLflowServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = tracking.open_client(mlflow_server.url)
+    with pytest.raises(UserError, match="the work went wrong"):
+        lose_server_and_fail(mlflow_server, client, mlflow_server.new_run())
+    assert "though it is FAILED" in caplog.text
+
+
+def lose_server_and_fail(server: MLflowServer, client: MlflowClient, run: str) -> None:
+    with tracking.active_run(client, run):
+        server.kill()
+        raise UserError("the work went wrong")

@@ -2,7 +2,7 @@
 
     jobs/evaluate.py model=edge_sd_sr_tiny benchmark=sets/Set5,sets/BSD100
     cp work/evaluate/edge_sd_sr_tiny-Set5-BSD100/results.json docs/results/edge_sd_sr_tiny.json
-    python -m tests.benchmarks.results_page
+    python -m docs.tools.results_page
 
 published.yaml beside them holds the rows of papers.
 """
@@ -17,8 +17,8 @@ from pipelines.evaluation.benchmarks import PairedFolder
 from pipelines.evaluation.results import EvaluationResults, counted, rival, shown
 from pipelines.evaluation.statistics import Comparison
 from pipelines.models.facts import MetricFacts
+from pipelines.storage.paths import ROOT
 from pipelines.storage.typed import read_typed
-from tests.conftest import ROOT
 
 STORED = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.benchmarks.results_page import PAGE, STORED, page
+from docs.tools.results_page import PAGE, STORED, page
 
 
 def test_the_page_was_written_by_the_command() -> None:

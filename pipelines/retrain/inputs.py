@@ -1,0 +1,145 @@
+"""Reads what decides the result of each step, so that a step can say why it runs.
+
+Nothing is written or downloaded, and no server is asked. A value that is not there yet is None.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines import tracking
+from pipelines.config.reference import Kind, ModelReference
+from pipelines.config.schema import Config
+from pipelines.data import shard
+from pipelines.data.dataset import dataset_exists, open_dataset
+from pipelines.data.sources import find_entries
+from pipelines.data.sources.find import as_list
+from pipelines.data.sources.public import SETS
+from pipelines.errors import UserError
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.benchmarks import VALIDATION, open_benchmark, parse_names
+from pipelines.evaluation.results import RESULTS
+from pipelines.export import export
+from pipelines.models import bundle
+from pipelines.registry import register
+from pipelines.runs.checkpoint import EMA, MODEL
+from pipelines.runs.names import run_checkpoints, run_name
+from pipelines.storage.digests import digest
+from pipelines.storage.files import file_sha256
+from pipelines.storage.paths import resolve
+from pipelines.training.plan import chosen_stage
+from pipelines.training.stage_run import identity_of
+
+#: Values by name, ready for JSON. The names are what people read: "runs: manifest changed".
+Inputs = dict[str, Any]
+
+
+def of_shard(config: Config) -> Inputs:
+    """The source's listing, the settings of the shards, and where they go."""
+    listings = [_listing(name, config) for name in as_list(shard.source(config))]
+    place = {"source": digest(listings), "data": shard.output_location(config)}
+    return place | _settings("shard", config.shard)
+
+
+def of_stage(config: Config) -> Inputs:
+    """The manifest, the weights that the stage starts from, and the settings that shape it."""
+    name = chosen_stage(config)
+    stage = config.stages[name]
+    if not dataset_exists(config.data, config.stream):
+        return {"manifest": None}
+    try:
+        dataset = open_dataset(config.data, config.stream)
+        identity = identity_of(config, name, dataset)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    # A run that has begun keeps the weights from outside that it began with, so what is asked for
+    # is their identity: an alias may have moved on.
+    before: Any = stage.init_from or asdict(config.init)
+    del identity["initial weights"]
+    return {
+        "manifest": identity.pop("data"),
+        "start": _of_stage_or_model(config, before),
+        **identity,
+        "teacher": _of_stage_or_model(config, stage.teacher),
+        "train.steps": stage.train.steps,
+    }
+
+
+def _of_stage_or_model(config: Config, named: Any) -> Any:
+    """Returns the weights of a stage of the chain; any other name stands for itself."""
+    if isinstance(named, str) and named in config.stages:
+        return _weights(config, ModelReference(Kind.RUN, run_name(config, named)))
+    return named
+
+
+def of_evaluate(config: Config) -> Inputs:
+    """The weights of all models, the benchmark sets, the metrics, and the report's settings."""
+    settings = _settings("evaluate", config.evaluate)
+    del settings["evaluate.compare"], settings["evaluate.metrics"]
+    metrics, _ = evaluate.choose_metrics(config.evaluate, config.crop_border)
+    return {
+        "model": _weights(config, evaluate.wanted(config)),
+        "compared models": {
+            name: _weights(config, ModelReference.parse(name)) for name in config.evaluate.compare
+        },
+        "benchmark": {n: _benchmark(n, config) for n in parse_names(config.benchmark)},
+        "metrics": {label: metric.protocol for label, metric in metrics.items()},
+        "export.weights": config.export.weights,
+        "output": config.output,
+        **settings,
+    }
+
+
+def of_export(config: Config) -> Inputs:
+    """The weights, the settings of the export, and the evidence."""
+    reference = export.model_reference(config)
+    folder = evaluate.output_directory(config.export.evidence, reference, config.benchmark)
+    return {
+        "model": _weights(config, reference),
+        "evidence": _sha256(folder / RESULTS),
+        "output": str(export.output_directory(config)),
+        **_settings("export", config.export),
+    }
+
+
+def of_register(config: Config) -> Inputs:
+    """The bundle, the model's name, the registry, and the rule of promotion."""
+    return {
+        "bundle": _sha256(register.bundle_directory(config) / bundle.FILE_NAME),
+        "mlflow.model": config.mlflow.model,
+        "mlflow.uri": tracking.tracking_uri(config),
+        "register.promote": config.register.promote,
+    }
+
+
+def _settings(section: str, values: Any) -> Inputs:
+    return {f"{section}.{name}": value for name, value in asdict(values).items()}
+
+
+def _listing(name: str, config: Config) -> Any:
+    """A source's files by name and size; what stands for a source that must be fetched first."""
+    if name in SETS:
+        return name
+    if "://" not in name and (path := resolve(name)).is_file():
+        stat = path.stat()
+        return [str(path), stat.st_size, stat.st_mtime_ns]
+    entries = find_entries(name, config.mirror, config.stream.policy)
+    return [[entry.container, entry.label, entry.size] for entry in entries]
+
+
+def _weights(config: Config, reference: ModelReference) -> Any:
+    """Returns the sha256 of a run's newest weights; any other reference stands for itself."""
+    if reference.kind is not Kind.RUN:
+        return str(reference)
+    newest = run_checkpoints(config, reference.name).newest()
+    return [newest.files[name].sha256 for name in (MODEL, EMA)] if newest else None
+
+
+def _benchmark(name: str, config: Config) -> str | None:
+    if name == VALIDATION and not dataset_exists(config.data, config.stream):
+        return None
+    return open_benchmark(name, config).identity
+
+
+def _sha256(path: Path) -> str | None:
+    return file_sha256(path) if path.is_file() else None

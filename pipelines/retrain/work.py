@@ -1,0 +1,98 @@
+"""Plans and runs the steps of a chain, and says of each why it runs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines import tracking
+from pipelines.cluster import connect
+from pipelines.config.schema import Config
+from pipelines.data import shard
+from pipelines.evaluation import evaluate
+from pipelines.export import export
+from pipelines.registry import register
+from pipelines.retrain.records import Record, load, reason, records_of, save
+from pipelines.retrain.steps import Step, chain, stages_of
+from pipelines.storage.store import Store
+from pipelines.training.launch import run_chosen_stage
+from pipelines.training.plan import plan_chosen_stage
+from pipelines.training.stage_run import check_pretrained
+from pipelines.training.start import start_checkpoint
+from pipelines.training.teacher import find_teacher
+
+#: By job: its plan in words, and its work.
+_JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
+    "shard": (shard.plan, shard.run),
+    "train": (plan_chosen_stage, run_chosen_stage),
+    "evaluate": (evaluate.plan, evaluate.run),
+    "export": (export.plan, export.run),
+    "register": (register.plan, register.run),
+}
+
+
+def plan(config: Config) -> str:
+    """Every step with its reason and its plan.
+
+    Raises:
+        UserError: a step cannot work.
+    """
+    steps = chain(config)
+    plans = [_plan(step) for step in steps]
+    lines, anything_runs = [], False
+    for number, (step, text) in enumerate(zip(steps, plans, strict=True), 1):
+        record = load(_records(step), step.name)
+        told = reason(record, step.inputs() if record else {})
+        if told.startswith("runs"):
+            anything_runs = True
+        elif anything_runs:
+            told += ", unless a step before changes them"
+        lines += [f"{number}. {step.name}: {told}", text]
+    return "\n".join(lines)
+
+
+def run(config: Config) -> str:
+    """Runs every step that is not done yet; returns the registered version.
+
+    Raises:
+        UserError: a step cannot work, or failed.
+        Terminated: SIGTERM came while a stage trained; its work is saved.
+    """
+    steps, stages = chain(config), stages_of(config)
+    # Everything that can be known is checked before the first step.
+    for step in steps:
+        _plan(step)
+    tracking.connect(config)
+    for stage in stages:
+        check_pretrained(config, stage)
+        start_checkpoint(config, stage, planned=stages)
+        find_teacher(config, stage, planned=stages)
+    with connect():
+        return str(follow(steps, run_here))
+
+
+def follow(steps: Sequence[Step], work: Callable[[Step], Any]) -> Any:
+    """Does `work` on each step in order, under a heading that says why; returns the last result.
+
+    A step that succeeds leaves a record of the inputs that it began with.
+    """
+    result = None
+    for number, step in enumerate(steps, 1):
+        store, inputs = _records(step), step.inputs()
+        told = reason(load(store, step.name), inputs)
+        print(f"── {number}/{len(steps)} {step.name}: {told}", flush=True)
+        result = work(step)
+        save(store, Record(step.name, inputs))
+    return result
+
+
+def run_here(step: Step) -> Any:
+    """Runs a step in this process; returns what its job returns."""
+    return _JOBS[step.job][1](step.config)
+
+
+def _plan(step: Step) -> str:
+    return _JOBS[step.job][0](step.config)
+
+
+def _records(step: Step) -> Store:
+    assert step.config.run.name is not None
+    return records_of(step.config.run.name)

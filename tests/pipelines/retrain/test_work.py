@@ -1,0 +1,101 @@
+"""Headings, records and the dry run of a chain; tests/test_end_to_end.py runs one for real."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.config.load import load_config
+from pipelines.errors import UserError
+from pipelines.retrain import Step, chain, follow, plan
+from pipelines.retrain.records import Record, load, records_of, save
+from pipelines.retrain.work import run_here
+from tests.conftest import SMALL
+
+
+def steps(**values: object) -> list[Step]:
+    config = load_config([f"recipe={SMALL}"])
+    return [
+        Step(name, "train", (), config, lambda value=value: {"manifest": value})
+        for name, value in values.items()
+    ]
+
+
+def test_every_step_gets_a_heading_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow(steps(a=1, b=2), lambda step: step.name) == "b"
+    follow(steps(a=1, b=3), lambda step: step.name)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["── 1/2 a: runs: never done", "── 2/2 b: runs: never done"]
+    assert lines[2].startswith("── 1/2 a: same inputs as before (")
+    assert lines[3] == "── 2/2 b: runs: manifest changed"
+
+
+def test_a_step_with_the_same_inputs_checks_its_result() -> None:
+    done: list[str] = []
+    for _ in range(2):
+        follow(steps(a=1), lambda step: done.append(step.name))
+    assert done == ["a", "a"]
+
+
+def test_only_a_step_that_succeeded_leaves_a_record() -> None:
+    def work(step: Step) -> None:
+        if step.name == "b":
+            raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken"):
+        follow(steps(a=1, b=2, c=3), work)
+    store = records_of("small")
+    assert load(store, "a") == Record("a", {"manifest": 1})
+    assert store.names() == ["a.json"]
+
+
+def test_the_record_holds_the_inputs_that_a_step_began_with() -> None:
+    values = ["before", "after"]
+    [step] = steps(a=0)
+    step = Step(step.name, step.job, (), step.config, lambda: {"manifest": values[0]})
+    follow([step], lambda _: values.pop(0))
+    assert load(records_of("small"), "a") == Record("a", {"manifest": "before"})
+
+
+def test_a_dry_run_tells_the_reason_and_the_plan_of_each_step(photos: Path, dataset: Path) -> None:
+    arguments = [f"recipe={SMALL}", f"source={photos}", f"data={dataset}"]
+    told = plan(load_config(arguments)).splitlines()
+    heads = [line for line in told if re.match(r"\d\. ", line)]
+    assert heads == [
+        f"{number}. {name}: runs: never done"
+        for number, name in enumerate(
+            ["shard", "stage autoencoder", "stage joint", "stage decoder", "evaluate", "export",
+             "register"], 1,
+        )
+    ]  # fmt: skip
+    assert told[1].startswith("6 photo files")
+    assert not Path(os.environ["SRMILL_HOME"]).exists()
+
+    save(records_of("small"), Record("stage joint", {"manifest": "other"}))
+    config = load_config(arguments)
+    save(records_of("small"), Record("register", chain(config)[-1].inputs()))
+    told = plan(config).splitlines()
+    assert "3. stage joint: runs: manifest, start, " in "\n".join(told)
+    assert told[-2].startswith("7. register: same inputs as before (")
+    assert told[-2].endswith("checks its result, unless a step before changes them")
+
+
+def test_stages_follow_each_other_and_are_not_trained_again(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, without Ray."""
+    arguments = [f"recipe={SMALL}", f"data={dataset}", "train.workers=0", "stage1=[autoencoder]",
+                 "stage2=[joint]"]  # fmt: skip
+    stages = chain(load_config(arguments))[1:3]
+    follow(stages, run_here)
+    told = capsys.readouterr().out
+    assert "Trained small-autoencoder: loss" in told
+    assert "Trained small-joint: loss" in told
+    follow(stages, run_here)
+    told = capsys.readouterr().out
+    assert told.count("same inputs as before (") == told.count("Nothing to do") == 2
+    # The weights that a stage starts from are of the run before it.
+    assert stages[1].inputs()["start"]
+    other = chain(load_config([*arguments, "run.name=other"]))[2]
+    assert other.inputs()["start"] is None
