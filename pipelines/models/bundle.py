@@ -1,7 +1,7 @@
-"""The deployable directory: weights, configuration, edge artifacts and the evidence for them.
+"""Seals and loads bundles: weights, configuration, edge artifacts and the evidence for them.
 
-`bundle.json` lists every other file with its sha256 and size, and is written last. There are no
-pickles. Anything that loads a bundle verifies it first.
+`bundle.json` is written last, and lists every other file with its sha256 and size. A bundle holds
+no pickles. Whatever loads a bundle verifies it first.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FILE_NAME = "bundle.json"
 
 WEIGHTS = "model.safetensors"
 
-#: Of networks that do not ship, but that training goes on with.
+#: Weights of networks that do not ship, but that a finetuning needs.
 FINETUNING = "finetuning.safetensors"
 
 CONFIG = "config.yaml"
@@ -34,32 +34,36 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk; `facts` is its `bundle.json`."""
+    """A verified bundle on disk.
+
+    Attributes:
+        facts: the content of its `bundle.json`.
+    """
 
     path: Path
     facts: dict[str, Any]
 
     @property
     def digest(self) -> str:
-        """The bundle's identity: everything that `bundle.json` says."""
+        """The bundle's identity: the digest of `bundle.json`."""
         return digest(self.facts)
 
     def config(self) -> Config:
-        """The configuration that the model was trained with."""
+        """Returns the configuration that the model was trained with."""
         return from_dict(yaml.safe_load((self.path / CONFIG).read_text()))
 
     def network(self) -> SRNetwork:
-        """The model, in eval mode."""
+        """Returns the networks that ship, fused, in eval mode."""
         return build_network(self.config(), load_file(self.path / WEIGHTS))
 
     def finetuning_weights(self) -> dict[str, Tensor]:
-        """In fp32; empty if the bundle cannot be finetuned."""
+        """Returns the weights of `FINETUNING` in fp32; empty where the bundle has none."""
         path = self.path / FINETUNING
         return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
 
 
 def seal(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes `bundle.json` over all files that are in `directory` already."""
+    """Writes `bundle.json`, which lists all files that are in `directory` already."""
     files = {
         path.relative_to(directory).as_posix(): {
             "sha256": file_sha256(path),
@@ -72,11 +76,11 @@ def seal(directory: Path, facts: dict[str, Any]) -> None:
 
 
 def load_bundle(directory: Path) -> Bundle:
-    """The bundle in `directory`, every file checked against its sha256.
+    """Loads the bundle in `directory`, and checks every file against its sha256.
 
     Raises:
-        UserError: there is none, its schema is newer than this code, or a file is damaged,
-            missing or not listed.
+        UserError: there is no bundle; it has another schema version; or a file is damaged, missing
+            or not listed.
     """
     path = directory / FILE_NAME
     if not path.is_file():
