@@ -1,7 +1,7 @@
 """Describes one execution of a stage; tells whether it is complete and whether it can resume."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ _FREE = {
 class Tracked:
     """The MLflow run that a stage's run reports to."""
 
-    uri: str
+    # Ray keeps the text of what workers are given, and an address may hold a password.
+    uri: str = field(repr=False)
     run_id: str
 
 
@@ -192,7 +193,7 @@ def check_pretrained(config: Config, name: str) -> None:
         UserError: some of them cannot be found.
     """
     try:
-        weights_folder()  # It raises: every worker is told of the folder, needed or not.
+        weights_folder()  # Checked even where no weights are needed: every worker gets it.
         for weights in stage_on_meta(config, name).pretrained_names():
             pretrained(weights)
     except ValueError as error:

@@ -16,7 +16,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.errors import Terminated, UserError
 from pipelines.runs.checkpoint import MODEL, Checkpoint, RunState
 from pipelines.runs.writer import write_weights
-from pipelines.training.stage_run import StageRun, check_resumable, ended, is_done
+from pipelines.training.stage_run import StageRun, Tracked, check_resumable, ended, is_done
 from pipelines.training.teacher import Teacher
 from tests.support.checkpoints import at, damage, open_writer
 from tests.support.training import configure
@@ -190,6 +190,13 @@ def test_it_reaches_the_workers_as_it_is(describe: Describe) -> None:
     assert torch.equal(there.start.weights()["weight"], torch.full((3,), 4.0))
     assert there.teacher.source.location == start.location
     assert (there.train, there.name) == (run.train, "small-autoencoder")
+
+
+def test_its_text_holds_no_password(describe: Describe) -> None:
+    """Ray Train keeps the text of a run for its dashboard."""
+    run = replace(describe(), tracked=Tracked("http://me:secret@tracking", "id"))
+    assert "secret" not in str(run)
+    assert pickle.loads(pickle.dumps(run)).tracked == run.tracked
 
 
 def test_a_run_is_done_at_its_last_step(
