@@ -1,7 +1,7 @@
-"""Counts what a network and a training step cost, by running them on tensors without values.
+"""Counts what inference and a training step cost, by running both on tensors without values.
 
-Inference runs on the meta device. Training runs on fake CPU tensors: the meta device knows no
-autocast, and only attention that keeps the whole matrix of weights, which no real device does.
+Inference runs on the meta device, and training on fake CPU tensors. The meta device has no
+autocast, and its attention keeps the whole matrix of weights, which no real device does.
 """
 
 import dataclasses
@@ -28,8 +28,13 @@ from srmodels.stage import Stage, train_only
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The cost of what ships, and of one inference on an LR tile of `tile` px: parameters and GMACs
-    by module, and all GMACs."""
+    """The cost of one inference on an LR tile of `tile` px.
+
+    Attributes:
+        parameters: number of parameters of each module that ships, by name.
+        gmacs: GMACs of each module that ships, by name.
+        total_gmacs: GMACs of the whole inference.
+    """
 
     parameters: dict[str, int]
     gmacs: dict[str, float]
@@ -38,6 +43,7 @@ class NetworkCost:
 
     @property
     def total_parameters(self) -> int:
+        """The number of parameters that ship."""
         return sum(self.parameters.values())
 
 
@@ -46,10 +52,10 @@ class TrainingCost:
     """The cost of one forward and backward of a stage.
 
     Attributes:
-        flops: per sample, of forward and backward together; recomputed activations count again.
-        fixed_bytes: saved for backward whatever the number of samples: autocast's copies of the
-            weights.
-        bytes_per_sample: saved for backward per sample.
+        flops: FLOPs of forward and backward for one sample; recomputed activations count again.
+        fixed_bytes: bytes saved for backward, independent of the number of samples: autocast's
+            copies of the weights.
+        bytes_per_sample: bytes saved for backward for one sample.
     """
 
     flops: int
@@ -57,14 +63,18 @@ class TrainingCost:
     bytes_per_sample: int
 
     def activation_bytes(self, samples: int) -> int:
-        """Returns the bytes that are kept for backward when `samples` go through together."""
+        """Returns the bytes saved for backward when `samples` go through together."""
         return self.fixed_bytes + samples * self.bytes_per_sample
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Findings on one forward and backward: FLOPs, the bytes that it saved in between, and the most
-    of them that one of the watched modules saved."""
+    """The measurement of one forward and backward.
+
+    Attributes:
+        saved_bytes: bytes that forward saved for backward.
+        largest_module_bytes: the most of them that one watched module saved.
+    """
 
     flops: int
     saved_bytes: int
@@ -72,10 +82,10 @@ class Measurement:
 
 
 def network_cost(network: SRNetwork, tile: int) -> NetworkCost:
-    """Returns what one inference on an LR tile `[1, 3, tile, tile]` costs.
+    """Counts the cost of one inference on an LR tile `[1, 3, tile, tile]`.
 
     Args:
-        network: on the meta device, where nothing is allocated. It is fused.
+        network: networks on the meta device, where nothing is allocated. This function fuses them.
     """
     shipped = network.fuse().inference_modules()
     x_l = torch.empty(1, 3, tile, tile, device="meta")
@@ -93,26 +103,27 @@ def network_cost(network: SRNetwork, tile: int) -> NetworkCost:
 def training_cost(
     on_meta: Stage, *, crop: int, samples: int, step: int, bf16: bool, recompute: bool
 ) -> TrainingCost:
-    """Runs a stage forward and backward at its crops' shapes; nothing is allocated.
+    """Counts the cost of a stage's forward and backward on crops; nothing is allocated.
 
-    What is kept is what autograd saves, unique storages without weights. Where activations are
-    recomputed, the largest module that is comes on top: backward holds one of them at a time.
-    Parts take turns, so the largest counts. Other temporaries are left out. bf16 follows the CPU's
-    autocast; CUDA's keeps norms in fp32 and saves somewhat more.
+    The saved bytes are those of autograd: every storage once, without the weights. Where
+    activations are recomputed, the largest recomputed module is added, since backward holds one of
+    them at a time. Parts take turns, so only the part with the most bytes counts. Other temporary
+    tensors do not count. bf16 follows the CPU's autocast. CUDA's keeps norms in fp32, and saves
+    somewhat more.
 
     Args:
-        on_meta: the stage, its weights on the meta device.
+        on_meta: a stage whose weights are on the meta device.
         crop: side of an HR crop, pixels.
-        samples: that go through together.
-        step: the number of the step that is measured.
-        bf16: under autocast to bfloat16.
+        samples: number of samples that go through together.
+        step: number of the measured step.
+        bf16: whether forward runs under autocast to bfloat16.
         recompute: whether activations are recomputed in backward.
 
     Raises:
         ValueError, RuntimeError: the stage's networks and its crops do not fit together.
     """
     scale = on_meta.network.scale
-    # Non-fake inputs: constants that the networks made on the meta device.
+    # The networks made constants on the meta device, which are not fake tensors.
     with FakeTensorMode(allow_non_fake_inputs=True):
         stage: Stage = on_meta.to_empty(device="cpu")
         if stage.teacher is not None:
@@ -136,7 +147,7 @@ def _measure_parts(
     bf16: bool,
     watch: Sequence[nn.Module] = (),
 ) -> list[list[Measurement]]:
-    """Measures every part on each batch."""
+    """Measures every part on every batch: one list for each part."""
     parts, found = stage.parts(), []
     for part in parts.values():
         train_only(part, parts.values())
@@ -148,8 +159,12 @@ def _measure_parts(
 def _part_costs(
     measured: list[list[Measurement]], recomputed: list[list[Measurement]] | None
 ) -> list[TrainingCost]:
-    """Returns the cost of every part, from what it took for one sample and for two; where modules
-    are `recomputed`, the largest of them comes on top."""
+    """Returns the cost of every part, from its measurements on one sample and on two.
+
+    Args:
+        recomputed: the same measurements with the recomputed modules watched; the largest of these
+            modules is added.
+    """
     costs = []
     for number, (one, two) in enumerate(measured):
         on_top = [m.largest_module_bytes for m in recomputed[number]] if recomputed else [0, 0]
@@ -160,8 +175,11 @@ def _part_costs(
 
 
 def crops(samples: int, crop: int, scale: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns a batch as a stage takes it: x_l `[B, 3, crop/scale, crop/scale]`, x_h `[B, 3, crop,
-    crop]` and seeds `[B]`."""
+    """Returns a random batch in [0, 1], with `B` = `samples`.
+
+    Returns:
+        x_l `[B, 3, crop/scale, crop/scale]`, x_h `[B, 3, crop, crop]` and seeds `[B]`.
+    """
     x_l = torch.rand(samples, 3, crop // scale, crop // scale)
     return x_l, torch.rand(samples, 3, crop, crop), torch.arange(samples)
 
@@ -173,13 +191,13 @@ def measure(
     bf16: bool,
     watch: Sequence[nn.Module] = (),
 ) -> Measurement:
-    """Runs one forward and backward of a stage, on fake CPU tensors or real ones.
+    """Measures one forward and backward of a stage, on fake CPU tensors or real ones.
 
     Args:
-        stage: its gradients are set.
-        batch: x_l, x_h and seeds, as a stage takes them.
-        bf16: under autocast to bfloat16.
-        watch: modules, none inside another, whose share of the saved bytes is looked at.
+        stage: a stage on the CPU; its gradients are set.
+        batch: x_l, x_h and seeds, see `Stage.forward`.
+        bf16: whether forward runs under autocast to bfloat16.
+        watch: modules, none inside another, whose saved bytes are compared.
     """
     saved = _SavedTensors(stage, watch)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
@@ -192,12 +210,12 @@ def measure(
 
 
 class _SavedTensors:
-    """Collects what autograd saves, by storage, all in all and by watched module."""
+    """The storages that autograd saves: all of them, and those of each watched module."""
 
     def __init__(self, stage: Stage, watch: Sequence[nn.Module]) -> None:
         state = chain(stage.parameters(), stage.buffers())
         self.weights = {tensor.untyped_storage()._cdata for tensor in state}
-        # Kept alive while counting: a freed storage's address may come back as another's.
+        # Storages stay alive while they are counted: another one could get a freed one's address.
         self.all: dict[int, torch.UntypedStorage] = {}
         self.by_module: dict[nn.Module, dict[int, torch.UntypedStorage]] = {m: {} for m in watch}
         self.inside: nn.Module | None = None
@@ -212,6 +230,7 @@ class _SavedTensors:
         self.inside = None
 
     def pack(self, tensor: Tensor) -> Tensor:
+        """Notes a tensor that autograd saves, and returns it."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.weights:
             self.all[storage._cdata] = storage
@@ -220,6 +239,7 @@ class _SavedTensors:
         return tensor
 
     def total_and_largest(self) -> tuple[int, int]:
+        """Returns the bytes of all saved storages, and those of the largest watched module."""
         sizes = [_bytes(found) for found in self.by_module.values()]
         return _bytes(self.all), max(sizes, default=0)
 
@@ -242,7 +262,7 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     )
 
 
-#: The CPU's attention kernels, which torch's counter does not know, by the formulas of the others.
+#: FLOP formulas for the CPU's attention kernels, which torch's counter does not know.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

@@ -1,4 +1,4 @@
-"""Times calls by turns, and watches the main memory that they take at their peak."""
+"""Times calls that take turns, and measures the peak of the main memory that a call takes."""
 
 import ctypes
 import gc
@@ -16,13 +16,14 @@ _PROCESS = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall time for a square LR image of `size` px on this machine's CPU.
+    """The wall time for a square LR image of `size` px on this machine's CPU.
 
     Attributes:
-        median_ms: of the runs.
-        low_ms, high_ms: ends of the interval that holds the middle nine tenths of the runs.
-        threads: that the runs could use.
-        peak_bytes: of memory beyond weights, see `peak_bytes`; None where it was not measured.
+        median_ms: median of the runs.
+        low_ms, high_ms: their 5th and 95th percentile.
+        runs: number of runs.
+        threads: number of threads that the runs could use.
+        peak_bytes: memory beyond the weights, see `peak_bytes`; None where it was not measured.
     """
 
     size: int
@@ -37,14 +38,14 @@ class Latency:
     def of(
         cls, size: int, times: Sequence[float], threads: int, peak: int | None = None
     ) -> "Latency":
-        """Sums up the times of the runs, in milliseconds."""
+        """Summarises the times of the runs, in milliseconds."""
         low, high = (round(float(value), 3) for value in np.quantile(times, (0.05, 0.95)))
         median = round(statistics.median(times), 3)
         return cls(size, median, low, high, len(times), threads, peak)
 
 
 def num_threads() -> int:
-    """Returns how many cores this process may use, which is how many threads are timed."""
+    """Returns the number of cores that this process may use: so many threads are timed."""
     return len(os.sched_getaffinity(0))
 
 
@@ -55,12 +56,12 @@ def time_by_turns(
     warm_up: int = 1,
     on_run: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Returns the times of `runs` runs of each call, in milliseconds, by name.
+    """Runs each call `runs` times, and returns its times in milliseconds, by name.
 
-    The calls take turns, so that a slow moment of the machine meets all of them.
+    The calls take turns, so that a slow moment of the machine affects all of them.
 
     Args:
-        warm_up: runs of each before those that count.
+        warm_up: number of runs of each call that do not count, before the others.
         on_run: called after each run.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -74,14 +75,16 @@ def time_by_turns(
 
 
 def peak_bytes(call: Callable[[], object]) -> int | None:
-    """Returns the most that a call takes of main memory, by the kernel's own high-water mark.
+    """Returns the peak of the main memory that a call takes, as the kernel measures it, in bytes.
 
-    What this process holds before does not count: neither weights that are loaded already, nor
-    what libraries keep from an earlier run. None where the kernel does not tell (not on Linux).
+    The memory that the process holds before the call does not count, such as loaded weights.
+
+    Returns:
+        None where the kernel does not tell, as on systems other than Linux.
     """
     gc.collect()
     try:
-        # What was freed, but kept for later, would hide what the call takes.
+        # The allocator keeps freed memory. The call could use it, and its peak would look smaller.
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text("5")
         _, before = _status("VmHWM"), _status("VmRSS")
@@ -92,7 +95,11 @@ def peak_bytes(call: Callable[[], object]) -> int | None:
 
 
 def _status(name: str) -> int:
-    """Raises OSError or ValueError where the kernel does not say."""
+    """Returns a value of /proc/self/status in bytes.
+
+    Raises:
+        OSError, ValueError: the kernel does not tell it.
+    """
     lines = (_PROCESS / "status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

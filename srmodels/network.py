@@ -1,4 +1,4 @@
-"""The base of every system's networks: an inference path, and weights that ship."""
+"""The base class of every system's networks: an inference path, and weights that ship."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,64 +9,79 @@ from torch import Tensor, nn
 
 from srmodels.layers import fuse
 
-#: Seed of the noise that inference starts from: one picture per input, on every device.
+#: Seed of the noise that inference starts from, so that an input has one result on every device.
 INFERENCE_SEED = 0
 
 
 class SRNetwork(nn.Module, ABC):
-    """A system's networks with its inference path.
+    """A system's networks, with their inference path.
 
-    `forward` maps an LR image `[B, 3, h, w]` in [0, 1] to `[B, 3, scale·h, scale·w]` in [0, 1];
-    `h` and `w` must be multiples of `size_multiple`. In training mode the result may leave [0, 1]:
-    where a clamp holds, nothing learns.
+    `forward` maps LR images `[B, 3, h, w]` in [0, 1] to `[B, 3, scale·h, scale·w]` in [0, 1]. In
+    training mode the result may leave [0, 1]: where a clamp holds, nothing learns.
+
+    Attributes:
+        scale: factor by which `forward` enlarges each side.
+        size_multiple: height and width of x_l must be multiples of it.
+        fused: True where `fuse` has replaced branches. Fused networks cannot be trained.
     """
 
     scale: int
     size_multiple: int
-    #: True once `fuse` found something: what ships. Such networks cannot be trained.
     fused: bool = False
 
     @abstractmethod
-    def forward(self, x_l: Tensor) -> Tensor: ...
+    def forward(self, x_l: Tensor) -> Tensor:
+        """Maps an LR image `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1]."""
 
     @abstractmethod
     def inference_modules(self) -> dict[str, nn.Module]:
-        """Returns the child modules that `forward` uses, by name: what ships. Others only train."""
+        """Returns the child modules that `forward` uses, by name. They ship; the others do not."""
 
     def finetuning_modules(self) -> dict[str, nn.Module]:
-        """Returns the child modules that do not ship and that stages other than the first ones
-        need."""
+        """Returns the child modules, by name, that do not ship and that a finetuning needs."""
         return {}
 
     def for_tile(self, tile: int) -> nn.Module:
-        """Returns the inference path for LR tiles `[1, 3, tile, tile]`, with nothing drawn at run
-        time: what exporters trace."""
+        """Returns the module that exporters trace: the inference path for one tile size.
+
+        It maps LR tiles `[1, 3, tile, tile]` to HR tiles `[1, 3, scale·tile, scale·tile]`, both in
+        [0, 1], and draws no random numbers.
+        """
         return self
 
     def checkpointed_modules(self) -> list[nn.Module]:
-        """Returns the modules whose activations dominate training's memory, none inside another:
-        what activation checkpointing recomputes. Empty: the network has nothing to recompute."""
+        """Returns the modules that activation checkpointing recomputes, none inside another.
+
+        Their activations dominate the memory of training. The list is empty where the network has
+        nothing to recompute.
+        """
         return []
 
     def fuse(self) -> Self:
-        """Puts its one convolution in the place of everything that trains as several branches, for
-        good; in eval mode. Networks without such branches stay as they are."""
+        """Replaces every group of branches by the one convolution that equals it, in eval mode.
+
+        This cannot be undone. Networks without branches stay as they are.
+
+        Returns:
+            the network itself.
+        """
         if fuse(self):
             self.fused = True
         return self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Switches to training or back, as `nn.Module.train` does.
+        """Sets train or eval mode, as `nn.Module.train` does.
 
         Raises:
-            ValueError: the network is fused.
+            ValueError: `mode` is True and the network is fused.
         """
         if mode:
             self.check_trainable()
         return super().train(mode)
 
     def check_trainable(self) -> None:
-        """
+        """Checks that the network can be trained.
+
         Raises:
             ValueError: the network is fused.
         """
@@ -77,14 +92,14 @@ class SRNetwork(nn.Module, ABC):
             )
 
     def inference_state_dict(self) -> dict[str, Tensor]:
-        """Returns the weights that ship."""
+        """Returns the weights that ship, by their names in `state_dict`."""
         return weights_of(self.inference_modules(), self.state_dict())
 
     def load_inference_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """Fills the networks that ship: the inverse of `inference_state_dict`.
+        """Loads what `inference_state_dict` returned.
 
         Raises:
-            ValueError: names or shapes are not this network's.
+            ValueError: a name or a shape differs from this network's.
         """
         load_weights(self, self.inference_modules(), weights)
 
@@ -96,10 +111,10 @@ def weights_of(modules: Iterable[str], weights: Mapping[str, Tensor]) -> dict[st
 
 
 def load_weights(network: SRNetwork, modules: Iterable[str], weights: Mapping[str, Tensor]) -> None:
-    """Fills these child modules of a network.
+    """Loads weights into the child modules with these names.
 
     Raises:
-        ValueError: names or shapes are not theirs.
+        ValueError: a name or a shape differs from theirs.
     """
     expected = weights_of(modules, network.state_dict())
     wrong = {

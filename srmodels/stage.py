@@ -1,4 +1,4 @@
-"""The base of every training program: what learns, from which losses, in which order."""
+"""The base class of every training program: what it trains, with which losses, in which order."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,33 +12,36 @@ from srmodels.network import SRNetwork
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate and a schedule; a recipe sets them by `name`, under
-    `stages.<stage>.train.groups`."""
+    """Parameters that share a learning rate and a schedule.
+
+    Attributes:
+        name: the key under which a recipe sets both, in `stages.<stage>.train.groups`.
+    """
 
     name: str
     parameters: Sequence[nn.Parameter]
 
 
 class Stage(nn.Module, ABC):
-    """One training program of a system: which networks learn, and from which losses.
+    """One training program of a system: the networks that learn, and their losses.
 
     Args:
-        network: the system's networks; the stage freezes what it does not train.
+        network: the system's networks; the stage freezes the parameters that it does not train.
         options: an instance of the class's `Options`.
 
     Raises:
-        ValueError: the network is fused, or the options are impossible.
+        ValueError: the network is fused, or the options cannot work together.
     """
 
-    #: Number of the optimizer step that `forward` is called for, from 0; the engine sets it.
+    #: Number of the present optimizer step, from 0; the engine sets it before `forward`.
     step: int = 0
     #: A dataclass with the stage's own settings; a recipe sets them under `stages.<name>.options`.
     Options: ClassVar[type]
-    #: True if `preview` is the networks' inference, from x_l alone.
+    #: True where `preview` is the networks' inference, which sees x_l alone.
     previews_inference: bool = True
     #: Whether the stage learns from a teacher; a recipe names it under `stages.<name>.teacher`.
     takes_teacher: ClassVar[bool] = False
-    #: Maps x_l `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1]; frozen.
+    #: A frozen module that maps x_l `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1].
     teacher: nn.Module | None = None
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
@@ -51,24 +54,35 @@ class Stage(nn.Module, ABC):
             parameter.requires_grad_(id(parameter) in trainable)
 
     def learn_from(self, teacher: nn.Module) -> None:
-        """Gives the stage its teacher: frozen, in eval mode, and no child of the stage, so that no
-        optimizer, average or checkpoint holds its weights."""
+        """Gives the stage its teacher, frozen and in eval mode.
+
+        The teacher is no child of the stage, so that no optimizer, average or checkpoint holds its
+        weights.
+
+        Args:
+            teacher: a module on the stage's device, see `Stage.teacher`.
+        """
         assert self.takes_teacher, f"{type(self).__name__} learns from no teacher"
         self.__dict__["teacher"] = teacher.requires_grad_(False).eval()
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Returns the parameters this stage trains; everything else of the network is frozen."""
+        """Returns the parameters that this stage trains; all others of the network are frozen."""
 
     def parts(self) -> "Mapping[str, Stage]":
-        """Returns stages that take turns in every step, each with an optimizer and one backward of
-        its own, in this order: generator and discriminator of an adversarial stage, whose network
-        both of them share. By default there is one, without a name: the stage itself. To make them
-        freezes what they do not train, so whoever steps them calls `train_only` before each."""
+        """Returns the stages that take turns in every step, by name, in the order of their turns.
+
+        Each has an optimizer and one backward of its own. An adversarial stage has a generator and
+        a discriminator, and both share its network. By default the stage itself is the only part,
+        and its name is empty.
+
+        Building a part freezes the parameters of the others. So a caller that steps the parts calls
+        `train_only` before each turn.
+        """
         return {"": self}
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Returns what all parts train, each once."""
+        """Returns the parameters that the parts train, each one once."""
         found = {
             id(parameter): parameter
             for part in self.parts().values()
@@ -78,52 +92,53 @@ class Stage(nn.Module, ABC):
         return list(found.values())
 
     def start(self) -> None:
-        """Prepares the networks for a new run of this stage; a resumed one goes on without."""
+        """Prepares the networks for a new run of this stage. It is not called for a resumed run."""
 
     def pretrained_names(self) -> Sequence[str]:
-        """Returns the names of the weights that the losses need from elsewhere, see
-        `srmodels.weights`."""
+        """Returns the names of the pretrained weights that the losses need (`srmodels.weights`)."""
         return ()
 
     def load_pretrained(self) -> None:
-        """Gives the losses those weights; called before training.
+        """Loads the pretrained weights into the losses. It is called before training.
 
         Raises:
-            ValueError: they are not at hand.
+            ValueError: some of them cannot be found.
         """
 
     @abstractmethod
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        """Returns the losses of one batch, with the same keys at every step; `loss` is what is
-        minimised.
+        """Returns the losses of one batch, each a scalar, with the same keys at every step.
+
+        Training minimises the one called `loss`.
 
         Args:
             x_l: LR crops `[B, 3, h, w]` in [0, 1].
             x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
-            seeds: `[B]` int64, one per sample: all randomness of the stage is drawn from them, so
-                that a sample's loss does not depend on the batch or the rank it came with (a stage
-                that cannot keep that says so).
+            seeds: `[B]` int64, one for each sample. The stage draws all random numbers from them,
+                so that a sample's loss depends neither on its batch nor on its rank. A stage that
+                cannot do so says it.
         """
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """Returns what the stage can show of its learning: a picture that nears x_h as training
-        goes on.
+        """Returns a picture that comes closer to x_h as the training goes on.
 
         Args:
             x_l: LR images `[B, 3, h, w]` in [0, 1].
-            x_h: HR images `[B, 3, scale·h, scale·w]` in [0, 1], for stages that do not train the
-                inference path.
+            x_h: HR images `[B, 3, scale·h, scale·w]` in [0, 1], for a stage that does not train
+                the inference path.
 
         Returns:
-            `[B, 3, scale·h, scale·w]`, about [0, 1].
+            images `[B, 3, scale·h, scale·w]`, about in [0, 1].
         """
         x: Tensor = self.network(x_l)
         return x
 
 
 def train_only(stage: Stage, parts: Iterable[Stage]) -> None:
-    """Lets `stage` alone learn, of these parts: gradients flow through the weights of the others,
-    and not into them."""
+    """Lets `stage` alone learn among `parts`.
+
+    Gradients flow through the weights of the other parts, and not into them.
+    """
     for part in parts:
         for group in part.parameter_groups():
             for parameter in group.parameters:

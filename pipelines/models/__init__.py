@@ -1,1 +1,1 @@
-"""Models: what names one, what loads it, and the bundle that it ships in."""
+"""Builds networks, loads models, and reads and seals the bundles that they ship in."""

@@ -14,15 +14,16 @@ from srmodels.system import load_system
 
 
 def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetwork:
-    """Builds a system's network with the weights that ship, fused, in eval mode.
+    """Builds a system's networks with the weights that ship; they are fused and in eval mode.
 
-    Its weights lie in memory as convolutions on CPUs want them: it is about a tenth faster so.
+    The weights are channels-last, which makes inference about a tenth faster on CPUs.
 
     Args:
-        fused: whether these are the weights of fused networks; else of those that were trained.
+        weights: tensors by their names in `SRNetwork.inference_state_dict`.
+        fused: True for weights of fused networks, False for weights of trained ones.
 
     Raises:
-        UserError: the weights are of other networks.
+        UserError: the weights do not fit the networks.
     """
     network = load_system(config.system).build(config.networks)
     if fused:
@@ -35,19 +36,23 @@ def build_network(config: Config, weights: Any, *, fused: bool = True) -> SRNetw
 
 
 def build_trained(config: Config, weights: Mapping[str, Tensor]) -> SRNetwork:
-    """Builds the network that ships from all weights of a training run."""
+    """Builds the networks that ship from all weights of a training run, as `build_network` does.
+
+    Raises:
+        UserError: the weights do not fit the networks.
+    """
     names = network_on_meta(config.system, config.networks).inference_modules()
     return build_network(config, weights_of(names, weights), fused=False)
 
 
 def network_on_meta(system: str, networks: Any) -> SRNetwork:
-    """Returns a system's networks with shapes, and without values."""
+    """Returns a system's networks on the meta device: with shapes and without values."""
     with torch.device("meta"):
         return load_system(system).build(networks)
 
 
 def stage_on_meta(config: Config, name: str) -> Stage:
-    """Returns a stage whose weights have shapes and no values; without its teacher."""
+    """Returns a stage on the meta device, with its own networks and without its teacher."""
     system, stage = load_system(config.system), config.stages[name]
     network = network_on_meta(config.system, stage.networks)
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""The deployable directory: weights, configuration, edge artifacts and the evidence for them.
+"""Seals and loads bundles: weights, configuration, edge artifacts and the evidence for them.
 
-`bundle.json` lists every other file with its sha256 and size, and is written last. There are no
-pickles. Anything that loads a bundle verifies it first.
+`bundle.json` is written last, and lists every other file with its sha256 and size. A bundle holds
+no pickles. Whatever loads a bundle verifies it first.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ FILE_NAME = "bundle.json"
 
 WEIGHTS = "model.safetensors"
 
-#: Weights of networks that do not ship, but that training goes on with.
+#: Weights of networks that do not ship, but that a finetuning needs.
 FINETUNING = "finetuning.safetensors"
 
 CONFIG = "config.yaml"
@@ -34,7 +34,11 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk; `facts` is its `bundle.json`."""
+    """A verified bundle on disk.
+
+    Attributes:
+        facts: the content of its `bundle.json`.
+    """
 
     path: Path
     facts: BundleFacts
@@ -49,11 +53,11 @@ class Bundle:
         return from_dict(yaml.safe_load((self.path / CONFIG).read_text()))
 
     def network(self) -> SRNetwork:
-        """Returns the model, in eval mode."""
+        """Returns the networks that ship, fused, in eval mode."""
         return build_network(self.config(), load_file(self.path / WEIGHTS))
 
     def finetuning_weights(self) -> dict[str, Tensor]:
-        """Returns what FINETUNING holds, in fp32; nothing if the bundle cannot be finetuned."""
+        """Returns the weights of `FINETUNING` in fp32; empty where the bundle has none."""
         path = self.path / FINETUNING
         return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
 
@@ -65,7 +69,7 @@ def bundle_directory(folder: str | None, run: RunConfig) -> Path:
 
 
 def seal(directory: Path, facts: BundleFacts) -> None:
-    """Writes `bundle.json` over all files that are in `directory` already."""
+    """Writes `bundle.json`, which lists all files that are in `directory` already."""
     files = {
         name: FileFacts(file_sha256(path), path.stat().st_size)
         for name, path in _files(directory).items()
@@ -74,11 +78,11 @@ def seal(directory: Path, facts: BundleFacts) -> None:
 
 
 def load_bundle(directory: Path) -> Bundle:
-    """Returns the bundle in `directory`, every file checked against its sha256.
+    """Loads the bundle in `directory`, and checks every file against its sha256.
 
     Raises:
-        UserError: there is none, its schema is not the one of this code, or a file is damaged,
-            missing or not listed.
+        UserError: there is no bundle; it has another schema version; or a file is damaged, missing
+            or not listed.
     """
     path = directory / FILE_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tells what a configuration's networks cost, before anything is built."""
+"""Counts what a configuration's networks cost, before anything is built."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from srmodels.cost import NetworkCost
 
 
 def network_cost(system: str, networks: Any, tile: int) -> NetworkCost:
-    """Returns the parameters and GMACs of what ships, for an LR tile of `tile` px."""
+    """Returns the parameters and GMACs of the networks that ship, for an LR tile of `tile` px."""
     return cost.network_cost(network_on_meta(system, networks), tile)

@@ -27,13 +27,15 @@ from srmodels.network import SRNetwork, weights_of
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a reference led to.
+    """A loaded model.
 
     Attributes:
-        config: the one that it was trained with; its `networks` are those of `network`.
-        network: fused, in eval mode.
-        finetuning_weights: those of the networks that do not ship, but that training goes on with.
-        trained_weights: all that training goes on with; empty for a fused bundle.
+        reference: the reference that names it.
+        config: the configuration that it was trained with; its `networks` describe `network`.
+        network: the networks that ship, fused, in eval mode.
+        facts: a bundle's `bundle.json`; for a run, its manifest and step.
+        finetuning_weights: weights of the networks that do not ship, but that a finetuning needs.
+        trained_weights: every weight that a finetuning starts from; empty for a fused bundle.
     """
 
     reference: ModelReference
@@ -45,12 +47,12 @@ class Model:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """The identity of the model: sha256 of the weights that ship, as safetensors."""
+        """The model's identity: sha256 of the weights that ship, as safetensors."""
         return weights_sha256(self.network.inference_state_dict())
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
-    """Returns the sha256 of weights, as safetensors."""
+    """Returns the sha256 of weights in the format of safetensors."""
     return hashlib.sha256(save({n: w.contiguous() for n, w in weights.items()})).hexdigest()
 
 
@@ -65,12 +67,12 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
 
     Args:
         config: says where runs are stored and which MLflow server to ask.
-        to_train: whether the weights are wanted to train on, as they are after any stage;
-            inference needs a stage that trains all of its networks.
+        to_train: whether a stage will start from the weights. Any run will do then, also one after
+            which some networks of inference are still untrained.
 
     Raises:
-        UserError: there is no such model, the reference only names something that upscales, or
-            the model is damaged or cannot infer yet.
+        UserError: there is no such model; the reference names something that is no model; or the
+            model is damaged or cannot infer yet.
     """
     if reference.kind is Kind.REGISTRY:
         return _from_bundle(reference, fetch(reference, config))
@@ -80,10 +82,10 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
 
 
 def find_bundle(reference: ModelReference) -> Path:
-    """Returns the directory of a bundle that ships or is named by its path.
+    """Returns the directory of a bundle that ships, or that is named by its path.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such bundle.
     """
     if reference.kind is Kind.SHIPPED:
         return SHIPPED / reference.name
@@ -125,15 +127,25 @@ def fetch(reference: ModelReference, config: Config) -> Path:
 
 
 def at_precision(model: Model, precision: str) -> Model:
-    """Returns the model as a bundle of this precision (`export.weights`) has it; its weights stay
-    fp32."""
+    """Returns the model with its weights rounded as a bundle of this precision holds them.
+
+    Args:
+        precision: "fp32" or "fp16", the setting `export.weights`. The tensors stay fp32.
+    """
     if precision == "fp32":
         return model
     rounded = {n: w.half().float() for n, w in model.network.inference_state_dict().items()}
     network = build_network(model.config, rounded)
     kept = {n: w.half().float() for n, w in model.finetuning_weights.items()}
     provenance = replace(model.provenance, precision=precision)
-    return replace(model, network=network, finetuning_weights=kept, provenance=provenance)
+    trained = {} if network.fused else rounded | kept
+    return replace(
+        model,
+        network=network,
+        finetuning_weights=kept,
+        trained_weights=trained,
+        provenance=provenance,
+    )
 
 
 def _from_bundle(reference: ModelReference, path: Path) -> Model:
@@ -166,12 +178,12 @@ def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> M
 
 
 def trained_config(state: RunState) -> Config:
-    """Returns the configuration of a run, with the networks that its stage leaves behind."""
+    """Returns the configuration of a run; its `networks` are those that the weights fit."""
     return from_dict(state.config | {"networks": state.networks})
 
 
 def _check_infers(reference: ModelReference, config: Config, stage: str) -> None:
-    """Refuses the run of a stage after which networks that inference needs are still random."""
+    """Refuses a run whose stage leaves some networks of inference untrained."""
     if stage in config.stages and not stage_on_meta(config, stage).previews_inference:
         raise UserError(
             f"{reference} cannot be used yet: stage '{stage}' does not train all that inference "

@@ -1,7 +1,7 @@
-"""Keeps weights that come from outside as a checkpoint at step 0 of a run of their own.
+"""Keeps weights that come from outside, as a checkpoint at step 0 of a run of their own.
 
-So workers fetch them as they fetch any other, and need neither the hub nor the folder or registry
-that they came from.
+Workers fetch such a checkpoint as they fetch any other. They need neither the hub nor the folder or
+registry that the weights came from.
 """
 
 from collections.abc import Callable
@@ -35,12 +35,12 @@ def keep_weights(
 
     Args:
         config: says where runs are stored.
-        name: of the run that holds the checkpoint.
-        stage: that the weights are for.
+        name: the name of the run that will hold the checkpoint.
+        stage: the stage that uses the weights.
         described_by: the configuration that the weights were made with.
-        asked: what the configuration says of them; `RunState.identity["asked"]`.
+        asked: the settings that ask for the weights, kept as `RunState.identity["asked"]`.
         content: identifies the weights; equal content is written once.
-        make: gives the weights; called only where they are not kept yet.
+        make: returns the weights; called only where they are not kept yet.
     """
     run = run_checkpoints(config, name)
     checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
@@ -67,6 +67,26 @@ def keep_weights(
         )
         _write(config, checkpoint, state, make())
     return checkpoint
+
+
+def kept_weights(
+    config: Config, name: str, *, used_by: str, asked: dict[str, Any]
+) -> Checkpoint | None:
+    """Returns the weights that a run began with, so that their source is not asked again.
+
+    Args:
+        name: the name of the run that holds the weights, as in `keep_weights`.
+        used_by: the name of the run that began with them.
+        asked: as in `keep_weights`.
+
+    Returns:
+        the checkpoint; None where `used_by` has not begun, or was asked to begin with others.
+    """
+    if run_checkpoints(config, used_by).newest() is None:
+        return None
+    kept = run_checkpoints(config, name).newest_intact(RESULT)
+    same = kept is not None and kept.state().identity["asked"] == asked
+    return kept if same else None
 
 
 def _write(

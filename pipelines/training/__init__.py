@@ -1,1 +1,1 @@
-"""Training: Ray Train launches, DeepSpeed steps, the loop is ours and small."""
+"""Training: Ray Train starts the ranks, DeepSpeed makes their steps, and the loop is our own."""

@@ -1,11 +1,11 @@
-"""Trains one stage of a recipe (stage=NAME) without Ray and MLflow, or resumes it.
+"""Trains or resumes one stage of a recipe (stage=NAME) without Ray and without MLflow.
 
-In this one process, or under torchrun in as many as it starts (`train.workers` is ignored):
+It trains in this process, or under torchrun in the processes that torchrun starts:
 
     torchrun --nproc-per-node 2 -m pipelines.training stage=joint key=value
 
-Checkpoints are those of jobs/train.py: either goes on where the other stopped. Metrics go to
-metrics.jsonl in the run's folder.
+`train.workers` is ignored. It writes the same checkpoints as jobs/train.py, so each of the two can
+resume a run of the other. Metrics go to metrics.jsonl in the run's folder.
 """
 
 import os
@@ -15,9 +15,10 @@ from dataclasses import replace
 import torch
 
 from pipelines.config.refusals import check_workers
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
+from pipelines.errors import UserError
 from pipelines.job import main
 from pipelines.runs.lease import lease
 from pipelines.training.local import join_group, train_here
@@ -29,11 +30,11 @@ from pipelines.training.teacher import find_teacher
 
 
 def train_stage(config: Config) -> None:
-    """This rank's part.
+    """Trains the configured stage as one rank of the process group.
 
     Raises:
-        UserError: see `launch.run_stages`.
-        Terminated: SIGTERM came; the work is saved.
+        UserError: the stage cannot start, or its training failed.
+        Terminated: SIGTERM came, and the work is saved.
     """
     name = chosen_stage(config)
     train = config.stages[name].train
@@ -42,7 +43,7 @@ def train_stage(config: Config) -> None:
     dataset = open_dataset(config.data, config.stream)
     check_crop(dataset, train.crop)
     check_pretrained(config, name)
-    cuda = train.accelerator != "cpu" and torch.cuda.is_available()
+    cuda = _use_cuda(train)
     join_group(cuda=cuda)
     start = from_first(lambda: start_checkpoint(config, name))
     teacher = from_first(lambda: find_teacher(config, name))
@@ -56,6 +57,16 @@ def train_stage(config: Config) -> None:
         train_here(run)
     if leader:
         ended(run)
+
+
+def _use_cuda(train: TrainConfig) -> bool:
+    available = torch.cuda.is_available()
+    if train.accelerator == "cuda" and not available:
+        raise UserError(
+            "train.accelerator=cuda needs a GPU, but PyTorch sees none here: set "
+            "train.accelerator=cpu."
+        )
+    return train.accelerator != "cpu" and available
 
 
 if __name__ == "__main__":

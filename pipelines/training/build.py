@@ -1,4 +1,4 @@
-"""A stage with its engine and averages, new, from another stage, or from where a run stopped."""
+"""Builds a stage with its engine and averages: anew, from a checkpoint, or to resume a run."""
 
 import shutil
 from collections.abc import Mapping
@@ -24,10 +24,14 @@ def build_stage(
     weights: Mapping[str, Tensor] | None = None,
     teacher: nn.Module | None = None,
 ) -> Stage:
-    """Builds the stage on networks with these weights, or on freshly seeded ones, in train mode.
+    """Builds a stage in train mode.
+
+    Args:
+        weights: every weight of its networks; None: random weights from the configured seed.
+        teacher: the module that the stage learns from, for a stage that takes one.
 
     Raises:
-        UserError: weights that its losses need are not at hand.
+        UserError: pretrained weights that the losses need cannot be found.
     """
     system, stage = load_system(config.system), config.stages[name]
     torch.manual_seed(config.seed)
@@ -53,16 +57,19 @@ def build_engine(
     resume: Checkpoint | None = None,
     teacher: nn.Module | None = None,
 ) -> tuple[Engine, EMA]:
-    """Builds the engine of a stage and the averages of what it trains. Every rank must call it.
+    """Builds the engine of a stage and the averages of its trained weights.
+
+    Every rank must call it.
 
     Args:
-        start: checkpoint of the stage that this one starts from, by its averaged weights.
-        teacher: on `device`, for a stage that learns from one.
-        resume: checkpoint of this very run; it may be one of another number of ranks.
+        start: the checkpoint that the stage starts from, by its averaged weights.
+        resume: the checkpoint of this run that it goes on from. Another number of ranks may have
+            written it.
+        teacher: a module on `device`, for a stage that takes one.
 
     Raises:
-        UserError: weights that the losses need are not at hand, or the optimizer's state cannot be
-            shared out among another number of ranks.
+        UserError: pretrained weights that the losses need cannot be found, or the optimizer's
+            state cannot be shared out among another number of ranks.
     """
     train = config.stages[name].train
     universal = False

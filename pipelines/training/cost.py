@@ -1,4 +1,4 @@
-"""Tells what a step of a stage costs, before anything starts."""
+"""Counts what a step of a stage costs, before anything starts."""
 
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -8,22 +8,26 @@ from torch._subclasses.fake_tensor import (
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.models.build import stage_on_meta
-from pipelines.training.teacher import teacher_on_meta
+from pipelines.training.teacher import Teacher, teacher_on_meta
 from srmodels import cost
 from srmodels.cost import TrainingCost
 
 
-def training_cost(config: Config, name: str) -> TrainingCost:
-    """Returns what a step of a stage costs, as it is when the stage ends, with all of its losses.
+def training_cost(config: Config, name: str, teacher: Teacher | None = None) -> TrainingCost:
+    """Returns the cost of a stage's last step, when all of its losses count.
 
-    The forward pass of a teacher counts; one of others' networks does not.
+    The forward pass of the teacher counts, unless the teacher is others' network.
+
+    Args:
+        teacher: the teacher that was found; None: the one that the configuration names.
 
     Raises:
         UserError: the stage's networks and its crops do not fit together.
     """
     train, stage = config.stages[name].train, stage_on_meta(config, name)
-    if (teacher := teacher_on_meta(config, name)) is not None:
-        stage.learn_from(teacher)
+    teaches = teacher.on_meta() if teacher else teacher_on_meta(config, name)
+    if teaches is not None:
+        stage.learn_from(teaches)
     _, samples = train.micro_batches(train.world_size)
     try:
         return cost.training_cost(
@@ -35,7 +39,7 @@ def training_cost(config: Config, name: str) -> TrainingCost:
             recompute=train.activation_checkpointing,
         )
     except (DataDependentOutputException, DynamicOutputShapeException):
-        raise  # the stage's code looks at values: nothing that a configuration can mend
+        raise  # The stage's code reads values: no setting can mend that.
     except (RuntimeError, ValueError) as error:
         x_l, x_h = [1, 3, *[train.crop // stage.network.scale] * 2], [1, 3, train.crop, train.crop]
         raise UserError(

@@ -1,4 +1,4 @@
-"""Exponential moving average of what training changes, in fp32, by half-life."""
+"""Averages weights exponentially during training, in fp32, by their half-life."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages parameters and buffers; under ZeRO 3, where a rank holds a slice of each parameter,
-    the slices.
+    """The exponential moving average of parameters and buffers.
+
+    Under ZeRO 3 a rank holds a slice of each parameter. There it averages its slices.
 
     Args:
-        tensors: those that training changes, by their names in the network's state dict.
-        half_life: steps after which a weight's influence has halved.
+        tensors: the tensors that training changes, by their names in the network's state dict.
+        half_life: number of steps after which the influence of a value has halved.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], half_life: float) -> None:
@@ -25,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the parameters as they are now."""
+        """Adds the present values to the average."""
         torch._foreach_lerp_(
             list(self.average.values()),
             [_held(p).detach().float() for p in self.live.values()],
@@ -34,8 +35,10 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module computes with the averaged weights; then it has its live ones back, the very
-        tensors, which optimizers hold views of."""
+        """Puts the averages in the place of the live weights inside the block.
+
+        Afterwards the module has its own tensors back, since optimizers hold views of them.
+        """
         held = {name: _held(parameter) for name, parameter in self.live.items()}
         live = {name: tensor.data for name, tensor in held.items()}
         try:
@@ -47,8 +50,10 @@ class EMA:
                 tensor.data = live[name]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whole tensors in main memory, in the usual memory order. Every rank must call it; rank 0
-        gets them, the others nothing."""
+        """Returns the averages as whole fp32 tensors in main memory, in contiguous order.
+
+        Every rank must call it. Rank 0 gets all tensors, and the others get an empty dict.
+        """
         state = {}
         for name, average in self.average.items():
             whole = _gathered(average, self.live[name])
@@ -57,15 +62,15 @@ class EMA:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse, at any number of ranks."""
+        """Loads what `state_dict` returned on rank 0, at any number of ranks."""
         assert state.keys() == self.average.keys()
         for name, value in state.items():
             self.average[name].copy_(_slice(value, self.live[name]))
 
 
-# What DeepSpeed adds to a parameter under ZeRO 3 (`ds_…`) is known to nobody's types.
+# DeepSpeed adds attributes to a parameter under ZeRO 3 (`ds_…`), and no type declares them.
 def _held(parameter: Any) -> Tensor:
-    """What this rank holds of a parameter: a flat, padded slice under ZeRO 3, else all of it."""
+    """Returns this rank's share of a parameter: a flat, padded slice under ZeRO 3, else all."""
     return getattr(parameter, "ds_tensor", parameter)
 
 

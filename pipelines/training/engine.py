@@ -1,4 +1,4 @@
-"""Steps a stage: its parts one after the other, each with a DeepSpeed engine of its own."""
+"""Steps a stage. Its parts take turns, each with a DeepSpeed engine of its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,26 +20,31 @@ from srmodels.stage import Stage, train_only
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step did. The mean of `losses` over the ranks is that over the step's samples;
-    `applied` is the same on all of them."""
+    """The outcome of one step on this rank.
+
+    Attributes:
+        losses: this rank's share; their mean over the ranks is the mean over the step's samples.
+        applied: False where a gradient was not finite; the same on all ranks.
+    """
 
     losses: dict[str, Tensor]
     applied: bool
 
 
 class Engine:
-    """Steps a stage. Needs an initialised `torch.distributed` process group.
+    """The optimizers of a stage, and its step. It needs an initialised process group.
 
     Args:
-        universal: whether the checkpoint that will be loaded is in DeepSpeed's universal format.
+        stage: a stage on `device`.
+        universal: True where `load` will read DeepSpeed's universal format.
     """
 
     def __init__(
         self, stage: Stage, train: TrainConfig, device: torch.device, *, universal: bool = False
     ) -> None:
         self.stage, self.train, self.device = stage, train, device
-        # Batches come as their images were decoded; to bring them into order would cost a copy,
-        # and on a CPU a slower forward.
+        # Decoded images are channels-last already. Another order would cost a copy, and on a CPU
+        # a slower forward.
         self.memory_format = torch.channels_last if train.channels_last else torch.preserve_format
         parts = stage.parts()
         assert train.zero_stage < 3 or len(parts) == 1, "ZeRO 3 shards the weights of one part"
@@ -56,15 +61,15 @@ class Engine:
                 part, train, device, num_micro_batches=self.num_micro_batches, universal=universal
             )
         if train.channels_last and not train.zero_stage:
-            # Not before: DeepSpeed broadcasts initial weights as flat bytes. Under ZeRO they are
-            # views of one flat buffer, and only the activations are in this format.
+            # Only now, since DeepSpeed broadcasts the initial weights as flat bytes. Under ZeRO
+            # the weights are views of one flat buffer, so only the activations are channels-last.
             stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def step(self, batch: Batch, step: int) -> Outcome:
-        """Step number `step` (from 0) on this rank's share of the batch.
+        """Makes step number `step` (from 0) on this rank's share of the batch.
 
-        A part whose gradient is not finite on some rank takes its step on none: its weights stay,
-        and the step counts as not applied.
+        Where the gradient of a part is not finite on some rank, no rank steps that part: its
+        weights stay as they are, and the step counts as not applied.
         """
         micro_batches = self._micro_batches(batch)
         losses: dict[str, Tensor] = {}
@@ -80,11 +85,14 @@ class Engine:
         return Outcome(losses, applied)
 
     def _settle(self, before: Sequence[Tensor], *, applied: bool) -> None:
-        """Statistics after a step: what the ranks saw on average, or, if it was not applied, what
-        they were, since what is not finite would stay in them for good."""
+        """Sets the statistics after a step to their mean over the ranks.
+
+        After a step that was not applied, they go back to their values `before` it: a value that
+        is not finite would stay in them for ever.
+        """
         buffers = list(self.statistics.values())
         if applied and buffers:
-            # All at once: a message for each of a hundred small ones would cost more than they do.
+            # One message for all of them: a hundred small ones would cost far more.
             mean = parameters_to_vector(buffers)
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
@@ -94,7 +102,7 @@ class Engine:
             buffer.copy_(value)
 
     def _turns(self) -> Iterator[tuple[str, Part]]:
-        """Each part, while it alone is what trains."""
+        """Yields each part while it alone trains."""
         for name, part in self.parts.items():
             train_only(part.stage, (other.stage for other in self.parts.values()))
             yield name, part
@@ -105,8 +113,8 @@ class Engine:
         seeds = batch.seeds.to(self.device)
         scale = dist.get_world_size() * self.num_micro_batches / self.train.batch_size
         split = [tensor.tensor_split(self.num_micro_batches) for tensor in (x_l, x_h, seeds)]
-        # A rank whose share is a sample smaller may run out: every rank must go as often through
-        # backward, so it sends a sample that counts nothing.
+        # Every rank must call backward equally often. A rank that has no sample left sends one of
+        # weight zero.
         return [
             MicroBatch(lr, hr, own, len(own) * scale)
             if len(own)
@@ -116,13 +124,15 @@ class Engine:
 
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """What is trained, and what networks gather meanwhile."""
+        """The tensors that training changes: trained parameters and statistics."""
         return self.trained | self.statistics
 
     @cached_property
     def statistics(self) -> dict[str, Tensor]:
-        """What batch norms gather, by its names in the network's state dict; the same on all ranks
-        after each step."""
+        """The running statistics of batch norms, by their names in the network's state dict.
+
+        They are equal on all ranks after each step.
+        """
         buffers = dict(self.stage.network.named_buffers())
         kept = [n for n in self.stage.network.state_dict() if n in buffers]
         return {n: buffers[n] for n in kept if buffers[n].is_floating_point()}
@@ -135,32 +145,34 @@ class Engine:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """By parameter group."""
+        """The learning rate of the last step, by parameter group."""
         return {k: v for part in self.parts.values() for k, v in part.learning_rates.items()}
 
     @property
     def gradient_norms(self) -> dict[str, float]:
-        """Of the last step, before clipping, by part."""
+        """The gradient norm of the last step, before clipping, by part."""
         return {name: part.gradient_norm for name, part in self.parts.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Full-precision weights of every network, frozen ones too, from the live engine, in main
-        memory. Every rank must call it; rank 0 gets them, the others nothing."""
+        """Returns the live fp32 weights of every network, frozen ones too, in main memory.
+
+        Every rank must call it. Rank 0 gets all weights, and the others get an empty dict.
+        """
         weights = {}
         for name, value in self.stage.network.state_dict(keep_vars=True).items():
-            # Under ZeRO 3 each rank holds a part of a parameter; this does nothing elsewhere.
+            # Under ZeRO 3 each rank holds a slice of a parameter. Elsewhere this does nothing.
             with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
                 if dist.get_rank() == 0:
                     weights[name] = _copied(value)
         return weights
 
     def save(self, folder: Path) -> None:
-        """The engines' own files; every rank must call it."""
+        """Writes DeepSpeed's files into `folder`. Every rank must call it."""
         for name, part in self._turns():
             part.save(folder, _tag(name))
 
     def load(self, folder: Path) -> None:
-        """Trained weights and optimizers of a checkpoint; every rank must call it."""
+        """Loads trained weights and optimizers from `folder`. Every rank must call it."""
         for name, part in self._turns():
             part.load(folder, _tag(name))
 
@@ -171,7 +183,7 @@ class Engine:
 
 
 def _copied(value: Tensor) -> Tensor:
-    """In fp32, in main memory, in the usual memory order; nothing else refers to it."""
+    """Returns a contiguous fp32 copy in main memory."""
     copy = torch.empty(value.shape, dtype=torch.float32)
     return copy.copy_(value.detach())
 

@@ -1,7 +1,8 @@
-"""What a worker keeps from step to step, and a checkpoint on disk, by DeepSpeed's ZeRO stage.
+"""Counts the bytes of a worker between two steps, and of a checkpoint, by DeepSpeed's ZeRO stage.
 
-Weights are fp32 in either precision (autocast leaves them so); the optimizer keeps one or two
-moments of each. As DeepSpeed 0.19 does it (runtime/zero/stage_1_and_2.py and stage3.py).
+The weights are fp32 in either precision, since autocast leaves them so. The optimizer keeps one or
+two moments of each weight. The numbers follow DeepSpeed 0.19 (runtime/zero/stage_1_and_2.py and
+stage3.py).
 """
 
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ LARGEST_BUCKET = 500_000_000
 
 
 def bucket_size(trained: int) -> int:
-    """Numbers in a buffer through which ZeRO 1 to 3 reduce gradients. It is allocated whole, so it
-    is no larger than there are numbers to reduce."""
+    """Returns the length of the buffer through which ZeRO 1 to 3 reduce `trained` gradients.
+
+    DeepSpeed allocates all of it, so it is never longer than `trained`.
+    """
     return min(trained, LARGEST_BUCKET)
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank, but for activations."""
+    """The bytes that one rank keeps, without activations."""
 
     weights: int
     gradients: int
@@ -33,7 +36,7 @@ class RankMemory:
 
     @property
     def parts(self) -> dict[str, int]:
-        """By name, for people."""
+        """The bytes by the name that people read."""
         return {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -44,7 +47,10 @@ class RankMemory:
 
 
 def parameter_counts(stage: Stage) -> tuple[int, int]:
-    """(all, trained) parameters of a stage, those of its losses included."""
+    """Returns how many parameters a stage has, and how many of them it trains.
+
+    The parameters of its losses count among the first.
+    """
     return (
         sum(p.numel() for p in stage.parameters()),
         sum(p.numel() for p in stage.trained_parameters()),
@@ -60,16 +66,18 @@ def rank_memory(
     precision: str = "fp32",
     optimizer: str = "adamw",
 ) -> RankMemory:
-    """Returns the memory of one of `ranks` for `total` parameters, `trained` of which learn.
+    """Returns the memory of one of `ranks` for `total` parameters, of which `trained` learn.
 
-    ZeRO 1 shares the optimizer's moments out, along with an fp32 copy of the rank's part of the
-    weights that it steps (also where the weights are fp32 themselves); 2 shares gradients too; 3
-    shares all weights, frozen ones too, and steps them in place. Under autocast to bf16 there is a
-    second bucket: gradients of convolutions and linear layers travel apart from the others.
+    ZeRO 1 divides the optimizer's moments among the ranks, and each rank keeps an fp32 copy
+    of its part of the weights as well, even where the weights are fp32 themselves. ZeRO 2 divides
+    the gradients too. ZeRO 3 divides all weights, frozen ones too, and steps them in place. Under
+    autocast to bf16 there is a second bucket: gradients of convolutions and linear layers travel
+    apart from the others.
 
-    The average covers what is trained; ZeRO 3's is that of the rank's part, others are whole.
-    Left out: padding, weights under 1e5 elements, which ZeRO 3 leaves whole, and what ZeRO 3
-    gathers for the modules at work.
+    The average covers the trained weights. Under ZeRO 3 a rank keeps its part of it, else all.
+
+    Three things do not count: padding; weights under 1e5 elements, which ZeRO 3 leaves whole; and
+    the weights that ZeRO 3 gathers for the modules at work.
     """
     part, moments = -(-trained // ranks), OPTIMIZERS[optimizer].num_moments
     second_bucket = {"fp32": 0, "bf16": FP32 if zero_stage < 3 else FP32 // 2}[precision]
@@ -93,10 +101,11 @@ def checkpoint_bytes(
     rank: int = 0,
     optimizer: str = "adamw",
 ) -> int:
-    """What one of `ranks` writes of a checkpoint; where there is one, that is all of it.
+    """Returns the bytes that rank `rank` of `ranks` writes of a checkpoint.
 
-    Rank 0 writes the weights and their average for readers. Of what is trained, the engine writes
-    weights and moments, which ZeRO shares out; ZeRO 1 and 2 the weights once more, on rank 0.
+    Rank 0 writes the weights and their average for readers. For the trained weights, the engine
+    writes the weights and their moments, which ZeRO divides among the ranks. Under ZeRO 1 and 2,
+    rank 0 writes the trained weights once more.
     """
     part, kept = -(-trained // ranks), 1 + OPTIMIZERS[optimizer].num_moments
     shared, on_rank_0 = {0: (0, kept), 1: (kept, 1), 2: (kept, 1), 3: (kept, 0)}[zero_stage]

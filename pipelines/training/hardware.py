@@ -1,4 +1,4 @@
-"""What the hardware under a run can do, and how much of its memory the run takes."""
+"""Tells how fast the hardware of a run can be, and how much of its memory the run takes."""
 
 import re
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ _GIB = 2.0**30
 
 @dataclass(frozen=True)
 class _Peak:
-    """Dense TFLOPS: bf16 and TF32 on tensor cores, fp32 without."""
+    """Dense TFLOPS of a GPU: bf16 and TF32 on its tensor cores, fp32 without them."""
 
     bf16: float
     tf32: float
     fp32: float
 
 
-#: By the whole of what torch.cuda.get_device_name says: a slice of a GPU (MIG), a GH200 or a GB200
-#: must not pass for the GPU whose name its own contains. Where NVIDIA prints figures with 2:4
-#: sparsity only, these are half of them.
+#: Peaks by a pattern of the whole name that torch.cuda.get_device_name returns. A part of the name
+#: would not do: the names of a GPU's slice (MIG), a GH200 and a GB200 contain another GPU's name.
+#: Where NVIDIA prints figures with 2:4 sparsity only, these are half of them.
 _PEAKS = {
     # "NVIDIA A100 Tensor Core GPU" data sheet; both form factors, 40 and 80 GB.
     r"(NVIDIA )?A100-(SXM4|PCIE)-[48]0GB|NVIDIA A100 80GB PCIe": _Peak(312.0, 156.0, 19.5),
@@ -38,10 +38,10 @@ _PEAKS = {
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of the device at best, without sparsity; None for the CPU and for unknown GPUs.
+    """Returns the device's peak in FLOP/s, without sparsity; None for CPUs and unknown GPUs.
 
     Args:
-        precision: "bf16" or "fp32". The latter is TF32's figure where torch may use it for
+        precision: "bf16" or "fp32". For "fp32" it is TF32's peak, where torch may use TF32 for
             convolutions (its default) or matrix products.
     """
     if device.type != "cuda":
@@ -50,7 +50,11 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def named_peak_flops(name: str, precision: str, *, tf32: bool) -> float | None:
-    """`peak_flops` of the device of this name; `tf32`: whether fp32 may be computed so."""
+    """Returns the peak in FLOP/s of the GPU with this name, or None, as `peak_flops` does.
+
+    Args:
+        tf32: whether torch may compute fp32 in TF32.
+    """
     assert precision in ("bf16", "fp32")
     for pattern, peak in _PEAKS.items():
         if re.fullmatch(pattern, name):
@@ -59,14 +63,16 @@ def named_peak_flops(name: str, precision: str, *, tf32: bool) -> float | None:
 
 
 def uses_tf32() -> bool:
-    """Whether torch may compute fp32 convolutions or matrix products in TF32."""
+    """Tells whether torch may compute fp32 convolutions or matrix products in TF32."""
     convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     return "tf32" in (convolution.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
 
 
 def memory_gib(device: torch.device) -> float:
-    """GiB that this process takes: on a GPU the most that torch has allocated so far, on the CPU
-    the resident set now."""
+    """Returns the memory of this process in GiB.
+
+    On a GPU it is the most that torch has allocated so far; on a CPU, the resident set now.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     return float(psutil.Process().memory_info().rss) / _GIB

@@ -1,4 +1,4 @@
-"""Runs stages under Ray Train: checks everything on the driver, then starts or resumes the run."""
+"""Runs stages under Ray Train: checks everything on the driver, then starts or resumes each run."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
-    """Trains stages in order; returns the final checkpoint of each.
+    """Trains stages in order, and returns the last checkpoint of each.
 
-    Stages that are complete are left alone, interrupted ones go on where they stopped.
+    A complete stage is left alone. An interrupted one goes on where it stopped.
 
     Raises:
-        UserError: anything that can be known before training starts, and training's own failure.
-        Terminated: SIGTERM came; what was trained is saved.
+        UserError: a stage cannot start, or its training failed.
+        Terminated: SIGTERM came, and the work is saved.
     """
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
@@ -41,9 +41,9 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
     for name in stages:
         check_crop(dataset, config.stages[name].train.crop)
         check_pretrained(config, name)
-    for name in stages:
-        start_checkpoint(config, name, planned=stages)
-        find_teacher(config, name, planned=stages)
+    for place, name in enumerate(stages):
+        start_checkpoint(config, name, planned=stages[:place])
+        find_teacher(config, name, planned=stages[:place])
     checkpoints = []
     with ExitStack() as stack:
         for name in stages:
@@ -85,10 +85,10 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
 
 
 def _fit(run: StageRun) -> None:
-    """Trains on the cluster. SIGTERM makes it save its work and end before the last step.
+    """Trains on the cluster. After SIGTERM the run saves its work and ends.
 
     Raises:
-        UserError: what went wrong, when another attempt would not help.
+        UserError: the training failed, and another attempt would not help.
     """
     import ray
     from ray.train import (

@@ -1,4 +1,4 @@
-"""Training without Ray: one rank in this process, alone or as torchrun started it."""
+"""Trains one rank in this process, without Ray: alone, or as torchrun started it."""
 
 import os
 
@@ -8,15 +8,20 @@ from pipelines.training.worker import run_rank
 
 
 def train_here(run: StageRun) -> None:
-    """Trains as the rank that the environment says (RANK, WORLD_SIZE, …), else alone. SIGTERM makes
-    it save its work and end before the last step."""
+    """Trains as the rank that the environment names (RANK, WORLD_SIZE, …), else alone.
+
+    After SIGTERM the run saves its work and ends.
+    """
     join_group(cuda=run.cuda)
     with on_sigterm() as asked:
         run_rank(run, notice=lambda: Notice.STOP if asked() else Notice.NONE)
 
 
 def join_group(*, cuda: bool) -> None:
-    """The process group that a rank needs. It is kept: DeepSpeed holds on to the first it sees."""
+    """Joins the process group that a rank needs, unless this process is in one.
+
+    The process never leaves it, since DeepSpeed keeps the first group that it sees.
+    """
     import torch
     import torch.distributed as dist
 

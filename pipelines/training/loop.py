@@ -1,4 +1,4 @@
-"""The training loop. It knows an engine, a stream and callbacks; nothing of Ray or MLflow."""
+"""The training loop. It knows an engine, a stream and callbacks, but neither Ray nor MLflow."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,15 @@ from pipelines.training.engine import Engine
 
 @dataclass(frozen=True)
 class StepResult:
-    """What callbacks see after a step. `step` counts the steps done; times in seconds.
+    """The result of a step, as callbacks see it.
 
-    losses: this rank's part; their mean over the ranks is that over the step's samples.
-    keys: of this rank's samples.
-    applied: False where the step was skipped, on all ranks, for a gradient that was not finite.
+    Attributes:
+        step: number of steps that are done.
+        losses: this rank's share; their mean over the ranks is the mean over the step's samples.
+        keys: keys of this rank's samples.
+        data_seconds: time that the step waited for its batch.
+        step_seconds: time of the whole step, the wait included.
+        applied: False where all ranks skipped the step, since a gradient was not finite.
     """
 
     step: int
@@ -29,15 +33,17 @@ class StepResult:
 
 
 class StopTraining(Exception):  # noqa: N818  (a request, not an error)
-    """Raised by a callback, on every rank after the same step: the run ends here, in good order."""
+    """A callback's request to end the run; raised on every rank after the same step."""
 
 
 class Callback(Protocol):
-    """One concern of a training run. Every rank calls every callback."""
+    """One concern of a training run. Every rank calls it."""
 
-    def after_step(self, result: StepResult) -> None: ...
+    def after_step(self, result: StepResult) -> None:
+        """Acts on a step that is done."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the callback, after a failed run too."""
 
 
 def train(
@@ -48,8 +54,10 @@ def train(
     first_step: int,
     steps: int,
 ) -> None:
-    """Steps the engine from `first_step` to `steps`, or until a callback raises StopTraining;
-    callbacks are closed whatever happens."""
+    """Steps the engine from `first_step` to `steps`, or until a callback raises StopTraining.
+
+    It closes the callbacks at the end, after a failure too.
+    """
     batches: Iterator[Batch] = iter(stream)
     try:
         for step in range(first_step, steps):

@@ -1,5 +1,7 @@
-"""Sends what callbacks record to MLflow from a thread of its own, so that the server may be away
-for as long as it likes without the training noticing."""
+"""Sends the records of callbacks to MLflow from a thread of its own.
+
+The training never waits for the server, however long the server is away.
+"""
 
 import logging
 import random
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 #: How many values MLflow takes in one request.
 MAX_BATCH = 1000
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 15.0
-#: What no other attempt would change: the run is gone, or a name is not allowed.
+#: Errors that no other attempt would mend: the run is gone, or a name is not allowed.
 _FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -50,17 +52,18 @@ class _File:
 
 
 class MLflowRecorder:
-    """Records to a run of an MLflow server (or sqlite file).
+    """A recorder to a run of an MLflow server, or of a sqlite file.
 
-    Everything arrives once, in the order in which it was recorded: what may or may not have come
-    through is sent again with the same time, which MLflow takes for the same value, and pictures
-    and files overwrite themselves. Files never hold up values. While the recorder is open, MLflow
-    in this process makes single attempts of 30 s, unless the environment says otherwise.
+    Values arrive once, in the order in which they were recorded. After a failure they are sent
+    again with the same time, and MLflow takes a value with the same time for the same value. A
+    picture or file that is sent again overwrites itself. Values never wait for files. While the
+    recorder is open, MLflow in this process makes single attempts of 30 s, unless the environment
+    says otherwise.
 
     Args:
-        uri: of the tracking server.
-        run_id: of a run that is there.
-        patience_s: how long `close` waits for what has not arrived.
+        uri: address of the tracking server.
+        run_id: id of an existing run.
+        patience_s: seconds that `close` waits for records that have not arrived.
     """
 
     def __init__(self, uri: str, run_id: str, *, patience_s: float) -> None:
@@ -119,7 +122,7 @@ class MLflowRecorder:
             if self._values or self._files:
                 try:
                     self._send_next()
-                except Exception as error:  # MLflow, requests, boto3, sqlite: whatever they raise
+                except Exception as error:  # MLflow, requests, boto3 and sqlite raise many kinds.
                     self._failed(error)
                 continue
             if self._failures:
@@ -131,7 +134,7 @@ class MLflowRecorder:
             self._work.clear()
 
     def _send_next(self) -> None:
-        """Brings the oldest values to MLflow, or a file where there are none."""
+        """Sends the oldest values to MLflow, or a file where no values wait."""
         if values := list(islice(self._values, MAX_BATCH)):
             with self._refusals(len(values)):
                 self._send_values(values)
@@ -149,7 +152,7 @@ class MLflowRecorder:
 
     @contextmanager
     def _refusals(self, count: int) -> Iterator[None]:
-        """Goes on past what no other attempt would change; told once, counted for the end."""
+        """Passes over errors that no other attempt would mend; warns once, and counts them."""
         try:
             yield
         except Exception as error:
@@ -171,7 +174,7 @@ class MLflowRecorder:
         self._last = last
 
     def _connected(self) -> "MlflowClient":
-        """The client, once the server has told up to which step it knows each name."""
+        """Returns the client, after the server has told the last step of each name."""
         if self._client is None:
             client = tracking.open_client(self._uri)
             known = client.get_run(self._run_id).data.to_proto().metrics
@@ -180,7 +183,7 @@ class MLflowRecorder:
         return self._client
 
     def _failed(self, error: Exception) -> None:
-        """Waits until the next attempt; told once per outage."""
+        """Waits until the next attempt; warns once per outage."""
         self._reason = self._told(error)
         if not self._failures:
             log.warning("MLflow is away, the training goes on without it (%s)", self._reason)
@@ -192,14 +195,14 @@ class MLflowRecorder:
             self._closing.wait(random.uniform(longest / 2, longest))
 
     def _told(self, error: Exception) -> str:
-        """What went wrong, in one line and without the password that an address may hold."""
+        """Returns the error in one line, without the password that an address may hold."""
         user, at, _ = urlsplit(self._uri).netloc.rpartition("@")
         text = " ".join(str(error).split()) or type(error).__name__
         return (text.replace(user + at, "") if at else text)[:300]
 
 
 class _GoneError(Exception):
-    """A file was removed before it could be sent."""
+    """The error for a file that was removed before it could be sent."""
 
 
 def _is_final(error: Exception) -> bool:

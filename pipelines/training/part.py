@@ -18,7 +18,7 @@ from pipelines.training.schedule import group_settings, learning_rate
 from srmodels.optimizers import OPTIMIZERS
 from srmodels.stage import Stage
 
-# Under which DeepSpeed's converter finds what it needs (`deepspeed.checkpoint.constants`).
+# DeepSpeed's converter looks for this key (`deepspeed.checkpoint.constants`).
 _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
@@ -26,8 +26,12 @@ _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}
 class MicroBatch:
     """Samples that go through forward and backward together, on the device.
 
-    weight: what their mean counts for, such that the mean over all micro-batches and ranks of
-        weight · loss is the mean over the samples of the step.
+    Attributes:
+        x_l: LR crops `[B, 3, h, w]` in [0, 1].
+        x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
+        seeds: `[B]` int64, one for each sample.
+        weight: a factor of the loss, such that the mean of weight · loss over all micro-batches and
+            ranks is the mean over the samples of the step.
     """
 
     x_l: Tensor
@@ -37,10 +41,12 @@ class MicroBatch:
 
 
 class Part:
-    """One optimizer and one backward. Needs an initialised `torch.distributed` process group.
+    """One turn of a stage's step: one optimizer and one backward.
+
+    It needs an initialised process group.
 
     Args:
-        universal: whether `load` will be given a universal checkpoint; DeepSpeed wants to know now.
+        universal: True where `load` will read a universal checkpoint; DeepSpeed must know it now.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class Part:
             config=self._config(num_micro_batches, universal),
             dist_init_required=False,
         )
-        #: Of the last step, before clipping.
+        #: Gradient norm of the last step, before clipping.
         self.gradient_norm = 0.0
 
     def _config(self, num_micro_batches: int, universal: bool) -> dict[str, Any]:
@@ -101,11 +107,11 @@ class Part:
     def step(
         self, micro_batches: Sequence[MicroBatch], step: int
     ) -> tuple[dict[str, Tensor], bool]:
-        """One optimizer step, number `step` from 0 on.
+        """Makes optimizer step number `step` (from 0).
 
         Returns:
-            this rank's part of the losses (their mean over the ranks is that of the samples), and
-            whether the step was taken: it is not, on any rank, where the gradient is not finite.
+            this rank's share of the losses, whose mean over the ranks is the mean over the samples;
+            and False where the gradient was not finite, so that no rank took the step.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate(self.train, group["name"], step)
@@ -126,7 +132,10 @@ class Part:
         return total, applied
 
     def _clip(self) -> bool:
-        """What DeepSpeed does by itself under ZeRO alone: no step where the norm is not finite."""
+        """Clips the gradients; returns False, and drops them, where their norm is not finite.
+
+        DeepSpeed does this by itself under ZeRO only.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = get_total_norm(gradients)
         self.gradient_norm = float(norm)
@@ -138,11 +147,11 @@ class Part:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """By parameter group."""
+        """The learning rate of the last step, by parameter group."""
         return {g["name"]: g["lr"] for g in self.engine.optimizer.param_groups}
 
     def save(self, folder: Path, tag: str) -> None:
-        """This rank's files, into `folder/tag`; every rank must call it."""
+        """Writes this rank's files into `folder/tag`. Every rank must call it."""
         self.engine.save_checkpoint(
             str(folder),
             tag=tag,
@@ -152,15 +161,15 @@ class Part:
         )
 
     def load(self, folder: Path, tag: str) -> None:
-        """Trained weights and optimizer from `folder/tag`; frozen weights are not in there."""
+        """Loads trained weights and optimizer from `folder/tag`, which has no frozen weights."""
         optimizer = self.engine.optimizer
         settings = [_settings(group) for group in optimizer.param_groups]
         path, _ = self.engine.load_checkpoint(
             str(folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False
         )
         assert path is not None, f"{folder / tag} has no engine files"
-        # From a universal checkpoint, ZeRO 3 gives all groups the first one's settings, and one
-        # and the same step counter, which each of them would then advance.
+        # From a universal checkpoint, ZeRO 3 gives all groups the settings of the first one, and
+        # one step counter for all of them, which each group would then advance.
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
         for state in optimizer.state.values():

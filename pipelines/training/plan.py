@@ -1,4 +1,4 @@
-"""Tells, before a stage starts, what it will do and cost."""
+"""Describes what a stage will do and what it will cost, before it starts."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ KEYS = ("data", "stream", "degradation", "train")
 
 
 def stage_plan(config: Config, stage: str) -> str:
-    """The plan of one stage, for people: what it trains, how long, and what that costs.
+    """Returns the plan of one stage as text: what it trains, for how long, and what that costs.
 
     Raises:
         UserError: the stage's networks and its crops do not fit together.
@@ -55,7 +55,7 @@ def stage_plan(config: Config, stage: str) -> str:
 
 
 def _parameters(stage: Stage) -> list[str]:
-    """A line for each network, and for what a stage's losses bring with them."""
+    """Returns a line for each network, and for each module of the stage's losses."""
     learns = {id(parameter) for parameter in stage.trained_parameters()}
     modules = dict(stage.network.named_children())
     modules |= {name: m for name, m in stage.named_children() if m is not stage.network}
@@ -70,7 +70,7 @@ def _parameters(stage: Stage) -> list[str]:
 
 
 def _inference(cost: NetworkCost) -> list[str]:
-    """A line for each network that ships, and what they cost together."""
+    """Returns a line for each network that ships, and one for all of them."""
     lines = [
         f"{name:<13} {parameters / 1e6:9.3f} M  {cost.gmacs[name]:9.3f} GMACs"
         for name, parameters in cost.parameters.items()
@@ -83,7 +83,7 @@ def _inference(cost: NetworkCost) -> list[str]:
 
 
 def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
-    """A line for each schedule, with the groups that follow it."""
+    """Returns a line for each schedule, with the groups that follow it."""
     programs: dict[str, list[str]] = {}
     for group in (g for part in stage.parts().values() for g in part.parameter_groups()):
         settings = group_settings(train, group.name)
@@ -119,7 +119,7 @@ def _checkpoints(stage: Stage, train: TrainConfig) -> str:
 
 
 def _memory(stage: Stage, train: TrainConfig, cost: TrainingCost) -> list[str]:
-    """A table: a row for each number of workers that the run may have, a column for each part."""
+    """Returns a table: a row for the fewest workers and the most, a column for each part."""
     heads, rows = [], []
     for ranks in sorted({max(train.min_workers, 1), train.world_size}):
         _, together = train.micro_batches(ranks)
@@ -169,7 +169,7 @@ def _epochs(config: Config, samples: int) -> str:
 
 
 def plan_stages(config: Config, stages: Sequence[str]) -> str:
-    """The plans of several stages, one after the other."""
+    """Returns the plans of several stages, one after the other."""
     return "\n".join(stage_plan(config, stage) for stage in stages)
 
 
@@ -179,10 +179,10 @@ def plan_chosen_stage(config: Config) -> str:
 
 
 def chosen_stage(config: Config) -> str:
-    """`stage`, which jobs/train.py cannot do without.
+    """Returns the setting `stage`.
 
     Raises:
-        UserError: it is not set.
+        UserError: `stage` is not set.
     """
     if config.stage is None:
         raise UserError(f"which stage? Set stage= to one of {', '.join(config.stages)}.")

@@ -1,4 +1,4 @@
-"""Notices from outside that this run should save itself: a node that will go, a wish to stop."""
+"""Notices from outside that a run must save its work: a node will go, or somebody stops it."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Notice(IntEnum):
-    """What a rank was told; the strongest of all ranks counts."""
+    """A notice to a rank; the strongest one of all ranks counts."""
 
     NONE = 0
     #: A node will be taken away soon: write a checkpoint, and go on until it happens.
@@ -18,8 +18,10 @@ class Notice(IntEnum):
 
 @contextmanager
 def on_sigterm(action: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Inside the block, SIGTERM calls `action` and kills nothing. Yields whether it came. In the
-    main thread only, as signals are."""
+    """Lets SIGTERM call `action` inside the block, instead of ending the process.
+
+    Yields a function that tells whether SIGTERM came. Only the main thread may use it.
+    """
     came = False
 
     def handle(number: int, frame: object) -> None:

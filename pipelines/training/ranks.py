@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other."""
+"""Exchanges values between the ranks of a run."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,17 +11,20 @@ T = TypeVar("T")
 
 
 def gathered(value: T) -> list[T]:
-    """What every rank has to say, by rank. All of them must call it."""
+    """Returns the values of all ranks, in the order of the ranks. Every rank must call it."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What a function says on rank 0, the only one that calls it. All ranks must call this.
+    """Calls a function on rank 0, and returns its result on every rank. Every rank must call it.
+
+    Args:
+        function: its result can be pickled.
 
     Raises:
-        UserError: the function's own, on every rank.
+        UserError: the function raised it; every rank raises it with the same message.
     """
     said: list[Any] = [None, None]
     if dist.get_rank() == 0:

@@ -1,4 +1,4 @@
-"""Where callbacks put what they measure: values, pictures and files of a run, by step."""
+"""Records the values, pictures and files of a run, by step."""
 
 import json
 import logging
@@ -15,42 +15,43 @@ log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """Takes what a run has to show.
+    """A place for the records of a run.
 
-    No method raises or waits for anybody: a run must neither end nor slow down over what is told
-    about it. What does not arrive is named in a warning.
+    No method raises, and none but `close` waits: a record must neither end a run nor slow it down.
+    A warning names the records that are lost.
 
-    The steps of one name only grow: a resumed run repeats the steps since its checkpoint, and what
-    is recorded for them already stays as it is.
+    The steps of one name only grow. A resumed run repeats the steps since its checkpoint, and the
+    records that exist for these steps stay as they are.
     """
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Values of one step by name, as they are now."""
+        """Records the values of one step, by name."""
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
-        """A picture, kept as PNG. Slashes in a name make folders."""
+        """Records a picture as PNG. A slash in its name makes a folder."""
 
     def file(self, path: Path, folder: str) -> None:
-        """A copy of a local file, under the run's `folder`. The file must not change any more."""
+        """Copies a local file into the run's `folder`. The file must not change any more."""
 
     def close(self) -> None:
-        """Nothing follows. The only method that may take a while; a second call does nothing."""
+        """Ends the recording. It may take a while; a second call does nothing."""
 
 
 def picture_path(name: str, step: int) -> PurePosixPath:
-    """Where a picture is kept among a run's files: one place for a (name, step)."""
+    """Returns the path of a picture among a run's files, one for each name and step."""
     return PurePosixPath("pictures", f"{name}-{step:06d}.png")
 
 
 class JSONLinesRecorder:
-    """A file with one JSON object per call, for runs without MLflow; pictures and files beside it.
+    """A file with one JSON object per call, for runs without MLflow.
 
-    `{"time": …, "step": 10, "metrics": {"train/loss": 0.1}}`, or `"picture"` or `"file"` with where
-    it lies from there. JSON knows no NaN and no infinity: they are written as null.
+    A line is `{"time": …, "step": 10, "metrics": {"train/loss": 0.1}}`; or it has `"picture"` or
+    `"file"`, with a path relative to the file's folder. JSON has neither NaN nor infinity, so null
+    stands for them.
 
     Args:
-        path: the file. One that is there already is continued, without the line that a killed
-            process may have left unfinished.
+        path: the file. An existing one is continued. A last line that a killed process left
+            unfinished is removed.
     """
 
     def __init__(self, path: Path) -> None:

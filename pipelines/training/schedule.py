@@ -1,4 +1,4 @@
-"""Learning rates as a pure function of the step: a resumed run needs no scheduler's state."""
+"""Computes learning rates from the step alone, so that a resumed run needs no scheduler's state."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipelines.config.schema import GroupConfig, TrainConfig
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """What a parameter group is trained with: its own settings, else the stage's."""
+    """The settings of a parameter group: its own ones, else the stage's."""
 
     learning_rate: float
     weight_decay: float
@@ -18,7 +18,7 @@ class GroupSettings:
 
 
 def group_settings(train: TrainConfig, group: str) -> GroupSettings:
-    """Those of the group called `group`."""
+    """Returns the settings of the group called `group`."""
     own = train.groups.get(group, GroupConfig())
     shared = {
         name: getattr(train, name) if (value := getattr(own, name)) is None else value
@@ -28,11 +28,15 @@ def group_settings(train: TrainConfig, group: str) -> GroupSettings:
 
 
 def learning_rate(train: TrainConfig, group: str, step: int) -> float:
-    """The rate that a parameter group takes step number `step` (from 0) with.
+    """Returns the learning rate of a parameter group at step number `step` (from 0).
 
-    Zero before the group's `start_step`; from there on, linear warm-up times one of: `constant`;
-    `cosine`, to zero at `train.steps` (Loshchilov and Hutter, arXiv 1608.03983, without restarts);
-    `step`, times `decay_factor` from each of `decay_steps` on.
+    It is zero before the group's `start_step`. From there on, it is the group's rate, times a
+    linear warm-up, times the schedule:
+
+    - `constant`: one;
+    - `cosine`: half a cosine, which is zero at `train.steps` (Loshchilov and Hutter, arXiv
+      1608.03983, without restarts);
+    - `step`: `decay_factor`, once for each of `decay_steps` that is reached.
     """
     settings = group_settings(train, group)
     if step < settings.start_step:

@@ -1,7 +1,7 @@
-"""One execution of a stage: what it is made of, whether it is complete, and may be resumed."""
+"""Describes one execution of a stage; tells whether it is complete and whether it can resume."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.training.teacher import Teacher
 from srmodels.weights import pretrained, weights_folder
 
-#: Settings of `train` that do not shape what is learned, so a resumed run may change them.
+#: Settings of `train` that do not shape the result, so that a resumed run may change them.
 _FREE = {
     "workers",
     "threads_per_worker",
@@ -45,22 +45,23 @@ _FREE = {
 class Tracked:
     """The MLflow run that a stage's run reports to."""
 
-    uri: str
+    # Ray keeps the text of what workers are given, and an address may hold a password.
+    uri: str = field(repr=False)
     run_id: str
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One execution of a stage, as the driver describes it to every rank; can be pickled.
+    """One execution of a stage, as the driver hands it to every rank; can be pickled.
 
-    Paths are absolute, since workers run elsewhere. Those of the configuration stay as they were
-    written, since it ends up in checkpoints and bundles.
+    Its paths are absolute, since workers run in other directories. Only the configuration keeps
+    its paths as the user wrote them, since checkpoints and bundles hold it.
 
     Attributes:
-        stage: its name in the recipe.
-        checkpoints: of the run.
+        stage: the stage's name in the recipe.
+        checkpoints: the checkpoints of the run.
         start: the checkpoint that the run starts from; None: random weights.
-        teacher: what the stage learns from; None: from no teacher.
+        teacher: the teacher that the stage learns from; None: it learns from none.
         identity: every setting that shapes the result, see `RunState`.
         weights_folder: folder of pretrained weights; None: torch hub's cache, or the web.
         cuda: whether the ranks train on GPUs.
@@ -132,16 +133,16 @@ def identity_of(
         "teacher": teacher.identity if teacher else None,
     } | {f"train.{key}": value for key, value in own["train"].items() if key not in _FREE}
     if own["train"]["schedule"] == "constant":
-        # The cosine depends on how many steps there will be; a constant rate can go on for ever.
+        # A constant rate can go on for ever. The other schedules need the number of steps.
         del identity["train.steps"]
     return identity
 
 
 def is_done(run: StageRun) -> bool:
-    """Tells whether a run has reached its steps and its result is intact; prints if it has.
+    """Tells whether a run has reached its steps with an intact result; prints a line if it has.
 
     Raises:
-        UserError: there is a run of this name, but it was started with other settings.
+        UserError: the run was started with other settings, or has more steps already.
     """
     train, checkpoints = run.train, run.checkpoints
     newest = checkpoints.newest_intact(STATE)
@@ -169,10 +170,10 @@ def is_done(run: StageRun) -> bool:
 
 
 def ended(run: StageRun) -> None:
-    """Prints how a run went that has just ended in good order.
+    """Prints the result of a run that has just ended without a failure.
 
     Raises:
-        Terminated: it ended before its last step, because it was asked to.
+        Terminated: the run was asked to end before its last step.
     """
     newest, steps = run.checkpoints.newest(), run.train.steps
     assert newest is not None
@@ -181,19 +182,19 @@ def ended(run: StageRun) -> None:
             f"{run.name} is saved at step {newest.step} of {steps}: start the same command again "
             "to go on."
         )
-    # There is none where every step was skipped.
+    # There is no loss where every step was skipped.
     loss = newest.state().metrics.get("train/loss", math.nan)
     print(f"Trained {run.name}: loss {loss:.4f}", flush=True)
 
 
 def check_pretrained(config: Config, name: str) -> None:
-    """Checks that the weights that a stage's losses need from elsewhere can be had.
+    """Checks that the pretrained weights that a stage's losses need can be found.
 
     Raises:
-        UserError: they cannot.
+        UserError: some of them cannot be found.
     """
     try:
-        weights_folder()  # also where nothing is needed of it: workers are told where it is
+        weights_folder()  # Checked even where no weights are needed: every worker gets it.
         for weights in stage_on_meta(config, name).pretrained_names():
             pretrained(weights)
     except ValueError as error:
@@ -208,11 +209,15 @@ def check_resumable(
     *,
     accept_changed_data: bool = False,
 ) -> None:
-    """Refuses to go on with other settings than a run was started with, or with another dataset
-    unless that is accepted.
+    """Refuses to resume a run with other settings than it was started with.
+
+    Args:
+        state: the state of the run's newest checkpoint.
+        identity: the settings that shape the result now.
+        accept_changed_data: whether the run may go on with another dataset.
 
     Raises:
-        UserError: names what differs.
+        UserError: the settings differ; the message names them.
     """
     differing = sorted(
         key

@@ -1,7 +1,6 @@
-"""Where a stage's first weights come from: another stage, a model, weights of others, or nowhere.
+"""Finds a stage's first weights: another stage's, a model's, others' weights, or random ones.
 
-Weights from outside are written once, as a checkpoint at step 0 of a run of their own: so workers
-fetch them as they fetch any other, and need neither the hub nor the folder that they came from.
+Weights from outside are kept as a checkpoint of their own, see `pipelines.runs.outside`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from pipelines.errors import UserError
 from pipelines.models.load import Model, load_model, weights_sha256
 from pipelines.runs.checkpoint import RESULT, Checkpoint
 from pipelines.runs.names import run_checkpoints, run_name
-from pipelines.runs.outside import keep_weights
+from pipelines.runs.outside import keep_weights, kept_weights
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, load_weights
@@ -26,15 +25,18 @@ from srmodels.system import load_system
 
 
 def start_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> Checkpoint | None:
-    """The checkpoint a stage starts from; None if it starts from random weights, or from a stage of
-    `planned`, which the same job is going to run first.
+    """Returns the checkpoint that a stage starts from; None for random weights.
 
-    A run that has begun stays with what it began with: its source is not asked again, an alias may
-    have moved on, and files need no longer be there.
+    A run that has begun keeps the weights that it began with. Their source is not asked again: an
+    alias may have moved on, and a file may be gone.
+
+    Args:
+        planned: stages that the same job runs before this one. None is returned for a start from
+            one of them.
 
     Raises:
-        UserError: the stage before is not complete, a model or file is not there, or has other
-            networks; `init.*` would be ignored.
+        UserError: the stage before is not complete; a model or a file is missing or has other
+            networks; or `init.*` would be ignored.
     """
     before, sources = config.stages[name].init_from, _sources(config)
     if before in config.stages:
@@ -49,7 +51,7 @@ def start_checkpoint(config: Config, name: str, planned: Sequence[str] = ()) -> 
 
 
 def describe_start(config: Config, name: str) -> str:
-    """The same in words."""
+    """Returns one line that says what a stage starts from."""
     before = config.stages[name].init_from
     if before is not None:
         return f"stage {before}" if before in config.stages else f"model {before}"
@@ -59,12 +61,12 @@ def describe_start(config: Config, name: str) -> str:
 
 
 def _sources(config: Config) -> dict[str, str]:
-    """What `init.*` names, by key."""
+    """Returns the sources that `init.*` names, by key."""
     return {key: value for key, value in asdict(config.init).items() if value}
 
 
 def _check_reached(config: Config, name: str, before: str | None, planned: Sequence[str]) -> None:
-    """Refuses `init.*` where no stage behind this one took it."""
+    """Refuses `init.*` where no stage before this one has started from it."""
     first = name
     while before in config.stages:
         first, before = str(before), config.stages[before].init_from
@@ -92,11 +94,16 @@ def _from_stage(config: Config, name: str, before: str) -> Checkpoint:
     return newest
 
 
-def result_of_stage(config: Config, name: str, before: str) -> Checkpoint:
-    """Returns the last checkpoint of a stage of the same run name, which `name` needs.
+def result_of_stage(
+    config: Config, name: str, before: str, *, needs: str = "starts from"
+) -> Checkpoint:
+    """Returns the last checkpoint of the stage `before`, which the stage `name` needs.
+
+    Args:
+        needs: the verb that the message uses: `name` starts from `before`, or learns from it.
 
     Raises:
-        UserError: that stage is not complete: it has not reached the steps it was started for.
+        UserError: the stage `before` has not reached the steps that it was started for.
     """
     run = run_checkpoints(config, run_name(config, before))
     newest = run.newest_intact(RESULT)
@@ -107,7 +114,7 @@ def result_of_stage(config: Config, name: str, before: str) -> Checkpoint:
         or state.step < state.config["stages"][before]["train"]["steps"]
     ):
         raise UserError(
-            f"stage '{name}' starts from stage '{before}', but run '{run.name}' in "
+            f"stage '{name}' {needs} stage '{before}', but run '{run.name}' in "
             f"{run.location.rpartition('/')[0]} is not complete: run jobs/train.py "
             f"stage={before} first, with the same run.name."
         )
@@ -115,7 +122,7 @@ def result_of_stage(config: Config, name: str, before: str) -> Checkpoint:
 
 
 def _asked(config: Config, name: str) -> dict[str, Any]:
-    """What the configuration says of a start from outside."""
+    """Returns the settings that describe a start from outside."""
     return {
         "start": config.stages[name].init_from or _sources(config),
         "networks": to_dict(config)["stages"][name]["networks"],
@@ -124,12 +131,13 @@ def _asked(config: Config, name: str) -> dict[str, Any]:
 
 
 def _begun(config: Config, name: str) -> Checkpoint | None:
-    """The start of a run that has begun, if the configuration still asks for the same."""
-    if run_checkpoints(config, run_name(config, name)).newest() is None:
-        return None
-    start = run_checkpoints(config, _start_name(config, name)).newest_intact(RESULT)
-    asked = start is not None and start.state().identity["asked"] == _asked(config, name)
-    return start if asked else None
+    """Returns the weights that the run began with, if the settings still ask for the same."""
+    return kept_weights(
+        config,
+        _start_name(config, name),
+        used_by=run_name(config, name),
+        asked=_asked(config, name),
+    )
 
 
 def _start_name(config: Config, name: str) -> str:
@@ -137,7 +145,7 @@ def _start_name(config: Config, name: str) -> str:
 
 
 def _written(config: Config, name: str) -> Checkpoint:
-    """The checkpoint of weights from outside; what they leave out is random."""
+    """Keeps weights from outside; the weights that their source leaves out are random."""
     stage = config.stages[name]
     try:
         content, fill = (
@@ -167,7 +175,8 @@ def _written(config: Config, name: str) -> Checkpoint:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
 
 
-#: What identifies weights from outside, and what fills networks with them and says so.
+#: The identity of weights from outside, and a function that fills networks with them and returns
+#: a line for each source.
 _Filler = tuple[Any, Callable[[SRNetwork], list[str]]]
 
 
@@ -198,7 +207,7 @@ def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler
 
 
 def _check_same_networks(config: Config, name: str, model: Model, network: SRNetwork) -> None:
-    """Everything but the networks that only train must be as it was."""
+    """Refuses a model whose networks differ, except for the networks that only train."""
     kept = network.inference_modules() | network.finetuning_modules()
     free = (network._modules.keys() | model.network._modules.keys()) - kept.keys()
     ours, theirs = (

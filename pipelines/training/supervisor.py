@@ -1,4 +1,4 @@
-"""What the driver and the workers of a run under Ray tell each other, beside training."""
+"""Lets the driver and the workers of a run under Ray tell each other to stop or to give up."""
 
 import threading
 import time
@@ -11,13 +11,14 @@ POLL_S = 1.0
 
 
 class Supervisor:
-    """A Ray actor, one per run: whether to stop, what no retry would mend, whether retries help.
+    """A Ray actor, one for each run, that decides whether another attempt makes sense.
 
-    Ray Train starts the workers again however often they fail. That is right while each attempt
-    gets further than the one before; an attempt that nobody should make ends here.
+    Ray Train starts the workers again after every failure. That is right while each attempt gets
+    further than the one before. The supervisor ends the run when attempts get no further, or after
+    a failure that the user has to mend.
 
     Args:
-        max_failures: attempts in a row that may fail without a new checkpoint.
+        max_failures: number of attempts in a row that may fail without a new checkpoint.
     """
 
     def __init__(self, max_failures: int) -> None:
@@ -26,7 +27,7 @@ class Supervisor:
         self.stop, self.failure, self.cause = False, "", "a worker process died"
 
     def begin(self) -> bool:
-        """Rank 0, first of all. Whether to train at all."""
+        """Tells whether to train at all. Rank 0 calls it first of all."""
         self.attempts += 1
         if not self.failure and self.attempts > self.max_failures + 1:
             where = f"the checkpoint of step {self.step}" if self.step > 0 else "the start"
@@ -39,32 +40,37 @@ class Supervisor:
         return not self.failure
 
     def resumed(self, step: int) -> None:
-        """Rank 0, at the step that it goes on from."""
+        """Notes the step that the run goes on from. Rank 0 calls it."""
         if step > self.step:
             self.attempts, self.step = 1, step
 
     def failed(self, cause: str, *, hopeless: bool) -> None:
-        """A rank, before it dies of `cause`. `hopeless`: the user has to change something."""
+        """Notes the cause of a failure. A rank calls it before it ends.
+
+        Args:
+            hopeless: whether the user has to change something before another attempt.
+        """
         self.cause = cause
         if hopeless and not self.failure:
             self.failure = cause
 
     def request_stop(self) -> None:
-        """The driver, when it was asked to end."""
+        """Asks the run to end. The driver calls it."""
         self.stop = True
 
     def stopping(self) -> bool:
+        """Tells whether the run was asked to end."""
         return self.stop
 
     def why_failed(self) -> str:
-        """Empty if it did not."""
+        """Returns the cause of the failure; empty where there was none."""
         return self.failure
 
 
 class RayNotice:
-    """What this rank was told by now, asked for beside the training.
+    """The newest notice to this rank, which a thread asks for while the rank trains.
 
-    Every rank must make one: Ray's own notice is a collective call.
+    Every rank must make one, since Ray's own notice is a collective call.
     """
 
     def __init__(self, supervisor: Any) -> None:
@@ -86,7 +92,7 @@ class RayNotice:
                 elif ray.train.get_preemption_info() is not None:
                     self.told = Notice.PREEMPTION
             except Exception:
-                # The group is being taken down: the training itself will notice.
+                # Ray is ending the worker group, and the training itself will fail.
                 return
             time.sleep(POLL_S)
 
@@ -95,7 +101,7 @@ def train_loop(given: dict[str, Any]) -> None:
     """Trains on one worker of Ray Train.
 
     Args:
-        given: the `StageRun` as `run`, and the `supervisor`.
+        given: a dict with the `StageRun` as `run`, and the handle of the `supervisor`.
     """
     import ray
     import ray.train
@@ -104,7 +110,7 @@ def train_loop(given: dict[str, Any]) -> None:
     supervisor = given["supervisor"]
     leader = ray.train.get_context().get_world_rank() == 0
     begins = ray.get(supervisor.begin.remote()) if leader else None
-    # A rank that asked for itself, before rank 0 did, would train and wait for the others for ever.
+    # Rank 0 asks for all. Ranks with different answers would wait for each other for ever.
     if not broadcast_from_rank_zero(begins):
         return
     try:

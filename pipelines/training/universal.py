@@ -1,4 +1,4 @@
-"""DeepSpeed's files of one number of ranks, converted so that any other number can load them."""
+"""Converts DeepSpeed's files, so that another number of ranks than wrote them can load them."""
 
 import argparse
 import io
@@ -12,12 +12,18 @@ from pipelines.storage.files import new_directory
 
 
 def universal_copy(checkpoint: Path, tags: Sequence[str], target: Path) -> Path:
-    """The engine folders of a ZeRO checkpoint in DeepSpeed's universal format (arXiv 2406.18820).
+    """Copies the engine folders of a ZeRO checkpoint into DeepSpeed's universal format.
+
+    The format is that of arXiv 2406.18820. One process of a node makes the copy, and the others
+    wait for it.
 
     Args:
         checkpoint: folder that holds the engine files of every rank.
         tags: names of the engine folders in it.
-        target: node-local folder for the copy; made once, whoever of the node's processes asks.
+        target: node-local folder for the copy.
+
+    Returns:
+        `target`.
     """
     from deepspeed.checkpoint import ds_to_universal
 

@@ -1,4 +1,4 @@
-"""One rank of a stage's run: what it is made of, put together, and the loop over it."""
+"""Runs one rank of a stage's run: builds its engine, stream and callbacks, and starts the loop."""
 
 import os
 import uuid
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipelines.training.loop import Callback
     from pipelines.training.recorder import Recorder
 
-#: How long the end of a run waits for values that have not reached MLflow.
+#: Seconds that the end of a run waits for records that have not reached MLflow.
 PATIENCE_S = 120.0
 
 
@@ -34,20 +34,20 @@ def run_rank(
     notice: Callable[[], Notice],
     on_start: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Trains or resumes a run on this rank. Needs an initialised process group.
+    """Trains or resumes a run on this rank. It needs an initialised process group.
 
     Args:
-        notice: tells what this rank was told by now, see `preemption`.
-        on_start: called on rank 0 with the number of steps that are done.
+        notice: returns the strongest notice to this rank so far, without waiting.
+        on_start: called on rank 0 with the number of steps that are done already.
 
     Raises:
-        UserError: on one rank or all of them; the group cannot go on.
+        UserError: the run cannot go on; perhaps not every rank raises it.
     """
     config, train = run.config, run.train
     device = torch.device("cuda", torch.cuda.current_device()) if run.cuda else torch.device("cpu")
     prepare_deepspeed(device)
     if run.weights_folder is not None:
-        # The environment of a cluster's workers is not the job's.
+        # A cluster's workers do not have the environment of the job.
         os.environ[FOLDER] = str(run.weights_folder)
     from pipelines.training.build import build_engine
     from pipelines.training.loop import train as run_loop
@@ -59,7 +59,7 @@ def run_rank(
         if resume:
             where = f"{first_step} of {train.steps} from {resume.location}"
             print(f"{run.stage}: resuming at step {where}", flush=True)
-    teacher = run.teacher.load(config, device) if run.teacher else None
+    teacher = run.teacher.load(device) if run.teacher else None
     engine, ema = build_engine(
         config, run.stage, device, start=run.start, resume=resume, teacher=teacher
     )
@@ -89,7 +89,7 @@ def _callbacks(
     recorder: "Recorder | None",
     notice: Callable[[], Notice],
 ) -> "list[Callback]":
-    """In the order in which they see a step: what measures comes before what saves."""
+    """Builds the callbacks in their order: those that measure come before those that save."""
     from pipelines.runs.writer import CheckpointWriter, Retention
     from pipelines.training import callbacks as cb
     from pipelines.training.cost import training_cost
@@ -107,7 +107,7 @@ def _callbacks(
         batch_size=train.batch_size,
         steps=train.steps,
         skipped=skipped,
-        flops_per_sample=training_cost(config, name).flops if peak else None,
+        flops_per_sample=training_cost(config, name, run.teacher).flops if peak else None,
         peak_flops=peak,
     )
     validation = None
@@ -174,7 +174,7 @@ def _callbacks(
 
 
 def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:
-    """What rank 0 decides for all: this attempt's token, and where it goes on."""
+    """Returns this attempt's token and the checkpoint to resume from. Rank 0 decides for all."""
     decided: list[Any] = [None, None]
     if dist.get_rank() == 0:
         decided = [uuid.uuid4().hex[:8], checkpoints.newest_intact()]
@@ -193,9 +193,12 @@ def _recorder(run: StageRun) -> "Recorder":
 
 
 def prepare_deepspeed(device: torch.device) -> None:
-    """DeepSpeed picks its accelerator when it is imported, and builds a small extension with ninja,
-    which is not on the PATH where a virtual environment's Python is started by its path."""
+    """Prepares the environment for the import of DeepSpeed.
+
+    DeepSpeed picks its accelerator when it is imported. It builds a small extension with ninja,
+    which is not on the PATH of a virtual environment that is not activated.
+    """
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', '')}"
-    # It calls collectives by names that torch is giving up.
+    # DeepSpeed calls collectives by names that torch deprecates.
     warnings.filterwarnings("ignore", message=".*is deprecated.*_single", category=FutureWarning)

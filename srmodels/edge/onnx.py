@@ -1,4 +1,4 @@
-"""ONNX: the inference path at a fixed tile size, run by ONNX Runtime."""
+"""Exports the inference path at a fixed tile size to ONNX, and runs it with ONNX Runtime."""
 
 import logging
 import warnings
@@ -13,7 +13,11 @@ from srmodels.network import SRNetwork
 
 
 class OnnxFp32(EdgeTarget):
-    """One fp32 graph in one file: input `x_l`, output `x_h`."""
+    """A target that writes one fp32 graph into one file.
+
+    The graph maps `x_l` `[1, 3, tile, tile]` to `x_h` `[1, 3, scale·tile, scale·tile]`, both in
+    [0, 1].
+    """
 
     file = "model_fp32.onnx"
 
@@ -42,7 +46,7 @@ class OnnxFp32(EdgeTarget):
 
 
 class OnnxRunner(Runner):
-    """An ONNX file on the CPU."""
+    """A loaded ONNX file that runs on the CPU."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         import onnxruntime
@@ -50,9 +54,9 @@ class OnnxRunner(Runner):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Its threads would spin after a run and take the cores from whatever comes next.
+        # Without this, threads spin after a run, and take the cores from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # An arena would keep what a run took, for good.
+        # An arena would keep the memory of a run for ever.
         options.enable_cpu_mem_arena = False
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -1,6 +1,6 @@
-"""The protocol of edge artifacts: a target exports a network, and runs the file again.
+"""The protocol of edge artifacts: a target exports a network to a file, and runs that file.
 
-A new target is one module with a class like those in `onnx.py`, and a line in `TARGETS`.
+A new target is one module with a class like the one in `onnx.py`, and a line in `TARGETS`.
 """
 
 import importlib
@@ -16,17 +16,17 @@ from torch import Tensor
 
 from srmodels.network import SRNetwork
 
-#: Module and class of every target, by name; a module is imported when its target is asked for.
+#: Module and class of every target, by name; a module is imported when `make_target` needs it.
 TARGETS = {"onnx_fp32": "srmodels.edge.onnx:OnnxFp32"}
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Settings of an export.
+    """The settings of an export.
 
     Attributes:
         tile: side of the LR input, pixels.
-        opset: of ONNX.
+        opset: ONNX opset.
     """
 
     tile: int
@@ -34,11 +34,11 @@ class ExportSettings:
 
 
 class Runner(ABC):
-    """A file that was loaded and runs on this machine's CPU."""
+    """A loaded artifact that runs on this machine's CPU."""
 
     @abstractmethod
     def run(self, x_l: Tensor) -> Tensor:
-        """Returns HR tiles `[B, 3, scale·tile, scale·tile]` of LR tiles `[B, 3, tile, tile]`, in
+        """Maps LR tiles `[B, 3, tile, tile]` to HR tiles `[B, 3, scale·tile, scale·tile]`, both in
         [0, 1]."""
 
 
@@ -64,10 +64,10 @@ class EdgeTarget(ABC):
         """Loads an artifact.
 
         Args:
-            threads: that it may use; 0: as many as the runtime thinks right.
+            threads: number of threads that it may use; 0: the runtime decides.
 
         Raises:
-            ValueError: the file is none of this target's.
+            ValueError: the file is no artifact of this target.
         """
 
 
@@ -75,7 +75,7 @@ def make_target(name: str) -> EdgeTarget:
     """Returns the target called `name`.
 
     Raises:
-        ValueError: there is no such target, or what it needs is not installed.
+        ValueError: there is no such target, or a package that it needs is not installed.
     """
     if name not in TARGETS:
         raise ValueError(f"there is no edge target '{name}': use one of {', '.join(TARGETS)}.")
@@ -86,7 +86,13 @@ def make_target(name: str) -> EdgeTarget:
 
 @dataclass(frozen=True)
 class Parity:
-    """The distance of an artifact from PyTorch: values in [0, 1], signal-to-noise in dB."""
+    """The difference between an artifact and PyTorch.
+
+    Attributes:
+        max_error: largest absolute difference; pixels lie in [0, 1].
+        sqnr_db: ratio of signal to quantisation noise over all images, dB.
+        num_images: number of compared images.
+    """
 
     max_error: float
     sqnr_db: float
@@ -94,7 +100,11 @@ class Parity:
 
 
 def check_parity(network: SRNetwork, runner: Runner, images: Sequence[Tensor]) -> Parity:
-    """Runs both on real LR tiles `[1, 3, tile, tile]` in [0, 1] and measures the difference."""
+    """Measures the difference between a network and its artifact.
+
+    Args:
+        images: real LR tiles `[1, 3, tile, tile]` in [0, 1]; at least one.
+    """
     assert images
     network.eval()
     worst, noise, signal = 0.0, 0.0, 0.0

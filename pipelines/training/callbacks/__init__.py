@@ -1,4 +1,4 @@
-"""Callbacks of one concern each. Those that measure tell a recorder."""
+"""Callbacks of a training run, one for each concern."""
 
 from pipelines.training.callbacks.checkpointing import CheckpointCallback
 from pipelines.training.callbacks.ema import EMACallback

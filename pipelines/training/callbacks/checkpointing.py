@@ -1,4 +1,4 @@
-"""Writes checkpoints when they are due, and goes on training when one cannot be written."""
+"""Writes checkpoints when they are due; the training goes on when one cannot be written."""
 
 import shutil
 import socket
@@ -20,22 +20,26 @@ from pipelines.training.footprint import checkpoint_bytes
 from pipelines.training.loop import StepResult
 from pipelines.training.ranks import gathered
 
-#: Between two attempts at a checkpoint that the run cannot do without.
+#: Seconds between two attempts at a checkpoint that the run needs.
 PAUSE_S = 5.0
+#: Room that a disk must have beyond a rank's files.
 SPARE_BYTES = 1 << 20
 
 
 class CheckpointCallback:
-    """Writes a checkpoint every `train.checkpoint_every` steps, at the last one, and on `save`.
+    """Writes a checkpoint every `train.checkpoint_every` steps, at the last step, and on `save`.
 
-    One that cannot be written, for a full disk or a store that stays away, is given up with a
-    warning: the next one is tried when it is due, and the run keeps what it has. The last one, and
-    one that is asked for, are tried again for `patience_s` seconds.
+    A disk may be full, or a store may not answer. Then the callback warns and gives this checkpoint
+    up, and the next one is tried when it is due. The last checkpoint, and one that `save` asks for,
+    are tried again for `patience_s` seconds.
 
-    Every rank must make the same calls; whatever one of them fails at, all of them agree on.
+    Every rank must make the same calls. All ranks agree on whether a checkpoint has failed.
+
+    Args:
+        make_state: returns the state of the run after a step.
 
     Raises:
-        UserError: the last one cannot be written.
+        UserError: the last checkpoint, or one that `save` asks for, cannot be written.
     """
 
     def __init__(
@@ -59,10 +63,10 @@ class CheckpointCallback:
             self._warn(self._write(result.step))
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint of this step, unless there is one, and waits until it is complete."""
+        """Writes a checkpoint of this step, unless one exists, and waits until it is complete."""
         deadline = time.monotonic() + self.patience_s
         while True:
-            # What has been published for this step may still fail.
+            # A checkpoint that is published for this step may still fail.
             problem = self._arrived() or ("" if self.written == step else self._write(step))
             problem = problem or self._arrived()
             if not problem:
@@ -74,7 +78,7 @@ class CheckpointCallback:
             time.sleep(PAUSE_S)
 
     def _write(self, step: int) -> str:
-        """Stages the files and has them published; what prevents it, if anything does."""
+        """Stages the files and starts to publish them; returns the problem, or an empty string."""
         self._warn(self._arrived())
         if problem := self._full_disk():
             return problem
@@ -89,7 +93,7 @@ class CheckpointCallback:
         return ""
 
     def _arrived(self) -> str:
-        """Waits for what was published last; the first rank's problem with it, if any had one."""
+        """Waits for the last publication; returns the problem of a rank, or an empty string."""
         try:
             self.writer.wait()
             problem = ""
@@ -98,8 +102,10 @@ class CheckpointCallback:
         return next(filter(None, gathered(problem)), "")
 
     def _full_disk(self) -> str:
-        """Whether some disk has no room for what its ranks are going to write. (One that turns out
-        to be full half-way would leave the other ranks waiting in DeepSpeed's barriers.)"""
+        """Returns a sentence on a disk without room for the files of its ranks, or an empty string.
+
+        A disk that is full half-way would leave the other ranks waiting in DeepSpeed's barriers.
+        """
         workspace = self.writer.checkpoints.workspace
         with local_files(workspace):
             workspace.mkdir(parents=True, exist_ok=True)
@@ -120,7 +126,7 @@ class CheckpointCallback:
         return ""
 
     def _bytes(self) -> int:
-        """What this rank writes."""
+        """Returns the bytes that this rank writes."""
         return checkpoint_bytes(
             sum(map(_numel, self.engine.stage.network.parameters())),
             sum(map(_numel, self.engine.trained.values())),
@@ -139,7 +145,7 @@ class CheckpointCallback:
 
 
 def _agreed(value: bool) -> bool:
-    """Rank 0's answer: clocks differ."""
+    """Returns rank 0's value, since the clocks of the ranks differ."""
     return bool(gathered(value)[0])
 
 

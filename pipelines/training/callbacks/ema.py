@@ -1,11 +1,11 @@
-"""Keeps the averaged weights up to date."""
+"""Updates the averaged weights after every step."""
 
 from pipelines.training.ema import EMA
 from pipelines.training.loop import StepResult
 
 
 class EMACallback:
-    """Keeps the average of the weights."""
+    """Updates the average of the weights after every step."""
 
     def __init__(self, ema: EMA) -> None:
         self.ema = ema

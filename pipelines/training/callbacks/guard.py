@@ -1,4 +1,4 @@
-"""Counts the steps that were skipped because a gradient was not finite, and ends hopeless runs."""
+"""Counts the steps that were skipped for a gradient that was not finite; ends a hopeless run."""
 
 import torch
 import torch.distributed as dist
@@ -9,14 +9,14 @@ from pipelines.training.ranks import gathered
 
 
 class NonFiniteGuard:
-    """Says which samples a skipped step had, and stops after too many of them.
+    """Names the samples of a skipped step, and ends the run after too many of them.
 
     Args:
-        budget: steps of the run that may be skipped.
-        skipped: those that were skipped before it was resumed.
+        budget: number of steps of the run that may be skipped.
+        skipped: number of steps that were skipped before the run was resumed.
 
     Raises:
-        UserError: on every rank, when the budget is spent.
+        UserError: the budget is spent; every rank raises it.
     """
 
     def __init__(self, budget: int, skipped: int = 0) -> None:
@@ -41,8 +41,11 @@ class NonFiniteGuard:
 
 
 def _suspects(result: StepResult) -> list[str]:
-    """The samples of the ranks whose loss was not finite; of all ranks if it only was the gradient.
-    Every rank must call it."""
+    """Returns the samples of the ranks whose loss was not finite.
+
+    Where only the gradient was not finite, it returns the samples of all ranks. Every rank must
+    call it.
+    """
     finite = all(bool(torch.isfinite(value)) for value in result.losses.values())
     found = gathered((finite, result.keys))
     bad = [key for finite, keys in found if not finite for key in keys]

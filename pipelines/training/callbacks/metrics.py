@@ -1,4 +1,4 @@
-"""What a run measures of itself: losses, rates, speed and memory."""
+"""Measures a run: losses, learning rates, speed and memory."""
 
 from time import perf_counter
 
@@ -13,19 +13,19 @@ from pipelines.training.recorder import Recorder
 
 
 class MetricsCallback:
-    """Records every `every` steps and at the last one.
+    """Records metrics every `every` steps and at the last step.
 
-    Losses are means over the ranks and over the steps since the last record, without the steps that
-    were skipped; speeds count everything that passes between two records. Nothing is read from the
-    device but when it is recorded: to read is to wait for the GPU.
+    A loss is the mean over the ranks, and over the steps since the last record that were not
+    skipped. A speed counts all the time between two records. Values are read from the device only
+    when they are recorded, since reading waits for the GPU.
 
     Args:
-        recorder: None on all ranks but 0.
+        recorder: None on every rank but rank 0.
         batch_size: samples of a step over all ranks.
-        steps: the last step.
-        skipped: steps of the run that were skipped before this process took over.
-        flops_per_sample: of forward and backward; None: no MFU.
-        peak_flops: FLOP/s of one rank's device at best; None: no MFU.
+        steps: number of the last step.
+        skipped: number of steps that were skipped before the run was resumed.
+        flops_per_sample: FLOPs of forward and backward; None: no MFU is recorded.
+        peak_flops: peak FLOP/s of one rank's device; None: no MFU is recorded.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MetricsCallback:
         self.applied = self.seen = 0
         self.waited = 0.0
         self.since: float | None = None
-        #: What was measured last, for the checkpoint and the driver.
+        #: The newest value of every metric, for the checkpoint and the driver.
         self.last: dict[str, float] = {"steps/skipped": skipped}
 
     def after_step(self, result: StepResult) -> None:
@@ -82,7 +82,7 @@ class MetricsCallback:
             self.recorder.metrics(values | skipped, result.step)
 
     def _losses(self, result: StepResult) -> dict[str, float]:
-        """Means over ranks and applied steps; nothing where there was none."""
+        """Returns the means over ranks and applied steps; empty where no step was applied."""
         sums = torch.zeros_like(_stacked(result)) if self.sums is None else self.sums
         shared = torch.cat([sums, sums.new_tensor([self.applied])])
         dist.all_reduce(shared)
@@ -113,6 +113,6 @@ class MetricsCallback:
 
 
 def _stacked(result: StepResult) -> Tensor:
-    """The losses in the order of their names."""
+    """Returns the losses as one fp64 tensor `[num_losses]`, in the order of their names."""
     losses = result.losses
     return torch.stack([losses[name].detach().double() for name in sorted(losses)])

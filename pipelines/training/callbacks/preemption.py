@@ -1,4 +1,4 @@
-"""Saves the run as soon as anybody was told that it is about to end."""
+"""Saves the run as soon as a rank has a notice that it may end."""
 
 from collections.abc import Callable
 
@@ -13,17 +13,17 @@ class PreemptionCallback:
     """Writes a checkpoint as soon as any rank has a notice, after the same step on all of them.
 
     Args:
-        notice: what this rank was told by now; must not block.
+        notice: returns the strongest notice to this rank so far, without waiting.
         save: writes a checkpoint of a step, and waits until it is complete.
 
     Raises:
-        StopTraining: after that, for a notice to stop.
+        StopTraining: the notice was to stop, and the checkpoint is written.
     """
 
     def __init__(self, notice: Callable[[], Notice], save: Callable[[int], None]) -> None:
         self.notice, self.save = notice, save
         self.seen = Notice.NONE
-        # In main memory whatever the training uses: nothing waits for a GPU because of this.
+        # Over main memory, also where the training uses GPUs: so no step waits for one.
         self.group = dist.new_group(backend="gloo")
 
     def after_step(self, result: StepResult) -> None:

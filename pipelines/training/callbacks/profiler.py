@@ -1,4 +1,4 @@
-"""Traces a few steps with torch.profiler, to see where the time goes."""
+"""Traces a few steps with torch.profiler, to show where the time goes."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ ROWS = 20
 
 
 class ProfilerCallback:
-    """Profiles this rank between two steps; for rank 0 alone.
+    """Profiles rank 0 for a few steps. Only rank 0 has this callback.
 
-    Writes `trace-<first>-<last>.json` (for chrome://tracing or Perfetto) and, with the most
-    expensive operators, `trace-<first>-<last>.txt`. What runs meanwhile is slower and takes memory.
+    It writes `trace-<first>-<last>.json` for chrome://tracing or Perfetto, and the most expensive
+    operators into `trace-<first>-<last>.txt`. Profiled steps are slower and take more memory.
 
     Args:
-        first_step: steps that are done before.
-        num_steps: how many are profiled; fewer where the run starts later or ends sooner.
-        start_step: steps that are done when this process takes over.
+        first_step: number of steps that are done before the first profiled one.
+        num_steps: number of profiled steps; fewer where the run starts later or ends sooner.
+        start_step: number of steps that are done when this process starts.
     """
 
     def __init__(

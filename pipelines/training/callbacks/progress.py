@@ -1,4 +1,4 @@
-"""A bar for people: how far, how good, how fast."""
+"""Shows a progress bar with loss, speed and memory."""
 
 from contextlib import ExitStack
 from time import perf_counter
@@ -10,15 +10,15 @@ from pipelines.progress import progress
 from pipelines.training.hardware import memory_gib
 from pipelines.training.loop import StepResult
 
-#: Share of the newest step in what is shown.
+#: Weight of the newest step in the shown averages.
 NEWEST = 0.05
 
 
 class ProgressCallback:
-    """A bar with loss, rate, memory and time left; for rank 0 alone.
+    """A bar with loss, rate, memory and time left. Only rank 0 has this callback.
 
-    The rate counts what passes between two steps, callbacks included. The loss stays on its device
-    until the bar is drawn: to read it is to wait for the GPU.
+    The rate counts all the time between two steps, callbacks included. The loss stays on its device
+    until the bar is drawn, since reading waits for the GPU.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Looks during training at what the averaged weights would make of the validation split."""
+"""Measures the averaged weights on the validation split during training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +19,7 @@ from pipelines.training.recorder import Recorder
 from srmodels.stage import Stage
 from srmodels.upscale import to_pixels, to_tensor
 
-#: Images that are shown.
+#: Number of images in the picture.
 NUM_PICTURES = 4
 
 
@@ -31,16 +31,16 @@ class _Pair:
 
 
 class ValidationCallback:
-    """Measures every `train.validate_every` steps and at the last one, and shows some pictures.
+    """Validates every `train.validate_every` steps and at the last step, and records a picture.
 
-    The images are the first `train.validate_images` of the validation split, cropped to their
-    centre and degraded as in evaluation; ranks share them. The training goes on as if there had
-    been no validation, bit for bit.
+    The images are the first `train.validate_images` of the validation split. They are cropped to
+    their centre and degraded as in evaluation, and the ranks divide them among themselves.
+    Validation changes nothing in the training: a run without it has the same bits.
 
     Args:
-        stage: on `device`; its `preview` is what is measured.
-        averaged: within this context, the stage has the averaged weights.
-        recorder: None on all ranks but 0.
+        stage: a stage on `device`; its `preview` is measured.
+        averaged: a context in which the stage has the averaged weights.
+        recorder: None on every rank but rank 0.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ValidationCallback:
     ) -> None:
         self.stage, self.config, self.train, self.dataset = stage, config, train, dataset
         self.averaged, self.recorder, self.device = averaged, recorder, device
-        #: PSNR of the last validation, the same on all ranks: the larger the better.
+        #: PSNR of the last validation in dB, the same on all ranks; larger is better.
         self.score: float | None = None
 
     def after_step(self, result: StepResult) -> None:
@@ -88,7 +88,7 @@ class ValidationCallback:
 
     @cached_property
     def _pairs(self) -> list[_Pair]:
-        """This rank's share of the images."""
+        """The images that this rank validates."""
         samples = self.dataset.manifest.split("val")[: self.train.validate_images]
         pairs = []
         for number in range(dist.get_rank(), len(samples), dist.get_world_size()):
@@ -114,7 +114,7 @@ class ValidationCallback:
         return montage({"LR": lr, "prediction": sr, "HR": pair.hr})
 
     def _gather(self, mine: dict[int, Pixels]) -> list[Pixels]:
-        """The sheets of all ranks in the images' order; rank 0 alone gets them."""
+        """Returns the sheets of all ranks in the order of the images; empty except on rank 0."""
         gathered: list[dict[int, Pixels]] = [{}] * dist.get_world_size()
         dist.gather_object(mine, gathered if dist.get_rank() == 0 else None)
         sheets = {number: sheet for part in gathered for number, sheet in part.items()}
@@ -126,7 +126,7 @@ class ValidationCallback:
 
 @contextmanager
 def _undisturbed(stage: Stage, device: torch.device) -> Iterator[None]:
-    """Evaluation mode and a random state of its own, the same every time; then all as before."""
+    """Puts the stage into eval mode with a fixed random state; restores both after the block."""
     modes = {module: module.training for module in stage.modules()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)

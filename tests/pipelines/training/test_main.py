@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from pipelines.config.load import load_config
+from pipelines.errors import UserError
 from pipelines.runs.checkpoint import Checkpoint
 from pipelines.runs.names import run_checkpoints
+from pipelines.training.__main__ import train_stage
 from pipelines.training.launch import run_stages
 from tests.conftest import ROOT, SMALL, Runner
 
@@ -56,6 +59,15 @@ def test_a_mistake_is_told_in_a_sentence(dataset: Path, run_python: Runner) -> N
         "usage: python -m pipelines.training [key=value ...]"
         in run_python("-m", "pipelines.training", "--help").stdout
     )
+
+
+def test_a_gpu_that_is_asked_for_must_be_there(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = load_config(arguments(dataset, "train.accelerator=cuda"))
+    with pytest.raises(UserError, match=r"needs a GPU, but PyTorch sees none here"):
+        train_stage(config)
 
 
 def test_more_ranks_than_samples_are_refused(dataset: Path, run_python: Runner) -> None:
