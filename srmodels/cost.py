@@ -107,7 +107,7 @@ def training_cost(
 
     The saved bytes are those of autograd: every storage once, without the weights. Where
     activations are recomputed, the largest recomputed module is added, since backward holds one of
-    them at a time. Parts take turns, so only the part with the most bytes counts. Other temporary
+    them at a time. Turns follow each other, so only the one with the most bytes counts. Other temporary
     tensors do not count. bf16 follows the CPU's autocast. CUDA's keeps norms in fp32, and saves
     somewhat more.
 
@@ -132,14 +132,14 @@ def training_cost(
         recomputed = None
         if recompute:
             modules = stage.network.checkpointed_modules()
-            recomputed = _measure_parts(stage, step, batches, bf16=bf16, watch=modules)
+            recomputed = _measure_turns(stage, step, batches, bf16=bf16, watch=modules)
             recompute_in_backward(modules)
-        costs = _part_costs(_measure_parts(stage, step, batches, bf16=bf16), recomputed)
+        costs = _turn_costs(_measure_turns(stage, step, batches, bf16=bf16), recomputed)
     largest = max(costs, key=lambda cost: cost.activation_bytes(samples))
     return dataclasses.replace(largest, flops=sum(cost.flops for cost in costs))
 
 
-def _measure_parts(
+def _measure_turns(
     stage: Stage,
     step: int,
     batches: list[tuple[Tensor, Tensor, Tensor]],
@@ -147,19 +147,19 @@ def _measure_parts(
     bf16: bool,
     watch: Sequence[nn.Module] = (),
 ) -> list[list[Measurement]]:
-    """Measures every part on every batch: one list for each part."""
-    parts, found = stage.parts(), []
-    for part in parts.values():
-        train_only(part, parts.values())
-        part.step = step
-        found.append([measure(part, batch, bf16=bf16, watch=watch) for batch in batches])
+    """Measures every turn on every batch: one list for each turn."""
+    turns, found = stage.turns(), []
+    for turn in turns.values():
+        train_only(turn, turns.values())
+        turn.step = step
+        found.append([measure(turn, batch, bf16=bf16, watch=watch) for batch in batches])
     return found
 
 
-def _part_costs(
+def _turn_costs(
     measured: list[list[Measurement]], recomputed: list[list[Measurement]] | None
 ) -> list[TrainingCost]:
-    """Returns the cost of every part, from its measurements on one sample and on two.
+    """Returns the cost of every turn, from its measurements on one sample and on two.
 
     Args:
         recomputed: the same measurements with the recomputed modules watched; the largest of these

@@ -69,24 +69,24 @@ class Stage(nn.Module, ABC):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Returns the parameters that this stage trains; all others of the network are frozen."""
 
-    def parts(self) -> "Mapping[str, Stage]":
+    def turns(self) -> "Mapping[str, Stage]":
         """Returns the stages that take turns in every step, by name, in the order of their turns.
 
         Each has an optimizer and one backward of its own. An adversarial stage has a generator and
-        a discriminator, and both share its network. By default the stage itself is the only part,
+        a discriminator, and both share its network. By default the stage itself is the only turn,
         and its name is empty.
 
-        Building a part freezes the parameters of the others. So a caller that steps the parts calls
+        Building a turn freezes the parameters of the others. So a caller that steps the turns calls
         `train_only` before each turn.
         """
         return {"": self}
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Returns the parameters that the parts train, each one once."""
+        """Returns the parameters that the turns train, each one once."""
         found = {
             id(parameter): parameter
-            for part in self.parts().values()
-            for group in part.parameter_groups()
+            for turn in self.turns().values()
+            for group in turn.parameter_groups()
             for parameter in group.parameters
         }
         return list(found.values())
@@ -134,12 +134,12 @@ class Stage(nn.Module, ABC):
         return x
 
 
-def train_only(stage: Stage, parts: Iterable[Stage]) -> None:
-    """Lets `stage` alone learn among `parts`.
+def train_only(stage: Stage, turns: Iterable[Stage]) -> None:
+    """Lets `stage` alone learn among `turns`.
 
-    Gradients flow through the weights of the other parts, and not into them.
+    Gradients flow through the weights of the other turns, and not into them.
     """
-    for part in parts:
-        for group in part.parameter_groups():
+    for turn in turns:
+        for group in turn.parameter_groups():
             for parameter in group.parameters:
-                parameter.requires_grad_(part is stage)
+                parameter.requires_grad_(turn is stage)

@@ -71,16 +71,16 @@ def _check_stage(config: Config, name: str, system: System) -> None:
     kind = system.stage(stage.kind)
     try:
         with torch.device("meta"):
-            parts = kind(network, stage.options).parts()
+            turns = kind(network, stage.options).turns()
     except ValueError as error:
         raise UserError(f"stages.{name}.options: {error}") from None
     _check_teacher(config, name, takes_one=kind.takes_teacher)
-    if len(parts) > 1 and train.zero_stage == 3:
+    if len(turns) > 1 and train.zero_stage == 3:
         raise UserError(
-            f"{where}.zero_stage must be 2 or less: the stage has the parts "
-            f"{' and '.join(parts)}, and ZeRO 3 shards the weights of one alone."
+            f"{where}.zero_stage must be 2 or less: the stage has the turns "
+            f"{' and '.join(turns)}, and ZeRO 3 shards the weights of one alone."
         )
-    names = [group.name for part in parts.values() for group in part.parameter_groups()]
+    names = [group.name for turn in turns.values() for group in turn.parameter_groups()]
     _check_groups(where, train, names)
     if train.activation_checkpointing and not network.checkpointed_modules():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Steps a stage. Its parts take turns, each with a DeepSpeed engine of its own."""
+"""Steps a stage: its turns one after the other, each with a DeepSpeed engine of its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from pipelines.config.schema import TrainConfig
 from pipelines.data.stream import Batch, to_unit
-from pipelines.training.part import MicroBatch, Part
+from pipelines.training.turn import MicroBatch, Turn
 from srmodels.layers.recompute import recompute_in_backward
 from srmodels.stage import Stage, train_only
 
@@ -46,19 +46,19 @@ class Engine:
         # Decoded images are channels-last already. Another order would cost a copy, and on a CPU
         # a slower forward.
         self.memory_format = torch.channels_last if train.channels_last else torch.preserve_format
-        parts = stage.parts()
-        assert train.zero_stage < 3 or len(parts) == 1, "ZeRO 3 shards the weights of one part"
+        turns = stage.turns()
+        assert train.zero_stage < 3 or len(turns) == 1, "ZeRO 3 shards the weights of one turn"
         if train.activation_checkpointing:
             recompute_in_backward(stage.network.checkpointed_modules())
         if train.compile:
             for module in stage.network.children():
                 module.compile()
         self.num_micro_batches, _ = train.micro_batches(dist.get_world_size())
-        self.parts: dict[str, Part] = {}
-        for name, part in parts.items():
-            train_only(part, parts.values())
-            self.parts[name] = Part(
-                part, train, device, num_micro_batches=self.num_micro_batches, universal=universal
+        self.turns: dict[str, Turn] = {}
+        for name, turn in turns.items():
+            train_only(turn, turns.values())
+            self.turns[name] = Turn(
+                turn, train, device, num_micro_batches=self.num_micro_batches, universal=universal
             )
         if train.channels_last and not train.zero_stage:
             # Only now, since DeepSpeed broadcasts the initial weights as flat bytes. Under ZeRO
@@ -68,19 +68,19 @@ class Engine:
     def step(self, batch: Batch, step: int) -> Outcome:
         """Makes step number `step` (from 0) on this rank's share of the batch.
 
-        Where the gradient of a part is not finite on some rank, no rank steps that part: its
+        Where the gradient of a turn is not finite on some rank, no rank steps that turn: its
         weights stay as they are, and the step counts as not applied.
         """
         micro_batches = self._micro_batches(batch)
         losses: dict[str, Tensor] = {}
         applied, before = True, [buffer.clone() for buffer in self.statistics.values()]
-        for name, part in self._turns():
-            part.stage.step = step
-            found, taken = part.step(micro_batches, step)
+        for name, turn in self._each_turn():
+            turn.stage.step = step
+            found, taken = turn.step(micro_batches, step)
             losses |= {f"{name}/{k}" if name else k: v for k, v in found.items()}
             applied &= taken
         if "loss" not in losses:
-            losses["loss"] = torch.stack([losses[f"{name}/loss"] for name in self.parts]).sum()
+            losses["loss"] = torch.stack([losses[f"{name}/loss"] for name in self.turns]).sum()
         self._settle(before, applied=applied)
         return Outcome(losses, applied)
 
@@ -96,16 +96,16 @@ class Engine:
             mean = parameters_to_vector(buffers)
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
-            parts = mean.split([buffer.numel() for buffer in buffers])
-            before = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+            means = mean.split([buffer.numel() for buffer in buffers])
+            before = [own.view_as(buffer) for own, buffer in zip(means, buffers, strict=True)]
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
 
-    def _turns(self) -> Iterator[tuple[str, Part]]:
-        """Yields each part while it alone trains."""
-        for name, part in self.parts.items():
-            train_only(part.stage, (other.stage for other in self.parts.values()))
-            yield name, part
+    def _each_turn(self) -> Iterator[tuple[str, Turn]]:
+        """Yields each turn while it alone trains."""
+        for name, turn in self.turns.items():
+            train_only(turn.stage, (other.stage for other in self.turns.values()))
+            yield name, turn
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         x_l = to_unit(batch.x_l, self.device).to(memory_format=self.memory_format)
@@ -139,19 +139,19 @@ class Engine:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that some part trains, by their names in the network's state dict."""
-        trained = {id(p) for part in self.parts.values() for p in part.parameters}
+        """The parameters that some turn trains, by their names in the network's state dict."""
+        trained = {id(p) for turn in self.turns.values() for p in turn.parameters}
         return {n: p for n, p in self.stage.network.named_parameters() if id(p) in trained}
 
     @property
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of the last step, by parameter group."""
-        return {k: v for part in self.parts.values() for k, v in part.learning_rates.items()}
+        return {k: v for turn in self.turns.values() for k, v in turn.learning_rates.items()}
 
     @property
     def gradient_norms(self) -> dict[str, float]:
-        """The gradient norm of the last step, before clipping, by part."""
-        return {name: part.gradient_norm for name, part in self.parts.items()}
+        """The gradient norm of the last step, before clipping, by turn."""
+        return {name: turn.gradient_norm for name, turn in self.turns.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """Returns the live fp32 weights of every network, frozen ones too, in main memory.
@@ -168,18 +168,18 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Writes DeepSpeed's files into `folder`. Every rank must call it."""
-        for name, part in self._turns():
-            part.save(folder, _tag(name))
+        for name, turn in self._each_turn():
+            turn.save(folder, _tag(name))
 
     def load(self, folder: Path) -> None:
         """Loads trained weights and optimizers from `folder`. Every rank must call it."""
-        for name, part in self._turns():
-            part.load(folder, _tag(name))
+        for name, turn in self._each_turn():
+            turn.load(folder, _tag(name))
 
     @property
     def tags(self) -> list[str]:
         """The folders of a checkpoint that hold DeepSpeed's files."""
-        return [_tag(name) for name in self.parts]
+        return [_tag(name) for name in self.turns]
 
 
 def _copied(value: Tensor) -> Tensor:
@@ -188,5 +188,5 @@ def _copied(value: Tensor) -> Tensor:
     return copy.copy_(value.detach())
 
 
-def _tag(part: str) -> str:
-    return f"engine-{part}" if part else "engine"
+def _tag(turn: str) -> str:
+    return f"engine-{turn}" if turn else "engine"

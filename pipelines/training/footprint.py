@@ -35,7 +35,7 @@ class RankMemory:
     bucket: int
 
     @property
-    def parts(self) -> dict[str, int]:
+    def amounts(self) -> dict[str, int]:
         """The bytes by the name that people read."""
         return {
             "weights": self.weights,

@@ -85,7 +85,7 @@ def _inference(cost: NetworkCost) -> list[str]:
 def _learning_rates(stage: Stage, train: TrainConfig) -> list[str]:
     """Returns a line for each schedule, with the groups that follow it."""
     programs: dict[str, list[str]] = {}
-    for group in (g for part in stage.parts().values() for g in part.parameter_groups()):
+    for group in (g for turn in stage.turns().values() for g in turn.parameter_groups()):
         settings = group_settings(train, group.name)
         warmup = (
             f"linear warm-up over {settings.warmup_steps} steps"
@@ -130,7 +130,7 @@ def _memory(stage: Stage, train: TrainConfig, cost: TrainingCost) -> list[str]:
             precision=train.precision,
             optimizer=train.optimizer,
         )
-        parts = {name: size for name, size in state.parts.items() if size}
+        parts = {name: size for name, size in state.amounts.items() if size}
         parts["activations"] = cost.activation_bytes(together)
         parts["all"] = sum(parts.values())
         heads = [f"{name:>12}" for name in parts]

@@ -28,7 +28,7 @@ class DecoderStage(PerceptualStage):
 
     network: EdgeSDSR
     options: Options
-    part_name = "decoder"
+    turn_name = "decoder"
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]

@@ -109,7 +109,7 @@ class PerceptualFinetuning(PerceptualStage):
     """
 
     network: RDSR
-    part_name = "generator"
+    turn_name = "generator"
 
     def __init__(self, network: RDSR, options: PerceptualStage.Options) -> None:
         super().__init__(network, options)

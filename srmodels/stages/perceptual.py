@@ -1,4 +1,4 @@
-"""The part that systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by
+"""The turn that systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by
 turns."""
 
 from abc import abstractmethod
@@ -40,8 +40,8 @@ class PerceptualStage(Stage):
         adversarial_weight: float = 0.0
         adversarial_start: int = 0
 
-    #: Name of the part that learns the image, beside `discriminator`.
-    part_name: str
+    #: Name of the turn that learns the image, beside `discriminator`.
+    turn_name: str
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
         super().__init__(network, options)
@@ -80,10 +80,10 @@ class PerceptualStage(Stage):
         if self.lpips is not None:
             self.lpips.load()
 
-    def parts(self) -> Mapping[str, Stage]:
+    def turns(self) -> Mapping[str, Stage]:
         if not self.options.adversarial_weight:
-            return super().parts()
-        return {self.part_name: self, "discriminator": _DiscriminatorPart(self)}
+            return super().turns()
+        return {self.turn_name: self, "discriminator": _DiscriminatorTurn(self)}
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         options, x = self.options, self.result(x_l, seeds)
@@ -104,8 +104,8 @@ class PerceptualStage(Stage):
         return {"loss": loss} | losses
 
 
-class _DiscriminatorPart(Stage):
-    """Learns to tell x_h from what the other part makes."""
+class _DiscriminatorTurn(Stage):
+    """Learns to tell x_h from what the generator makes."""
 
     judged: PerceptualStage
 

@@ -103,14 +103,14 @@ def run_runtime(config: Config, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
     from pipelines.training import callbacks as cb
     from pipelines.training.engine import Engine
-    from pipelines.training.part import Part
+    from pipelines.training.turn import Turn
 
     watch = Stopwatch()
     watched: list[tuple[type, str, str]] = [
         (Engine, "_micro_batches", UNIT),
         (DeepSpeedEngine, "forward", FORWARD),
         (DeepSpeedEngine, "backward", BACKWARD),
-        (Part, "_clip", CLIP),
+        (Turn, "_clip", CLIP),
         (DeepSpeedEngine, "step", OPTIMIZER),
     ]
     for name in ("NonFiniteGuard", "EMACallback", "MetricsCallback", CHECKPOINT):

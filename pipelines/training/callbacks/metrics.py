@@ -70,8 +70,8 @@ class MetricsCallback:
         values = self._losses(result)
         values |= {f"learning_rate/{k}": v for k, v in self.engine.learning_rates.items()}
         if result.applied:
-            for part, norm in self.engine.gradient_norms.items():
-                values["/".join(filter(None, ("train", part, "gradient_norm")))] = norm
+            for turn, norm in self.engine.gradient_norms.items():
+                values["/".join(filter(None, ("train", turn, "gradient_norm")))] = norm
         values |= self._speed(now - self.since) | self._memory()
         self.since, self.waited = now, 0.0
         self.seen = self.applied = 0

@@ -310,16 +310,16 @@ class Critic(Stage):
 
 class Adversarial(Stage):
     def parameter_groups(self) -> list[ParameterGroup]:
-        return [group for part in self.parts().values() for group in part.parameter_groups()]
+        return [group for turn in self.turns().values() for group in turn.parameter_groups()]
 
-    def parts(self) -> dict[str, Stage]:
+    def turns(self) -> dict[str, Stage]:
         return {
             "generator": Generator(self.network, None),
             "critic": Critic(self.network, None),
         }
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        raise AssertionError("its parts are called instead")
+        raise AssertionError("its turns are called instead")
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])

@@ -14,7 +14,7 @@ from pipelines.training.worker import prepare_deepspeed
 
 
 def test_a_hundred_parameters_that_all_learn_on_four_ranks() -> None:
-    parts = [rank_memory(100, 100, zero_stage=zero, ranks=4).parts for zero in (0, 1, 2, 3)]
+    parts = [rank_memory(100, 100, zero_stage=zero, ranks=4).amounts for zero in (0, 1, 2, 3)]
     assert [p["weights"] for p in parts] == [400, 400, 400, 100]
     assert [p["gradients"] for p in parts] == [400, 400, 100, 100]
     # Two moments; ZeRO 1 and 2 keep a copy of the rank's weights as a third.
@@ -84,7 +84,7 @@ def stepped(zero_stage: int, optimizer: str) -> Any:
 )
 def test_deepspeed_keeps_and_saves_as_much(zero_stage: int, optimizer: str, tmp_path: Path) -> None:
     stepped_engine = stepped(zero_stage, optimizer)
-    engine = stepped_engine.parts[""].engine
+    engine = stepped_engine.turns[""].engine
     counts = parameter_counts(stage_on_meta(load_config([]), "joint"))
     expected = rank_memory(*counts, zero_stage=zero_stage, ranks=1, optimizer=optimizer)
 

@@ -58,7 +58,7 @@ def test_the_grid_error_is_what_repeats_from_block_to_block() -> None:
 
 def test_both_parts_see_the_same_picture() -> None:
     stage = make_stage(adversarial_weight=0.1)
-    decoder, critic = stage.parts().values()
+    decoder, critic = stage.turns().values()
     assert decoder is stage
     x_l, x_h, seeds = batch()
     seen: list[torch.Tensor] = []
@@ -78,11 +78,11 @@ def test_both_parts_see_the_same_picture() -> None:
 
 def test_each_part_moves_its_own_weights_alone() -> None:
     stage = make_stage(adversarial_weight=0.1)
-    parts = stage.parts()
-    for name, part in parts.items():
+    turns = stage.turns()
+    for name, turn in turns.items():
         stage.network.zero_grad()
-        train_only(part, parts.values())
-        part(*batch())["loss"].backward()
+        train_only(turn, turns.values())
+        turn(*batch())["loss"].backward()
         moved = {
             n.split(".")[0]
             for n, p in stage.network.named_parameters()
@@ -103,9 +103,9 @@ def test_the_discriminator_has_no_word_before_its_start() -> None:
     assert after["loss"].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("part", ["decoder", "discriminator"])
-def test_a_samples_loss_does_not_depend_on_the_others(part: str) -> None:
-    stage = make_stage(adversarial_weight=0.1).parts()[part]
+@pytest.mark.parametrize("turn", ["decoder", "discriminator"])
+def test_a_samples_loss_does_not_depend_on_the_others(turn: str) -> None:
+    stage = make_stage(adversarial_weight=0.1).turns()[turn]
     x_l, x_h, seeds = batch()
     together = stage(x_l, x_h, seeds)["loss"].item()
     alone = [stage(x_l[i : i + 1], x_h[i : i + 1], seeds[i : i + 1])["loss"] for i in range(2)]

@@ -80,12 +80,12 @@ def test_the_weight_of_the_distillation_is_the_recipes() -> None:
 @pytest.mark.parametrize("prior", ["none", "regressed", "diffused"])
 def test_what_looks_right_is_trained_by_turns(prior: str) -> None:
     stage = stage_of(PerceptualFinetuning, prior, adversarial_weight=0.1)
-    parts = stage.parts()
-    assert list(parts) == ["generator", "discriminator"]
+    turns = stage.turns()
+    assert list(turns) == ["generator", "discriminator"]
     shipped = set(stage.network.inference_modules())
-    for name, part in parts.items():
-        train_only(part, parts.values())
-        losses = part(X_L, X_H, SEEDS)
+    for name, turn in turns.items():
+        train_only(turn, turns.values())
+        losses = turn(X_L, X_H, SEEDS)
         losses["loss"].backward()
         moved = {n.partition(".")[0] for n, p in stage.network.named_parameters() if p.grad is not
                  None and p.grad.abs().max() > 0}  # fmt: skip

@@ -13,7 +13,7 @@ from srmodels.stage import ParameterGroup, Stage
 from tests.support.training import CPU, join, prepare_deepspeed
 
 if TYPE_CHECKING:
-    from pipelines.training.part import MicroBatch, Part
+    from pipelines.training.turn import MicroBatch, Turn
 
 SAMPLES = 5
 RATE, DECAY = 0.1, 0.2
@@ -59,17 +59,17 @@ def settings(zero_stage: int, clip: float) -> TrainConfig:
     )  # fmt: skip
 
 
-def make_part(zero_stage: int, clip: float) -> "tuple[Part, Squares]":
-    """A part for two micro-batches, and a copy of its stage for plain PyTorch."""
+def make_turn(zero_stage: int, clip: float) -> "tuple[Turn, Squares]":
+    """A turn for two micro-batches, and a copy of its stage for plain PyTorch."""
     join()
     prepare_deepspeed(CPU)
-    from pipelines.training.part import Part
+    from pipelines.training.turn import Turn
 
     torch.manual_seed(0)
     stage, plain = Squares(OneConvolution(), None), Squares(OneConvolution(), None)
     plain.load_state_dict(stage.state_dict())
     train = settings(zero_stage, clip)
-    return Part(stage, train, CPU, num_micro_batches=2, universal=False), plain
+    return Turn(stage, train, CPU, num_micro_batches=2, universal=False), plain
 
 
 def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +80,7 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def split(x_l: Tensor, x_h: Tensor, seeds: Tensor) -> "list[MicroBatch]":
     """Three samples and two, each weighed by its share of them all."""
-    from pipelines.training.part import MicroBatch
+    from pipelines.training.turn import MicroBatch
 
     pieces = zip(*(tensor.split(3) for tensor in (x_l, x_h, seeds)), strict=True)
     return [MicroBatch(lr, hr, own, len(own) * 2 / SAMPLES) for lr, hr, own in pieces]
@@ -112,38 +112,38 @@ def weights(stage: Stage) -> list[Tensor]:
 @pytest.mark.parametrize("clip", [0.05, 1e9])
 def test_a_step_is_that_of_plain_pytorch(zero_stage: int, clip: float) -> None:
     """With micro-batches of two sizes, groups of two rates, weight decay and clipping."""
-    part, plain = make_part(zero_stage, clip)
+    turn, plain = make_turn(zero_stage, clip)
     optimizer = plain_optimizer(plain)
     for step in range(3):
         with torch.no_grad():
             expected = plain(*batch(step))
         norm = plain_step(plain, optimizer, step, clip)
-        losses, applied = part.step(split(*batch(step)), step)
+        losses, applied = turn.step(split(*batch(step)), step)
         assert applied
-        assert part.gradient_norm == pytest.approx(norm, rel=1e-5)
+        assert turn.gradient_norm == pytest.approx(norm, rel=1e-5)
         assert norm > 0.05, "no gradient of this test is clipped"
         assert {name: value.item() for name, value in losses.items()} == pytest.approx(
             {name: value.item() for name, value in expected.items()}
         )
-        assert part.learning_rates == {"weights": RATE, "biases": RATE * (step >= 1)}
-        for ours, theirs in zip(weights(part.stage), weights(plain), strict=True):
+        assert turn.learning_rates == {"weights": RATE, "biases": RATE * (step >= 1)}
+        for ours, theirs in zip(weights(turn.stage), weights(plain), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_takes_no_step(zero_stage: int, value: float) -> None:
-    part, plain = make_part(zero_stage, 1.0)
+    turn, plain = make_turn(zero_stage, 1.0)
     optimizer = plain_optimizer(plain)
-    before = weights(part.stage)
+    before = weights(turn.stage)
     x_l, x_h, seeds = batch(0)
     x_h[0, 0, 0, 0] = value
-    _, applied = part.step(split(x_l, x_h, seeds), 0)
+    _, applied = turn.step(split(x_l, x_h, seeds), 0)
     assert not applied
-    assert all(map(torch.equal, before, weights(part.stage)))
+    assert all(map(torch.equal, before, weights(turn.stage)))
     # Nothing of it is left in the gradients or in the optimizer.
-    _, applied = part.step(split(*batch(1)), 1)
+    _, applied = turn.step(split(*batch(1)), 1)
     assert applied
     plain_step(plain, optimizer, 1, 1.0)
-    for ours, theirs in zip(weights(part.stage), weights(plain), strict=True):
+    for ours, theirs in zip(weights(turn.stage), weights(plain), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

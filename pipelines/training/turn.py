@@ -1,4 +1,4 @@
-"""DeepSpeed around one part of a stage: optimizer, precision, ZeRO, and its checkpoint files."""
+"""DeepSpeed around one turn of a stage: optimizer, precision, ZeRO, and its checkpoint files."""
 
 import logging
 import math
@@ -40,7 +40,7 @@ class MicroBatch:
     weight: float
 
 
-class Part:
+class Turn:
     """One turn of a stage's step: one optimizer and one backward.
 
     It needs an initialised process group.
