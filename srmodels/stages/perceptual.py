@@ -1,5 +1,4 @@
-"""The turn that systems' perceptual stages share: L1, LPIPS, and a discriminator that learns by
-turns."""
+"""The base of systems' perceptual stages: L1, LPIPS, and a discriminator with a turn of its own."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ class PerceptualStage(Stage):
     """Finetunes what makes the image until it looks right, not only on average.
 
     Loss: L1 between the result and x_h, LPIPS, and from step `adversarial_start` on the hinge loss
-    of a patch discriminator, which learns by turns from the beginning: the usual trio of latent
+    of a patch discriminator, which has a turn of its own from the first step on: the usual trio of latent
     diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed weights.
 
     Raises:
