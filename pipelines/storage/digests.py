@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def canonical(value: Any) -> str:

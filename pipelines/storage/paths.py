@@ -2,15 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
-#: The checkout, or the uploaded copy of it.
+#: The checkout, or the copy of it that Ray uploads.
 ROOT = Path(__file__).resolve().parents[2]
 
 

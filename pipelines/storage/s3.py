@@ -213,7 +213,7 @@ class S3Store:
             if head["ContentLength"] != size:
                 raise wrong_size(self._where(name), head["ContentLength"], size)
             try:
-                with whole_file(path) as temporary:
+                with whole_file(path, durable=False) as temporary:
                     stream = partial(self._stream, retries, name, etag=head["ETag"])
                     _in_parts(size, self._part, partial(_write_part, temporary, stream))
                 return

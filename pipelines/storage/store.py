@@ -6,15 +6,11 @@ What the files mean is the business of those who write them.
 import os
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pipelines.errors import UserError
-from pipelines.storage.files import write_bytes
+from pipelines.storage.files import TEMPORARY, local_files, whole_file, write_bytes
 from pipelines.storage.paths import resolve
-
-if TYPE_CHECKING:
-    pass
-from pipelines.storage.files import TEMPORARY, local_files, whole_file
 from pipelines.storage.retries import RetryPolicy
 
 
@@ -162,8 +158,6 @@ class LocalStore:
             temporary.open("wb") as target,
         ):
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
 
     def fetch(self, name: str, path: Path, *, size: int) -> None:
         source = self._path(name)
@@ -171,7 +165,7 @@ class LocalStore:
             found = source.stat().st_size
         if found != size:
             raise wrong_size(str(source), found, size)
-        with whole_file(path) as temporary:
+        with whole_file(path, durable=False) as temporary:
             shutil.copyfile(source, temporary)
             if (found := temporary.stat().st_size) != size:
                 raise wrong_size(str(source), found, size)
