@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception that a user is meant to read, and the words that its messages share."""
+
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -10,3 +12,8 @@ class UserError(ValueError):
 
 class Terminated(BaseException):
     """The process was asked to end and has saved its work; the message says how to go on."""
+
+
+def listing(values: Iterable[object]) -> str:
+    """Returns the values as a message lists them, with commas between."""
+    return ", ".join(str(value) for value in values)

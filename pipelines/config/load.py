@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config.refusals import check
 from pipelines.config.schema import Config, DegradationConfig, StageConfig, TrainConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.storage.digests import digest
 from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
@@ -86,7 +86,7 @@ def find_recipe(recipe: str) -> Path:
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise UserError(
-            f"there is no recipe '{recipe}': use {_listing(recipe_names())}, "
+            f"there is no recipe '{recipe}': use {listing(recipe_names())}, "
             "or the path of a .yaml file."
         )
     return path
@@ -196,7 +196,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     name = recipe.get("system")
     try:
         if not name:
-            raise ValueError(f"it needs 'system:', one of {_listing(system_names())}.")
+            raise ValueError(f"it needs 'system:', one of {listing(system_names())}.")
         system = load_system(name)
     except ValueError as error:
         raise UserError(f"recipe {path.name}: {error}") from None
@@ -211,7 +211,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         if kind not in system.stages:
             raise UserError(
                 f"recipe {path.name}: stage '{stage_name}' is of unknown kind '{kind}': "
-                f"{name} has {_listing(system.stages)}."
+                f"{name} has {listing(system.stages)}."
             )
         stages[stage_name] = OmegaConf.structured(
             StageConfig(
@@ -288,7 +288,3 @@ def _fill_defaults(config: Config, recipe: str) -> None:
             raise UserError(
                 f"'{name}' cannot be a run or model name: use letters, digits, '-', '_' and '.'."
             )
-
-
-def _listing(values: Any) -> str:
-    return ", ".join(str(value) for value in values)

@@ -1,14 +1,13 @@
 """What a configuration is refused for once its types are right: ranges, choices, combinations."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
@@ -107,7 +106,7 @@ def _check_values(values: Any, prefix: str = "") -> None:
         if above is not None and not value > above:
             raise UserError(f"{name} must be greater than {above}, not {value}.")
         if choices is not None and value not in choices:
-            raise UserError(f"{name} is {value!r}: use one of {_listing(choices)}.")
+            raise UserError(f"{name} is {value!r}: use one of {listing(choices)}.")
 
 
 def _check_stages(config: Config) -> None:
@@ -116,7 +115,7 @@ def _check_stages(config: Config) -> None:
             if name not in config.stages:
                 raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
     if config.stage is not None and config.stage not in config.stages:
-        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
+        raise UserError(f"the recipe has no stage '{config.stage}': use {listing(config.stages)}.")
     for name, stage in config.stages.items():
         before = stage.init_from
         if before is not None and before not in config.stages:
@@ -157,7 +156,7 @@ def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
 def _check_reference(key: str, text: str, config: Config) -> None:
     if not ModelReference.parse(text).is_plausible:
         raise UserError(
-            f"{key} is '{text}', which is no stage of the recipe ({_listing(config.stages)}) and "
+            f"{key} is '{text}', which is no stage of the recipe ({listing(config.stages)}) and "
             "no model."
         )
 
@@ -168,7 +167,7 @@ def _check_export(export: ExportConfig, lr_multiple: int) -> None:
     for artifact in export.artifacts:
         if artifact not in TARGETS:
             raise UserError(
-                f"export.artifacts names '{artifact}': use some of {_listing(TARGETS)}, or []."
+                f"export.artifacts names '{artifact}': use some of {listing(TARGETS)}, or []."
             )
 
 
@@ -210,7 +209,7 @@ def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
     for name, group in train.groups.items():
         if name not in names:
             raise UserError(
-                f"{where}.groups has no parameter group '{name}': use {_listing(names)}."
+                f"{where}.groups has no parameter group '{name}': use {listing(names)}."
             )
         _check_values(group, f"{where}.groups.{name}.")
 
@@ -238,7 +237,3 @@ def _check_validation(where: str, train: TrainConfig, config: Config, hr_multipl
             f"{config.shard.val_tile} must be at least {needed} HR pixels to measure anything "
             f"within a border of {border} px."
         )
-
-
-def _listing(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)
