@@ -16,7 +16,7 @@ from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
-from pipelines.data.writer import PARTS, Written, write_shard
+from pipelines.data.writer import NOTES, Written, write_shard
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
@@ -244,7 +244,7 @@ def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> N
 def _clean(store: Store, listed: set[str]) -> None:
     """Removes what interrupted attempts left: notes, and shards of ours that no manifest lists."""
     for name in store.names():
-        if name.startswith(f"{PARTS}/") or (OURS.fullmatch(name) and name not in listed):
+        if name.startswith(f"{NOTES}/") or (OURS.fullmatch(name) and name not in listed):
             store.delete(name)
 
 

@@ -22,8 +22,8 @@ from pipelines.storage.store import Store
 #: Owner of the members of every tar, and so a part of each dataset's digest and sample order. It is
 #: the project's first name, and stays: another one would make every dataset another one.
 OWNER = "srforge"
-#: Folder in the dataset that says which shards of an unfinished job are done.
-PARTS = ".parts"
+#: The folder of a dataset with one note for each finished shard of an unfinished job.
+NOTES = ".notes"
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,12 @@ class Written:
 
 
 def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written:
-    """Makes the shard, unless an earlier attempt has. The tar is in place before its note is."""
-    note, identity = f"{PARTS}/{plan.path}.json", plan.identity(settings)
+    """Makes a shard, unless an earlier attempt has made it. Writes its tar first, then its note.
+
+    Raises:
+        UserError: the store fails.
+    """
+    note, identity = f"{NOTES}/{plan.path}.json", plan.identity(settings)
     if store.size(note) is not None:
         raw = json.loads(store.read(note))
         shard = raw["shard"]

@@ -235,5 +235,5 @@ class CheckpointWriter:
 
 
 def _note(rank: int) -> str:
-    """Name of a rank's list of files, in the checkpoint's folder."""
-    return f"parts/{rank}.json"
+    """Returns the name of a rank's note in the checkpoint's folder."""
+    return f"notes/{rank}.json"
