@@ -1,4 +1,4 @@
-"""What a configuration is refused for once its types are right: ranges, choices, combinations."""
+"""Refuses configurations whose types are right, but whose values cannot work."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
 from srmodels.system import System
 
-#: What a WebP can be at most.
+#: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
 _SECTIONS = tuple(
@@ -24,10 +24,10 @@ _SECTIONS = tuple(
 
 
 def check(config: Config, system: System) -> None:
-    """Refuses the first thing that cannot work.
+    """Checks every value and every combination of values.
 
     Raises:
-        UserError: names the key, and says what to set it to.
+        UserError: a value cannot work; the message names its key and says how to set it.
     """
     _check_values(config)
     for name, stage in config.stages.items():
@@ -91,7 +91,7 @@ def _check_stage(config: Config, name: str, system: System) -> None:
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
-    """Every key on its own, by what the schema says of it."""
+    """Checks each key against the bounds and choices that the schema gives it."""
     for item in dataclasses.fields(values):
         name, value = prefix + item.name, getattr(values, item.name)
         if isinstance(value, _SECTIONS):
@@ -133,7 +133,7 @@ def _on_meta(system: System, networks: Any) -> SRNetwork:
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
-    """Refuses a teacher where none is taken, none where one is needed, and what names none."""
+    """Refuses a missing teacher, one that the stage would ignore, and one that does not exist."""
     teacher = config.stages[name].teacher
     if teacher is None:
         if takes_one:
@@ -186,7 +186,11 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
 
 
 def check_workers(train: TrainConfig) -> None:
-    """Raises UserError for workers that are no number or range, or too many for a step."""
+    """Checks `train.workers`.
+
+    Raises:
+        UserError: it is neither a number nor a range, or a step has fewer samples than workers.
+    """
     workers = train.workers
     bounds = workers if isinstance(workers, list) else [workers]
     if any(isinstance(bound, bool) or not isinstance(bound, int) for bound in bounds) or (
@@ -217,7 +221,7 @@ def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
 def _check_profile(where: str, profile: Any) -> None:
     if profile is None:
         return
-    # bool is an int to Python, but nobody's number.
+    # Python takes a bool for an int, but a user does not mean a number by it.
     numbers = isinstance(profile, list) and [type(number) for number in profile] == [int, int]
     if not numbers or profile[0] < 0 or profile[1] < 1:
         raise UserError(
@@ -227,7 +231,7 @@ def _check_profile(where: str, profile: Any) -> None:
 
 
 def _check_validation(where: str, train: TrainConfig, config: Config, hr_multiple: int) -> None:
-    """What is left of a crop between the borders must do for a metric."""
+    """Refuses crops whose inside, within the borders, is too small for the metrics."""
     border = config.crop_border
     side = min(train.validate_crop, config.shard.val_tile) // hr_multiple * hr_multiple
     if side < 2 * border + SMALLEST:

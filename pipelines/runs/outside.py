@@ -1,7 +1,7 @@
-"""Keeps weights that come from outside as a checkpoint at step 0 of a run of their own.
+"""Keeps weights from outside the project as a checkpoint at step 0 of a run of their own.
 
-So workers fetch them as they fetch any other, and need neither the hub nor the folder or registry
-that they came from.
+Workers fetch this checkpoint like any other. They need no access to the hub, folder or registry
+that the weights came from.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,19 @@ def keep_weights(
     content: Any,
     make: Callable[[], dict[str, Tensor]],
 ) -> Checkpoint:
-    """Writes weights once, and returns their checkpoint.
+    """Returns the checkpoint of weights from outside; writes it first if it is absent or damaged.
 
     Args:
-        config: says where runs are stored.
-        name: of the run that holds the checkpoint.
-        stage: that the weights are for.
+        config: the configuration that says where runs are stored.
+        name: the name of the run that holds the checkpoint.
+        stage: the stage that starts from the weights.
         described_by: the configuration that the weights were made with.
-        asked: what the configuration says of them; `RunState.identity["asked"]`.
-        content: identifies the weights; equal content is written once.
-        make: gives the weights; called only where they are not kept yet.
+        asked: the configuration's values that name the weights; `RunState.identity["asked"]`.
+        content: a JSON value that identifies the weights; equal content is written once.
+        make: returns the weights by name; called only if the checkpoint must be written.
+
+    Raises:
+        UserError: the store fails.
     """
     run = run_checkpoints(config, name)
     checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
