@@ -1,4 +1,6 @@
-"""The exceptions whose message is for the user."""
+"""The exceptions whose message is for the user, and the words that their messages share."""
+
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -10,3 +12,8 @@ class UserError(ValueError):
 
 class Terminated(BaseException):
     """The process was asked to end and has saved its work. The message says how to go on."""
+
+
+def listing(values: Iterable[object]) -> str:
+    """Returns the values as a message lists them, with commas between."""
+    return ", ".join(str(value) for value in values)

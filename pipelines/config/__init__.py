@@ -1,1 +1,1 @@
-"""From the command line and a recipe to one checked configuration."""
+"""Makes one checked configuration of the command line and a recipe; parses model references."""

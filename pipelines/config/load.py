@@ -1,8 +1,9 @@
-"""From the command line and a recipe to one checked configuration. OmegaConf stays in here.
+"""Makes one checked configuration of the command line and a recipe. No other module uses OmegaConf.
 
-`key=value` beats the recipe, the recipe beats the schema's defaults. For the `train` of a stage,
-the order is schema < recipe's `train` < recipe's `stages.<name>.train` < `train.*` and then
-`stages.<name>.train.*` on the command line; its `networks` follow the same order.
+`key=value` replaces the recipe's value, and the recipe's value replaces the schema's default. A
+stage's `train` takes the last value that is set, in this order: schema, the recipe's `train`, the
+recipe's `stages.<name>.train`, `train.*` on the command line, `stages.<name>.train.*` there. Its
+`networks` follow the same order.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config.refusals import check
 from pipelines.config.schema import Config, DegradationConfig, StageConfig, TrainConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.storage.digests import digest
 from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
@@ -26,11 +27,11 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def load_config(overrides: Sequence[str]) -> Config:
-    """The checked configuration for `key=value` arguments.
+    """Returns the checked configuration for `key=value` arguments.
 
     Raises:
-        UserError: an unknown key (with the nearest valid one), a wrong type, an unknown recipe, or
-            a combination that cannot work.
+        UserError: a key is unknown (the message names the nearest valid one), a value has a wrong
+            type, the recipe is unknown, or a combination cannot work.
     """
     cli = _parse(overrides)
     recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
@@ -74,31 +75,32 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 
 def recipe_names() -> list[str]:
+    """Returns the names of the shipped recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def find_recipe(recipe: str) -> Path:
-    """The YAML of a shipped recipe's name, or of a path.
+    """Returns the path of a recipe's YAML, given a shipped recipe's name or a path.
 
     Raises:
-        UserError: there is none; the message lists the shipped ones.
+        UserError: there is no such file; the message lists the shipped recipes.
     """
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise UserError(
-            f"there is no recipe '{recipe}': use {_listing(recipe_names())}, "
+            f"there is no recipe '{recipe}': use {listing(recipe_names())}, "
             "or the path of a .yaml file."
         )
     return path
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain values, JSON-ready: what is printed, logged and sent to workers."""
+    """Returns a configuration as JSON values, to print, to log and to send to workers."""
     return dataclasses.asdict(config)
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`."""
+    """Returns the configuration that `to_dict` turned into these values."""
     preset = values["degradation"]["preset"]
     schema, system = _schema(values, Path(values["recipe"]), preset)
     merged = OmegaConf.merge(schema, values)
@@ -106,7 +108,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         merged.stages[name].train = OmegaConf.merge(
             OmegaConf.structured(TrainConfig), values["stages"][name]["train"]
         )
-        # Configurations from before a stage could have networks of its own have none here.
+        # In older configurations a stage has no networks of its own.
         own = values["stages"][name].get("networks") or values["networks"]
         merged.stages[name].networks = OmegaConf.merge(OmegaConf.structured(system.config), own)
     config = OmegaConf.to_object(merged)
@@ -115,15 +117,17 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
+    """Returns a configuration as YAML."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def config_digest(config: Config) -> str:
+    """Returns the sha256 of a configuration."""
     return digest(to_dict(config))
 
 
 def documented_keys(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(key, default, help) of every documented key, sections flattened."""
+    """Yields (key, default, help) of every key; a section's name comes before its keys."""
     for item in dataclasses.fields(cls):
         name = prefix + item.name
         if dataclasses.is_dataclass(item.type):
@@ -151,7 +155,7 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
 
 
 def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
-    """A recipe over its `base`, if it names one: another recipe, of which it changes some keys.
+    """Returns a recipe, merged over the recipe that its `base` names.
 
     Args:
         derived: the recipes that are based on this one.
@@ -161,7 +165,9 @@ def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
     if base is None:
         return recipe
     if path in derived:
-        raise UserError(f"recipe {path.name} is its own base, by way of others: remove one 'base'.")
+        raise UserError(
+            f"recipe {path.name} is its own base, perhaps through others: remove one 'base'."
+        )
     below = _read_recipe(find_recipe(str(base)), (*derived, path))
     _preset(below, recipe)  # drops what belongs to another preset
     merged = OmegaConf.merge(below, recipe)
@@ -180,9 +186,13 @@ def _read_yaml(path: Path) -> DictConfig:
 
 
 def _preset(recipe: DictConfig, over: DictConfig) -> str:
-    """The degradation that is wanted. One that is chosen in what lies over the recipe (the command
-    line, or a recipe that is based on it) comes with its own parameters, not with those that the
-    recipe sets for another."""
+    """Returns the name of the degradation; `over` may choose another than `recipe` does.
+
+    If so, this drops the parameters in `recipe`, since they belong to the recipe's degradation.
+
+    Args:
+        over: the command line, or a recipe that is based on `recipe`.
+    """
     own = _sub(recipe, "degradation").get("preset")
     chosen = _sub(over, "degradation").get("preset")
     if chosen and chosen != own:
@@ -191,13 +201,16 @@ def _preset(recipe: DictConfig, over: DictConfig) -> str:
 
 
 def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
-    """The schema of this recipe: its system's networks, its stages' options and the parameters of
-    the degradation `preset` filled in."""
+    """Returns the schema of a recipe, and its system.
+
+    The schema holds the keys of the system's networks, of the stages' options and of the
+    degradation `preset`.
+    """
     name = recipe.get("system")
     try:
         if not name:
             raise ValueError(
-                f"it needs 'system:', one of {_listing(system_names())}, or your own module."
+                f"it needs 'system:', one of {listing(system_names())}, or your own module."
             )
         system = load_system(name)
     except ValueError as error:
@@ -205,7 +218,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     schema = OmegaConf.structured(Config)
     schema.networks = OmegaConf.structured(system.config)
     schema.init = OmegaConf.structured(system.initial)
-    if preset in PRESETS:  # else the check of the preset itself says which there are
+    if preset in PRESETS:  # the check of the preset reports an unknown one
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
     stages = {}
     for stage_name, stage in (recipe.get("stages") or {}).items():
@@ -213,7 +226,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         if kind not in system.stage_kinds():
             raise UserError(
                 f"recipe {path.name}: stage '{stage_name}' is of unknown kind '{kind}': "
-                f"{name} has {_listing(system.stage_kinds())}."
+                f"{name} has {listing(system.stage_kinds())}."
             )
         stages[stage_name] = OmegaConf.structured(
             StageConfig(
@@ -306,7 +319,3 @@ def _fill_defaults(config: Config, recipe: str) -> None:
             raise UserError(
                 f"'{name}' cannot be a run or model name: use letters, digits, '-', '_' and '.'."
             )
-
-
-def _listing(values: Any) -> str:
-    return ", ".join(str(value) for value in values)

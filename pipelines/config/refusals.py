@@ -1,21 +1,20 @@
-"""What a configuration is refused for once its types are right: ranges, choices, combinations."""
+"""Refuses configurations whose types are right, but whose values cannot work."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
 from srmodels.optimizers import OPTIMIZERS
 from srmodels.system import System
 
-#: What a WebP can be at most.
+#: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
 _SECTIONS = tuple(
@@ -26,10 +25,10 @@ _SECTIONS = tuple(
 
 
 def check(config: Config, system: System) -> None:
-    """Refuses the first thing that cannot work.
+    """Checks every value and every combination of values.
 
     Raises:
-        UserError: names the key, and says what to set it to.
+        UserError: a value cannot work; the message names its key and says how to set it.
     """
     _check_values(config)
     for name, stage in config.stages.items():
@@ -93,7 +92,7 @@ def _check_stage(config: Config, name: str, system: System) -> None:
 
 
 def _check_values(values: Any, prefix: str = "") -> None:
-    """Every key on its own, by what the schema says of it."""
+    """Checks each key against the bounds and choices that the schema gives it."""
     for item in dataclasses.fields(values):
         name, value = prefix + item.name, getattr(values, item.name)
         if isinstance(value, _SECTIONS):
@@ -108,7 +107,7 @@ def _check_values(values: Any, prefix: str = "") -> None:
         if above is not None and not value > above:
             raise UserError(f"{name} must be greater than {above}, not {value}.")
         if choices is not None and value not in choices:
-            raise UserError(f"{name} is {value!r}: use one of {_listing(choices)}.")
+            raise UserError(f"{name} is {value!r}: use one of {listing(choices)}.")
 
 
 def _check_stages(config: Config) -> None:
@@ -117,7 +116,7 @@ def _check_stages(config: Config) -> None:
             if name not in config.stages:
                 raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
     if config.stage is not None and config.stage not in config.stages:
-        raise UserError(f"the recipe has no stage '{config.stage}': use {_listing(config.stages)}.")
+        raise UserError(f"the recipe has no stage '{config.stage}': use {listing(config.stages)}.")
     for name, stage in config.stages.items():
         before = stage.init_from
         if before is not None and before not in config.stages:
@@ -138,7 +137,7 @@ def _on_meta(system: System, networks: Any) -> SRNetwork:
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
-    """Refuses a teacher where none is taken, none where one is needed, and what names none."""
+    """Refuses a missing teacher, one that the stage would ignore, and one that does not exist."""
     teacher = config.stages[name].teacher
     if teacher is None:
         if takes_one:
@@ -161,7 +160,7 @@ def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
 def _check_reference(key: str, text: str, config: Config) -> None:
     if not ModelReference.parse(text).is_plausible:
         raise UserError(
-            f"{key} is '{text}', which is no stage of the recipe ({_listing(config.stages)}) and "
+            f"{key} is '{text}', which is no stage of the recipe ({listing(config.stages)}) and "
             "no model."
         )
 
@@ -172,7 +171,7 @@ def _check_export(export: ExportConfig, lr_multiple: int) -> None:
     for artifact in export.artifacts:
         if artifact not in TARGETS:
             raise UserError(
-                f"export.artifacts names '{artifact}': use some of {_listing(TARGETS)}, or []."
+                f"export.artifacts names '{artifact}': use some of {listing(TARGETS)}, or []."
             )
 
 
@@ -198,7 +197,11 @@ def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) ->
 
 
 def check_workers(train: TrainConfig) -> None:
-    """Raises UserError for workers that are no number or range, or too many for a step."""
+    """Checks `train.workers`.
+
+    Raises:
+        UserError: it is neither a number nor a range, or a step has fewer samples than workers.
+    """
     workers = train.workers
     bounds = workers if isinstance(workers, list) else [workers]
     if any(isinstance(bound, bool) or not isinstance(bound, int) for bound in bounds) or (
@@ -221,7 +224,7 @@ def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
     for name, group in train.groups.items():
         if name not in names:
             raise UserError(
-                f"{where}.groups has no parameter group '{name}': use {_listing(names)}."
+                f"{where}.groups has no parameter group '{name}': use {listing(names)}."
             )
         _check_values(group, f"{where}.groups.{name}.")
 
@@ -229,7 +232,7 @@ def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
 def _check_profile(where: str, profile: Any) -> None:
     if profile is None:
         return
-    # bool is an int to Python, but nobody's number.
+    # Python takes a bool for an int, but a user does not mean a number by it.
     numbers = isinstance(profile, list) and [type(number) for number in profile] == [int, int]
     if not numbers or profile[0] < 0 or profile[1] < 1:
         raise UserError(
@@ -239,7 +242,7 @@ def _check_profile(where: str, profile: Any) -> None:
 
 
 def _check_validation(where: str, train: TrainConfig, config: Config, hr_multiple: int) -> None:
-    """What is left of a crop between the borders must do for a metric."""
+    """Refuses crops whose inside, within the borders, is too small for the metrics."""
     border = config.crop_border
     side = min(train.validate_crop, config.shard.val_tile) // hr_multiple * hr_multiple
     if side < 2 * border + SMALLEST:
@@ -249,7 +252,3 @@ def _check_validation(where: str, train: TrainConfig, config: Config, hr_multipl
             f"{config.shard.val_tile} must be at least {needed} HR pixels to measure anything "
             f"within a border of {border} px."
         )
-
-
-def _listing(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)

@@ -1,1 +1,1 @@
-"""Photos → shards and a manifest → a sample order → batches of LR/HR crops."""
+"""Turns photos into shards and a manifest, and orders their samples into batches of crops."""

@@ -1,6 +1,6 @@
-"""A bounded folder of shards on a node, so that each is fetched once however often it is read.
+"""Keeps shards in a bounded folder of a node, so that the node fetches each shard once.
 
-All processes of a node share it: ranks, loader processes, the next run.
+All processes of a node share the folder: ranks, loader processes, the next run.
 """
 
 import logging
@@ -25,7 +25,7 @@ POLL_S = 0.1
 
 
 class CachedShard(Protocol):
-    """What the cache needs of `pipelines.data.manifest.Shard`."""
+    """The fields of `pipelines.data.manifest.Shard` that the cache reads."""
 
     @property
     def path(self) -> str: ...
@@ -36,13 +36,17 @@ class CachedShard(Protocol):
 
 
 class ShardCache:
-    """Shards by content: `<sha256>.tar` in `directory`, never more than `limit_bytes` together.
+    """The cached shards, by content: `<sha256>.tar` in `directory`, at most `limit_bytes` in all.
 
-    `<sha256>.part` is an arrival: a file of the shard's size that holds its place while the store
-    writes the bytes beside it. The lock of a shard is held while it arrives, the directory's only
-    while its files are counted and evicted. Locks end with the process that holds them.
+    `<sha256>.part` is an arrival: a file of the shard's size that reserves space while the store
+    writes the bytes beside it. A process holds the lock of a shard while the shard arrives. It
+    holds the lock of the directory only while it counts and evicts files. A lock ends with the
+    process that holds it.
 
-    `fetches`, `fetched_bytes` and `hits` count what this process did.
+    Attributes:
+        fetches: the number of shards that this process fetched.
+        fetched_bytes: the number of bytes that it fetched.
+        hits: the number of times that it found a shard in the cache.
     """
 
     def __init__(
@@ -54,21 +58,21 @@ class ShardCache:
         self._policy = policy
         with local_files(directory):
             (directory / "locks").mkdir(parents=True, exist_ok=True)
-            # A disk can rot between runs. What arrives later was checked by whoever fetched it.
+            # A disk can damage files between runs. Whoever fetches a shard later checks it.
             self._unchecked = {path.name for path in directory.glob("*.tar")}
 
     def open(self, store: Store, shard: CachedShard) -> BinaryIO:
-        """The shard's bytes, which stay readable when the cache evicts it.
+        """Returns the open file of a shard, which stays readable if the cache evicts the shard.
 
         Raises:
-            UserError: the shard is larger than the cache, cannot be fetched, or is not what its
-                digest says within the policy's budget; or the disk is full.
+            UserError: the shard is larger than the cache or cannot be fetched, its digest stays
+                wrong for the policy's budget, or the disk is full.
         """
         if shard.bytes > self.limit_bytes:
             raise UserError(
                 f"shard {shard.path} has {shard.bytes / 2**20:.1f} MiB and the cache "
-                f"{self.directory} may only have {self.limit_bytes / 2**20:.1f}: give it more, or "
-                "make smaller shards."
+                f"{self.directory} may hold only {self.limit_bytes / 2**20:.1f}: set a larger "
+                "stream.cache_mib, or make shards with a smaller shard.shard_mib."
             )
         with local_files(self.directory):
             if file := self._open_cached(shard):
@@ -78,12 +82,12 @@ class ShardCache:
                 return self._open_cached(shard, mine=True) or self._arrive(store, shard)
 
     def release(self, shard: CachedShard) -> None:
-        """Makes a shard the first to be evicted, unless it is used again before."""
+        """Marks a shard as the first to evict, unless somebody uses it again."""
         with suppress(FileNotFoundError):
             os.utime(self.directory / f"{shard.sha256}.tar", ns=(0, 0))
 
     def _open_cached(self, shard: CachedShard, *, mine: bool = False) -> BinaryIO | None:
-        """The cached file if it is intact; a damaged one is deleted by whoever holds its lock."""
+        """Returns the cached file if it is intact; deletes a damaged one if its lock is `mine`."""
         path = self.directory / f"{shard.sha256}.tar"
         try:
             file = path.open("rb")
@@ -135,23 +139,24 @@ class ShardCache:
                     f"shard {where} is not what its manifest says, however often it is fetched "
                     f"({wrong}): delete it and run jobs/shard.py, or use an intact copy."
                 ) from wrong
-            # The wrong bytes must not lie beside the next ones.
+            # The wrong bytes must go before the next ones arrive: both exceed the limit.
             _reserve(part, shard.bytes)
 
     def _make_room(self, part: Path, shard: CachedShard) -> None:
-        """Reserves the arrival's place, as soon as others leave enough of it."""
-        # What a killed process left of this very shard, whose lock is held here.
+        """Reserves space for an arrival, as soon as there is enough."""
+        # This process holds the shard's lock, so a killed process left these files.
         for path in (part, *self.directory.glob(f".{part.name}-*")):
             path.unlink(missing_ok=True)
         while True:
             with self._lock("directory"):
                 if self._evict(self.limit_bytes - shard.bytes):
                     return _reserve(part, shard.bytes)
-            # Arrivals of other processes fill the cache: they end soon, or are swept when killed.
+            # Arrivals of other processes fill the cache. They end soon, or `_evict` sweeps them
+            # after their process was killed.
             time.sleep(POLL_S)
 
     def _evict(self, most: int) -> bool:
-        """Deletes the least recently used until at most `most` bytes are left, or says no."""
+        """Deletes least recently used shards; returns True if at most `most` bytes stay."""
         self._sweep()
         used = sum(_stat(path)[1] for path in self.directory.glob("*.part"))
         if used > most:
@@ -166,7 +171,7 @@ class ShardCache:
         return used <= most
 
     def _sweep(self) -> None:
-        """Deletes what killed processes left: arrivals whose lock nobody holds."""
+        """Deletes arrivals whose lock nobody holds: killed processes left them."""
         for path in (*self.directory.glob("*.part"), *self.directory.glob(".*.part-*")):
             try:
                 with self._lock(path.name.lstrip(".").partition(".")[0], timeout=0):
@@ -181,13 +186,13 @@ class ShardCache:
 
 
 def _reserve(part: Path, size: int) -> None:
-    """A file that counts as `size` bytes and holds none."""
+    """Makes a sparse file of `size` bytes, which takes no space on the disk yet."""
     with part.open("wb") as file:
         file.truncate(size)
 
 
 def _stat(path: Path) -> tuple[int, int]:
-    """When a file was last used (ns) and its size; nothing for one that just went."""
+    """Returns the time of a file's last use (ns) and its size in bytes; zeros if it is gone."""
     try:
         stat = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A dataset that can be read: its manifest, its place, and its samples' bytes, each one checked."""
+"""Opens a dataset and reads its samples; checks every sample that it reads."""
 
 import os
 import tarfile
@@ -27,11 +27,14 @@ OPEN_FILES = 64
 
 
 def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
-    """The dataset in a directory or under an `s3://` prefix, or one of its earlier manifests
-    (`…/manifests/<digest>.json`).
+    """Returns the dataset in a directory or under an `s3://` prefix.
+
+    Args:
+        location: the directory, the prefix, or an earlier manifest in one of the two
+            (`…/manifests/<digest>.json`).
 
     Raises:
-        UserError: there is none, or a shard is missing or of the wrong size.
+        UserError: there is no dataset, or a shard is missing or has a wrong size.
     """
     root, name = split_location(absolute_location(location))
     store = open_store(root, policy=stream.policy)
@@ -41,19 +44,23 @@ def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
         if shard.path not in present:
             raise UserError(
                 f"shard {store.location}/{shard.path} is missing or truncated: run the same "
-                "jobs/shard.py again, it makes what is missing."
+                "jobs/shard.py again. It makes missing shards."
             )
     return Dataset(store, manifest, stream)
 
 
 def dataset_exists(location: str, stream: StreamConfig) -> bool:
-    """Whether there is a manifest."""
+    """Returns True if a location has a manifest.
+
+    Raises:
+        UserError: the store fails.
+    """
     root, name = split_location(absolute_location(location))
     return open_store(root, policy=stream.policy).size(name) is not None
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """A dataset's place and the name of its manifest there."""
+    """Returns the folder or prefix of a dataset, and the name of the manifest in it."""
     if not location.endswith(".json"):
         return location, FILE_NAME
     root, _, name = location.rpartition("/")
@@ -63,19 +70,22 @@ def split_location(location: str) -> tuple[str, str]:
 
 
 def intact_shards(store: Store, manifest: Manifest | None) -> set[str]:
-    """Paths of the shards that are there with the right size."""
+    """Returns the paths of the manifest's shards that the store holds in the right size."""
     shards: Iterable[Shard] = manifest.shards if manifest else ()
     sizes = store.sizes() if manifest else {}
     return {shard.path for shard in shards if sizes.get(shard.path) == shard.bytes}
 
 
 class Dataset:
-    """Reads samples by their place in a shard. For threads and processes alike; pickled, it reads
-    the same on another node, without asking anew what is there."""
+    """A dataset that reads samples by their place in a shard.
+
+    Any number of threads can share one. A pickled one reads on another node, and lists the store
+    no second time.
+    """
 
     def __init__(self, store: Store, manifest: Manifest, stream: StreamConfig) -> None:
         self.store, self.manifest = store, manifest
-        # Here, not where it is used: workers have another current directory.
+        # The path is resolved here, since workers have another current directory.
         self.stream = replace(stream, cache=str(resolve(stream.cache)))
         self._reset()
 
@@ -92,17 +102,17 @@ class Dataset:
 
     @cached_property
     def cache(self) -> ShardCache | None:
-        """The node's cache; None for a dataset in a directory, which needs none."""
+        """The cache of this node; None for a dataset in a directory."""
         if isinstance(self.store, LocalStore):
             return None
         limit = self.stream.cache_mib * 2**20
         return ShardCache(Path(self.stream.cache), limit, self.stream.policy)
 
     def read(self, sample: Sample) -> dict[str, bytes]:
-        """One sample's files by extension.
+        """Returns the files of a sample by extension.
 
         Raises:
-            UserError: the shard is damaged there, or cannot be fetched.
+            UserError: the sample is damaged, or its shard cannot be fetched.
         """
         data = self._bytes(sample)
         if len(data) != sample.size or zlib.crc32(data) != sample.crc32:
@@ -114,44 +124,48 @@ class Dataset:
         return dict(_members(data))
 
     def tile(self, sample: Sample) -> NDArray[np.uint8]:
-        """The HR tile `[H, W, 3]` uint8 RGB of a sample."""
+        """Returns the HR tile of a sample, `[H, W, 3]` uint8 RGB; raises as `read`."""
         files = self.read(sample)
         return decode(next(data for name, data in files.items() if name != "json"))
 
     def fetch(self, shard: int) -> None:
-        """Brings a shard into the node's cache ahead of its use; nothing to do for a directory."""
+        """Brings a shard into the node's cache, if there is one, before it is used.
+
+        Raises:
+            UserError: the shard cannot be fetched.
+        """
         if self.cache is not None:
             self.cache.open(self.store, self.manifest.shards[shard]).close()
 
     def release(self, shard: int) -> None:
-        """Lets the node's cache evict a shard before others."""
+        """Lets the node's cache, if there is one, evict a shard before others."""
         if self.cache is not None:
             self.cache.release(self.manifest.shards[shard])
 
     def _bytes(self, sample: Sample) -> bytes:
         shard = self.manifest.shards[sample.shard]
         if self.cache is not None:
-            # Not kept open: what the cache evicts has to free its space.
+            # An open file would keep its space on the disk after the cache evicts it.
             with self.cache.open(self.store, shard) as file:
                 return os.pread(file.fileno(), sample.size, sample.offset)
-        file = self._file(sample.shard)  # held, so that it is not closed meanwhile
+        file = self._file(sample.shard)  # a reference that keeps it open
         return os.pread(file.fileno(), sample.size, sample.offset)
 
     def _file(self, number: int) -> BinaryIO:
-        """A shard in a directory, one of a few that stay open."""
+        """Returns the open file of a shard in a directory, and keeps it open for a while."""
         path = Path(self.store.location) / self.manifest.shards[number].path
         with self._lock:
             if number not in self._files:
                 self._files[number] = path.open("rb")
             self._files.move_to_end(number)
             while len(self._files) > OPEN_FILES:
-                # Another thread may be reading it: it closes itself once nobody holds it.
+                # Another thread may read it, so it closes when its last reference goes.
                 self._files.popitem(last=False)
             return self._files[number]
 
 
 def _members(data: bytes) -> Iterable[tuple[str, bytes]]:
-    """(extension, content) of the tar members in a sample's bytes."""
+    """Yields (extension, content) of the tar members in a sample's bytes."""
     at = 0
     while at < len(data):
         header = tarfile.TarInfo.frombuf(data[at : at + 512], "utf-8", "strict")

@@ -1,4 +1,4 @@
-"""One public file over HTTP, however often the line drops: archives of photos have gigabytes."""
+"""Downloads a large public file over HTTP, and continues where the connection broke off."""
 
 import hashlib
 import os
@@ -36,12 +36,15 @@ def download(
 ) -> None:
     """Downloads `url` to `path`, which appears when it is complete and its checksum is right.
 
-    What arrived stays in `<path>.part` for the next attempt, also one of another process. A
-    complete `path` is only checked. `size` is in bytes, None where it is not known.
+    The bytes that arrived stay in `<path>.part`. The next attempt continues them, even in another
+    process. If `path` exists, this only checks it.
+
+    Args:
+        size: the number of bytes; None if it is unknown.
 
     Raises:
-        UserError: the server has no such file or another one, nothing came for the policy's
-            budget, the disk is full, or the checksum is wrong.
+        UserError: the server has no such file or another one, nothing arrives within the policy's
+            budget, the disk is full, or a checksum is wrong.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"cannot download '{url}': give a http:// or https:// address.")
@@ -71,7 +74,7 @@ def download(
 
 @dataclass
 class _Arrival:
-    """A file that is partly there, and which version of it (`<path>.json`: url and validator)."""
+    """A file that has arrived in part. `<path>.json` holds its URL and the version's validator."""
 
     url: str
     path: Path
@@ -82,7 +85,7 @@ class _Arrival:
         return self.path.with_name(f"{self.path.name}.json")
 
     def validator(self) -> str:
-        """The ETag or date of the version that is partly here, if it may be continued."""
+        """Returns the ETag or date of the version that has arrived in part; empty if unknown."""
         if not (self.note.exists() and self.path.exists()):
             return ""
         note = read_json(self.note)
@@ -101,7 +104,7 @@ class _Arrival:
 
 
 def _receive(arrival: _Arrival, policy: RetryPolicy) -> None:
-    """Asks for what is missing until it is all there."""
+    """Requests the missing bytes until all have arrived."""
     retries = Retries(policy, f"download {arrival.url}")
     while True:
         try:
@@ -127,23 +130,23 @@ def _receive(arrival: _Arrival, policy: RetryPolicy) -> None:
 
 @contextmanager
 def _answer(arrival: _Arrival, policy: RetryPolicy) -> Iterator[Any]:
-    """The answer whose body `arrival` is ready to append; None when nothing is missing."""
+    """Gives the answer whose body continues `arrival`; None if no byte is missing."""
     here = arrival.received()
     if here and here == arrival.size:
         yield None
         return
     headers = {"User-Agent": "srmill", "Accept-Encoding": "identity"}
     if here:
-        # If-Range: another version than the one that is partly here is sent from its start.
+        # With If-Range, a server that has another version by now sends it from its start.
         headers |= {"Range": f"bytes={here}-", "If-Range": arrival.validator()}
     try:
         answer = urlopen(Request(arrival.url, headers=headers), timeout=policy.answer_s)
     except HTTPError as error:
         if error.code != 416:
             raise
-        # What is here is as long as the file or longer, and nothing says which.
+        # The arrived bytes are as many as the file's, or more; the answer does not say which.
         arrival.forget()
-        raise ConnectionError("the server's file is shorter than its part here") from error
+        raise ConnectionError("the server's file is shorter than the part that arrived") from error
     with answer:
         if answer.status != 206:
             arrival.start_over(_version(answer))
@@ -154,7 +157,7 @@ def _answer(arrival: _Arrival, policy: RetryPolicy) -> Iterator[Any]:
 
 
 def _version(answer: HTTPResponse) -> str:
-    """A strong validator for If-Range, or nothing."""
+    """Returns a strong validator for If-Range; empty if the answer has none."""
     etag = answer.headers.get("ETag", "")
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
 
@@ -175,7 +178,7 @@ def _append(answer: HTTPResponse, arrival: _Arrival, retries: Retries) -> None:
         arrival.path.open("ab") as file,
         progress(label, total=mib, unit="MiB", initial=here >> 20) as bar,
     ):
-        # read1 returns what has come: a read would lose it when the line drops in between.
+        # read1 returns the bytes that have arrived; read would lose them if the line drops.
         while chunk := answer.read1(CHUNK):
             file.write(chunk)
             retries.progress()

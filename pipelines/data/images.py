@@ -1,4 +1,4 @@
-"""Photo files as they come → 8-bit sRGB pixels, or a reason why not. Real input is messy."""
+"""Decodes photo files of any kind to 8-bit sRGB pixels, or says why a file gives no photo."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-#: Formats whose further frames are a film; in others they are previews, or a second exposure.
+#: Formats whose further frames are an animation. In others they are previews or exposures.
 _FILMS = {"GIF", "PNG", "WEBP", "AVIF"}
 _ORIENTATION = 0x0112
 
 
 class UnusableError(ValueError):
-    """A file that gives no photo. `failure` tells what is broken from what is merely unwanted."""
+    """A file gives no photo.
+
+    Attributes:
+        reason: the words for a report.
+        failure: True for a broken file; False for an unwanted one, such as an animation.
+    """
 
     def __init__(self, reason: str, *, failure: bool) -> None:
         super().__init__(reason)
@@ -32,49 +37,49 @@ def _unusable(reason: str, failure: bool) -> UnusableError:
 
 @dataclass(frozen=True)
 class Size:
-    """Of a photo as it is stored, before EXIF rotation, in pixels."""
+    """The size of a photo in pixels, as it is stored, before EXIF rotation."""
 
     width: int
     height: int
 
 
 def photo_size(data: bytes, max_megapixels: float) -> Size:
-    """What a photo's header says; no pixel is decoded.
+    """Returns the size in a photo's header; decodes no pixel.
 
     Raises:
-        UnusableError: no image, an animation, or larger than `max_megapixels`.
+        UnusableError: the file is no image, an animation, or larger than `max_megapixels`.
     """
     with _opened(data, max_megapixels) as image:
         return Size(*image.size)
 
 
 def decode_photo(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
-    """A photo as `[H, W, 3]` uint8 sRGB, upright.
+    """Returns a photo as `[H, W, 3]` uint8 sRGB, upright.
 
-    Gray, palette, 16-bit and CMYK are converted, an embedded colour profile is applied,
-    transparency is laid on white, further pages and exposures are left out.
+    It converts gray, palette, 16-bit and CMYK images, applies an embedded colour profile, and puts
+    transparent pixels on white. It leaves out further pages and exposures.
 
     Raises:
-        UnusableError: not an image, truncated, corrupt, an animation, or of pixels that have no
-            defined range (32-bit integers, floating point).
+        UnusableError: the file is no image, truncated, corrupt, an animation, or larger than
+            `max_megapixels`, or its pixels have no defined range (32-bit integers, floats).
     """
     with _opened(data, max_megapixels) as image:
         upright = image
-        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would only be copied
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # the call would copy an upright image
             upright = ImageOps.exif_transpose(image)
         return np.asarray(_to_srgb(upright))
 
 
 @contextmanager
 def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
-    """Pillow's many ways to fail, as one."""
+    """Opens an image, and turns every error of Pillow in the block into an UnusableError."""
     if not data:
         raise UnusableError("empty file", failure=True)
-    # Pillow's own limit belongs to the process; the one that counts here is the caller's.
+    # Pillow's limit is one for the whole process; the caller gives the limit that counts here.
     pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("ignore")  # about odd metadata
             with Image.open(BytesIO(data)) as image:
                 megapixels = image.width * image.height / 1e6
                 if megapixels > max_megapixels:
@@ -90,7 +95,7 @@ def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
     except MemoryError:
         raise UnusableError("too large for this machine's memory", failure=True) from None
     except Exception as error:
-        # Decoders raise whatever they like: OSError, struct.error, RuntimeError, SyntaxError, …
+        # Decoders raise errors of any type: OSError, struct.error, RuntimeError, SyntaxError, …
         reason = f"truncated or corrupt ({str(error) or type(error).__name__})"
         raise UnusableError(reason, failure=True) from error
     finally:
@@ -103,7 +108,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
-        # 65535 becomes 255 and steps are even; >> 8 would darken.
+        # 65535 becomes 255 and all steps are equal; >> 8 would darken the image.
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -116,8 +121,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours as the profile means them. One that is broken, or for another kind of pixels,
-    cannot mean anything: the values stay as they are, as every viewer shows them."""
+    """Returns an image converted from its colour profile to sRGB.
+
+    If the profile is broken, or is for another kind of pixels, the values stay as they are. Image
+    viewers do the same.
+    """
     if image.mode not in ("RGB", "CMYK", "L"):
         image = image.convert("RGB")
     try:

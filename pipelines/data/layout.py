@@ -1,4 +1,4 @@
-"""Which photo goes into which split and which shard: decided by content, before a pixel is cut."""
+"""Gives every photo a split and a shard, by its content, before any photo is decoded."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,34 @@ from pipelines.data.tiles import EXTENSION, cut, tile_size
 from pipelines.errors import UserError
 from pipelines.storage.digests import digest
 
-#: Bytes per pixel that a lossless tile is expected to take, to plan shards before encoding.
+#: The expected bytes per pixel of a lossless tile, to plan shards before tiles are encoded.
 EXPECTED_BYTES = 1.0
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be made: its bytes follow from this and the settings alone."""
+    """A shard to make. Its bytes follow from this plan and the settings alone."""
 
     path: str
     split: str
     photos: tuple[Photo, ...]
 
     def identity(self, settings: ShardConfig) -> str:
+        """Returns the sha256 of everything that the shard's bytes follow from."""
         photos = [photo.sha256 for photo in self.photos]
         return digest([self.path, self.split, photos, identity_settings(settings)])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shards that stay as they are, shards to be made again because they are gone, and the photos
-    that are in neither, by split."""
+    """The plan of a whole dataset.
+
+    Attributes:
+        kept: the shards that stay as they are.
+        again: the shards to make again, because their bytes are gone.
+        new: the photos that are in none of these shards, by split.
+        numbers: the number of the next new shard, by split.
+    """
 
     kept: tuple[Shard, ...]
     again: tuple[ShardPlan, ...]
@@ -40,7 +47,7 @@ class Layout:
 
 
 def identity_settings(settings: ShardConfig) -> dict[str, Any]:
-    """The settings that decide a dataset's bytes."""
+    """Returns the settings that decide a dataset's bytes, by name."""
     names = ("tile", "val_tile", "overlap", "min_contrast", "val_fraction", "shard_mib", "effort")
     return {name: getattr(settings, name) for name in names} | {"codec": EXTENSION}
 
@@ -52,14 +59,18 @@ def assign(
     present: Collection[str],
     used: Collection[str],
 ) -> Layout:
-    """What of `before` stays, and where every other photo goes.
+    """Returns the shards that stay, and the split of every other photo.
 
-    Photos that are in the dataset keep their split. `present` names the shards whose bytes are
-    still there, `used` all that a manifest of the history lists. Photos smaller than a tile are
-    added to the inventory's skipped ones.
+    Photos that are in the dataset keep their split. This adds photos smaller than a tile to
+    `inventory.skipped`.
+
+    Args:
+        before: the manifest of the dataset so far, if there is one.
+        present: the paths of the shards whose bytes are still there.
+        used: the paths of all shards that any manifest, earlier ones too, lists.
 
     Raises:
-        UserError: the photos cannot be split.
+        UserError: there is only one photo, which cannot be in both splits.
     """
     photos = {photo.sha256: photo for photo in inventory.photos}
     old = before.shards if before else ()
@@ -85,9 +96,15 @@ def assign(
 
 
 def split_photos(photos: Sequence[Photo], fraction: float, known: dict[str, str]) -> dict[str, str]:
-    """sha256 → `train` or `val`: what `known` says, else what the set itself says (DIV2K), else
-    the photo's own digest, so that adding photos does not move others. In a set so small that no
-    digest decides, the smallest one is held out; at least one photo is left for training.
+    """Returns `train` or `val` for the sha256 of every photo.
+
+    The split comes from `known`, else from the public set (DIV2K has one), else from the photo's
+    sha256. So new photos do not move others. If a split would be empty, the new photo with the
+    smallest sha256 goes to `val`, or the one with the largest to `train`.
+
+    Args:
+        fraction: the share of photos in `val`, between 0 and 1.
+        known: the split of photos that the dataset already holds, by sha256.
 
     Raises:
         UserError: there is only one photo, which cannot be in both splits.
@@ -109,8 +126,11 @@ def split_photos(photos: Sequence[Photo], fraction: float, known: dict[str, str]
 
 
 def plan_shards(layout: Layout, settings: ShardConfig) -> list[ShardPlan]:
-    """The shards to make. Photos go in by the order of their sha256: as good as shuffled, and
-    without regard to names."""
+    """Returns the shards to make.
+
+    Photos go into them in the order of their sha256. This order is as good as shuffled, and does
+    not depend on names.
+    """
     plans = list(layout.again)
     limit = settings.shard_mib * 2**20
     for split, photos in layout.new.items():

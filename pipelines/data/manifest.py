@@ -1,4 +1,4 @@
-"""The content-addressed list of a dataset's shards and samples: `manifest.json`."""
+"""Reads and writes the manifest: the content-addressed list of a dataset's shards and samples."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from pipelines.storage.store import Store
 
 VERSION = 2
 FILE_NAME = "manifest.json"
-#: Every manifest stays readable under its own digest when photos are added later.
+#: The folder that keeps every manifest under its digest, after photos are added too.
 HISTORY = "manifests"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Where one sample's tar members lie: `size` bytes at `offset` of shard number `shard`."""
+    """The place of one sample's tar members: `size` bytes at `offset` of shard number `shard`."""
 
     key: str
     shard: int
@@ -34,9 +34,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: its name beside the manifest, its digest, and its samples as columns (a set of a
-    million samples has to fit into little memory). `photos` are the sha256 of the photos that
-    were cut for it, those included of which no tile was kept."""
+    """One tar of a dataset.
+
+    Its samples are columns, `[num_samples]` each, so that a million samples fit into little memory.
+
+    Attributes:
+        path: the name relative to the manifest.
+        bytes: the size of the tar.
+        photos: the sha256 of every photo that was cut for it, even of those that left no tile.
+    """
 
     path: str
     sha256: str
@@ -50,6 +56,12 @@ class Shard:
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> "Shard":
+        """Returns the shard that `to_json` wrote.
+
+        Raises:
+            ValueError: the columns differ in length.
+            KeyError: a field is missing.
+        """
         if len({len(raw[name]) for name in ("keys", "offsets", "sizes", "crc32")}) != 1:
             raise ValueError("columns of unequal length")
         return Shard(
@@ -65,6 +77,7 @@ class Shard:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the shard as JSON values."""
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -83,15 +96,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset. `settings` is what it was made with."""
+    """The list of a dataset's shards, with the settings that it was made with."""
 
     settings: dict[str, Any]
     shards: tuple[Shard, ...]
 
     @cached_property
     def digest(self) -> str:
-        """The identity of the dataset: sha256 of the canonical JSON of the head, then of each
-        shard, each followed by a line feed."""
+        """The identity of the dataset.
+
+        It is the sha256 of lines, each ended by a line feed: the canonical JSON of version and
+        settings, then that of each shard.
+        """
         sha256 = hashlib.sha256()
         for line in self._lines():
             sha256.update(line.encode() + b"\n")
@@ -103,7 +119,7 @@ class Manifest:
             yield canonical(shard.to_json())
 
     def sample(self, shard: int, row: int) -> Sample:
-        """The sample at `row` of shard number `shard`."""
+        """Returns the sample at `row` of shard number `shard`."""
         found = self.shards[shard]
         return Sample(
             found.keys[row].decode(),
@@ -115,40 +131,47 @@ class Manifest:
         )
 
     def split(self, name: str) -> list[Sample]:
-        """The samples of `train` or `val`, in the manifest's order."""
+        """Returns the samples of `train` or `val`, in the manifest's order."""
         return [self.sample(i, row) for i in self.shard_numbers(name) for row in self._rows(i)]
 
     def _rows(self, shard: int) -> range:
         return range(len(self.shards[shard]))
 
     def shard_numbers(self, split: str) -> list[int]:
+        """Returns the numbers of the shards of `train` or `val`."""
         return [i for i, shard in enumerate(self.shards) if shard.split == split]
 
     def num_samples(self, split: str) -> int:
+        """Returns the number of samples of `train` or `val`."""
         return sum(len(self.shards[i]) for i in self.shard_numbers(split))
 
     @property
     def num_bytes(self) -> int:
+        """The size of all shards together."""
         return sum(shard.bytes for shard in self.shards)
 
     def to_json(self) -> str:
-        """The file: one JSON object, one line per shard, the lines that the digest is taken of."""
+        """Returns the text of the file: one JSON object, with the lines that the digest covers."""
         _, *shards = self._lines()
         head = {"version": VERSION, "digest": self.digest, "settings": self.settings}
         return canonical(head)[:-1] + ',"shards":[\n' + ",\n".join(shards) + "\n]}\n"
 
     def save(self, store: Store) -> None:
-        """Under its own digest first, then as the dataset's newest."""
+        """Writes the manifest under its digest first, and then as the newest of the dataset.
+
+        Raises:
+            UserError: the store fails.
+        """
         data = self.to_json().encode()
         store.write(f"{HISTORY}/{self.digest}.json", data)
         store.write(FILE_NAME, data)
 
     @staticmethod
     def load(store: Store, name: str = FILE_NAME) -> "Manifest":
-        """The manifest in `store`.
+        """Returns the manifest `name` in `store`.
 
         Raises:
-            UserError: there is none, or it was edited.
+            UserError: there is no manifest, or its digest or version is wrong.
         """
         if store.size(name) is None:
             raise UserError(
@@ -165,9 +188,9 @@ class Manifest:
 
     @staticmethod
     def parse(data: bytes) -> "Manifest | None":
-        """A manifest from its file; None if it is not one, or not what its digest says."""
+        """Returns the manifest in a file's bytes; None if damaged or of another version."""
         try:
-            # Each shard becomes arrays as soon as it is read: lists of a million would not fit.
+            # Each shard becomes arrays at once: lists of a million samples take too much memory.
             raw = json.loads(data, object_hook=lambda o: Shard.from_json(o) if "keys" in o else o)
             manifest = Manifest(raw["settings"], tuple(raw["shards"]))
             intact = raw["version"] == VERSION and raw["digest"] == manifest.digest

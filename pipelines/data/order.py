@@ -1,10 +1,11 @@
-"""Which sample is trained at which position: a function of (manifest digest, seed) alone.
+"""Says which sample is trained at which position, as a pure function of (manifest digest, seed).
 
-An epoch shuffles the shards and lays their samples in one row, which is cut into `lanes` parts of
-equal length. Each lane is shuffled in blocks of `window` shards, and the lanes are read side by
-side: positions 0, 1, 2, … of an epoch come from lanes 0, 1, 2, … So every sample comes once per
-epoch, at any time only the shards of one block per lane are open, and where the number of
-ranks divides the lanes, each rank reads shards of its own.
+An epoch shuffles the shards, and puts their samples into one row. It cuts the row into `lanes`
+parts of equal length, and shuffles each lane in blocks of `window` shards. It takes samples from
+the lanes in turn: positions 0, 1, 2, … of an epoch come from lanes 0, 1, 2, …
+
+So every sample comes once per epoch, and only the shards of one block per lane are open at a time.
+If the number of ranks divides the number of lanes, each rank reads shards of its own.
 """
 
 import hashlib
@@ -19,8 +20,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Draw:
-    """What stands at one position of the global stream: the sample at `row` of shard `shard` (a
-    place in the list of training shards)."""
+    """The sample at one position of the global stream.
+
+    Attributes:
+        shard: the shard's index in the list of training shards.
+        row: the sample's index in the shard.
+    """
 
     position: int
     epoch: int
@@ -30,8 +35,15 @@ class Draw:
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of one lane whose samples are shuffled: from place `start` to `end` of the epoch's
-    row of samples, first needed at `position` of the global stream. `shards`: those it touches."""
+    """A stretch of one lane whose samples are shuffled together.
+
+    Attributes:
+        number: the block's index in its lane.
+        start: the first place of the block in the epoch's row of samples.
+        end: the place after its last one.
+        position: the first position of the global stream that needs it.
+        shards: the shards that it reads from, as indices in the list of training shards.
+    """
 
     lane: int
     number: int
@@ -42,17 +54,17 @@ class Block:
 
 
 class SampleOrder:
-    """The global stream of samples, without end.
+    """The endless global stream of samples.
 
-    A pure function of its arguments: workers, nodes, loader processes and prefetch play no part,
-    and the state to resume from is the number of samples consumed.
+    It is a pure function of its arguments. It does not depend on workers, nodes, loader processes
+    or prefetch. The state to resume from is the number of samples consumed.
 
     Args:
-        manifest_digest: identity of the dataset.
-        seed: another seed, another order.
-        counts: samples in each training shard.
-        window: shards per block.
-        lanes: see above; fewer where there are fewer samples.
+        manifest_digest: the identity of the dataset.
+        seed: the seed of the order.
+        counts: the number of samples in each training shard.
+        window: the number of shards per block.
+        lanes: the number of lanes; a smaller dataset has one lane per sample.
     """
 
     def __init__(
@@ -67,6 +79,7 @@ class SampleOrder:
         self._permutation = lru_cache(maxsize=4 * self.lanes)(self._permute)
 
     def __getitem__(self, position: int) -> Draw:
+        """Returns the sample at a position, 0 or greater."""
         epoch, place = divmod(position, self.num_samples)
         index, lane = divmod(place, self.lanes)
         plan = self._epoch(epoch)
@@ -77,12 +90,12 @@ class SampleOrder:
         return Draw(position, epoch, plan.shards[slot], at - plan.starts[slot])
 
     def step(self, step: int, batch_size: int, rank: int, world_size: int) -> list[Draw]:
-        """A rank's share of a global batch: every `world_size`-th position, from `rank` on."""
+        """Returns a rank's share of a global batch: every `world_size`-th, from `rank` on."""
         first = step * batch_size
         return [self[first + i] for i in range(rank, batch_size, world_size)]
 
     def blocks(self, position: int, rank: int = 0, world_size: int = 1) -> Iterator[Block]:
-        """The blocks that a rank reads from `position` on, in the order in which they begin."""
+        """Yields the blocks that a rank reads from `position` on, ordered by their beginning."""
         epoch = position // self.num_samples
         while True:
             first = epoch * self.num_samples
@@ -96,11 +109,11 @@ class SampleOrder:
             epoch += 1
 
     def lanes_of_a_rank(self, world_size: int) -> int:
-        """How many lanes each of `world_size` ranks reads."""
+        """Returns the number of lanes that each of `world_size` ranks reads."""
         return self.lanes // math.gcd(self.lanes, world_size)
 
     def end_of(self, block: Block) -> int:
-        """The position from which on a block is not needed any more."""
+        """Returns the first position that does not need a block any more."""
         return block.position + (block.end - block.start) * self.lanes
 
     def _plan_epoch(self, epoch: int) -> "_Epoch":
@@ -117,7 +130,7 @@ class SampleOrder:
 
 
 class _Epoch:
-    """One epoch's shards in their order, and its blocks."""
+    """The shards of one epoch in their order, and its blocks."""
 
     def __init__(
         self, first: int, shards: list[int], counts: list[int], lanes: int, window: int
@@ -150,18 +163,20 @@ class _Epoch:
         return blocks
 
     def block(self, lane: int, index: int) -> Block:
-        """The block that holds the `index`-th sample of a lane."""
+        """Returns the block that holds the `index`-th sample of a lane."""
         place = self.lane_starts[lane] + index
         return self.blocks[lane][bisect_right(self._block_starts[lane], place) - 1]
 
 
 def hashed(*parts: object) -> int:
-    """64 bits that follow from `parts` alone, on every machine."""
+    """Returns a 64-bit hash of the texts of `parts`, equal on every machine."""
     text = ":".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def sample_seed(seed: int, key: str, epoch: int) -> int:
-    """63 bits: the source of a sample's crop, flips, degradation and of the stage's noise. The
-    same for a (seed, sample, epoch) wherever and whenever it is drawn."""
+    """Returns the 63-bit seed of a sample's crop, flips, degradation and noise in a stage.
+
+    It depends on (seed, sample, epoch) alone, not on the place or time of the draw.
+    """
     return hashed("sample", seed, key, epoch) & 0x7FFFFFFFFFFFFFFF

@@ -1,4 +1,4 @@
-"""Brings the shards of the next blocks into the node's cache while the present ones are trained."""
+"""Brings the shards of the next blocks into the node's cache, before the stream reads them."""
 
 import math
 import threading
@@ -11,14 +11,15 @@ from pipelines.errors import UserError
 
 
 class ShardPrefetcher:
-    """A thread that fetches blocks in the order in which they begin, one block per lane ahead of
-    the stream. For a dataset in a directory there is nothing to do, and no thread.
+    """A thread that fetches blocks in the order of their beginnings.
+
+    It stays one block per lane ahead of the stream. For a dataset in a directory it does not start.
 
     Args:
-        blocks: of this rank, from the stream's first position on.
-        shards: the dataset's numbers of the order's shards.
-        in_flight: samples of all ranks that are prepared ahead of the one being trained.
-        world_size: number of ranks.
+        blocks: the blocks of this rank, from the stream's first position on.
+        shards: the number in the manifest of each shard of the order.
+        in_flight: the number of samples, of all ranks, that are prepared ahead of the training.
+        world_size: the number of ranks.
 
     Raises:
         UserError: the cache is too small for the shards that are open at once.
@@ -59,7 +60,7 @@ class ShardPrefetcher:
             self._thread.join(timeout=5.0)
 
     def reached(self, position: int) -> None:
-        """The batches from `position` on are being prepared."""
+        """Tells the thread that the stream now prepares batches from `position` on."""
         with self._changed:
             self._position = position
             self._changed.notify()
@@ -74,17 +75,17 @@ class ShardPrefetcher:
                 if self._stopped:
                     return
                 if self.order.end_of(block) <= self._position:
-                    break  # overtaken: the stream has fetched what it needed of it
+                    break  # the stream was faster, and has read this block already
                 try:
                     self.dataset.fetch(self.shards[shard])
                 except (UserError, RuntimeError):
-                    # The stream needs the same shard, meets the same error, and says so; or the
-                    # process ends, where no thread can be started any more.
+                    # UserError: the stream needs this shard too, and reports its error.
+                    # RuntimeError: the process ends, so no thread can start any more.
                     return
             known.append(block)
 
     def _wait_for_room(self, known: list[Block]) -> bool:
-        """Until fewer blocks than the rank has lanes lie ahead; False when the stream has ended."""
+        """Waits until fewer blocks than lanes lie ahead; returns False if the stream has ended."""
         with self._changed:
             while not self._stopped:
                 if sum(block.position > self._position for block in known) < self.ahead:
@@ -93,8 +94,11 @@ class ShardPrefetcher:
             return False
 
     def _release(self, known: list[Block]) -> list[Block]:
-        """Gives back the shards of blocks that are over, and returns the others: by the time of
-        their last use alone, shards that wait for their first would be evicted before them."""
+        """Lets the cache evict the shards of past blocks first; returns the other blocks.
+
+        Without this, the cache would judge shards by their last use alone. It would evict those
+        that still wait for their first use.
+        """
         trained = self._position - self.in_flight
         open_blocks = [block for block in known if self.order.end_of(block) > trained]
         needed = {shard for block in open_blocks for shard in block.shards}
@@ -104,7 +108,7 @@ class ShardPrefetcher:
 
 
 def _check_room(dataset: Dataset, order: SampleOrder, shards: list[int], in_flight: int) -> None:
-    """Room for every lane's present block, its next one, and those that are still in flight."""
+    """Refuses a cache without room for each lane's present, next and in-flight blocks."""
     assert dataset.cache is not None
     largest = max(dataset.manifest.shards[shard].bytes for shard in shards)
     samples_per_block = order.window * order.num_samples / len(shards)

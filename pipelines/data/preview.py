@@ -1,4 +1,4 @@
-"""`preview=sheet.png`: sixteen training pairs and what was drawn for each, to look at."""
+"""Draws sixteen training pairs and their degradations into one image: `preview=sheet.png`."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -20,7 +20,7 @@ from pipelines.storage.paths import resolve
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 NUM_PAIRS = 16
 COLUMNS = 4
-#: Side of each of the two pictures of a pair on the sheet, in pixels.
+#: The side in pixels of LR and of HR on the sheet.
 SIDE = 224
 _MARGIN, _TEXT_LINES = 10, 7
 TEXT_HEIGHT = 16 * _TEXT_LINES
@@ -31,14 +31,22 @@ Pair = tuple[Pixels, Pixels, str, list[str]]
 
 
 def check(config: Config) -> None:
-    """Raises UserError for a name that no picture can have."""
+    """Checks the name of the sheet.
+
+    Raises:
+        UserError: its ending is of no format that can be written.
+    """
     ending = Path(config.preview or "").suffix.lower()
     if config.preview is not None and ending not in FORMATS:
         raise UserError(f"preview={config.preview} must end in {', '.join(FORMATS)}.")
 
 
 def run(config: Config, location: str) -> None:
-    """Writes the sheet of the first samples that a training with these settings would see."""
+    """Writes the sheet of the first samples that a training with these settings would see.
+
+    Raises:
+        UserError: the name or the dataset is unusable, or the file cannot be written.
+    """
     check(config)
     path = resolve(str(config.preview))
     sheet = draw_sheet(pairs(config, open_dataset(location, config.stream)))
@@ -48,7 +56,13 @@ def run(config: Config, location: str) -> None:
 
 
 def pairs(config: Config, dataset: Dataset) -> list[Pair]:
-    """(LR, HR, key, what was drawn) of the first samples in the training order."""
+    """Returns (LR, HR, key, drawn degradation) of the first samples in the training order.
+
+    LR and HR are `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        UserError: the crop does not fit into the tiles, or a sample cannot be read.
+    """
     check_crop(dataset, config.train.crop)
     order, shards = training_order(dataset, config.seed)
     settings = CropSettings.of(config, config.train)
@@ -64,7 +78,7 @@ def pairs(config: Config, dataset: Dataset) -> list[Pair]:
 
 
 def draw_sheet(found: Sequence[Pair]) -> Image.Image:
-    """Pairs in four columns: LR (enlarged without smoothing), HR, and what was drawn below."""
+    """Draws pairs in four columns: LR (enlarged, not smoothed), HR, and their text below."""
     width, height = 2 * SIDE + _MARGIN, SIDE + TEXT_HEIGHT + _MARGIN
     rows = -(-len(found) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * width + _MARGIN, rows * height + _MARGIN), "white")

@@ -1,4 +1,4 @@
-"""Photos → a dataset of webdataset shards. Done again it continues, appends, or does nothing."""
+"""Makes a dataset of webdataset shards from photos. A repeated job continues, appends, or ends."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
-from pipelines.data.writer import PARTS, Written, write_shard
+from pipelines.data.writer import NOTES, Written, write_shard
 from pipelines.errors import UserError
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
@@ -24,12 +24,16 @@ from pipelines.storage.paths import absolute_location
 from pipelines.storage.store import LocalStore, Store, open_store
 
 REPORT = "report.json"
-#: Names of shards.
+#: The names of shards that this job writes.
 OURS = re.compile(r"(train|val)-\d{6}\.tar")
 
 
 def plan(config: Config) -> str:
-    """What sharding would do, in words. Raises UserError for an unusable source."""
+    """Returns in words what `run` would do.
+
+    Raises:
+        UserError: the source, the output or the name of the preview is unusable.
+    """
     target = open_store(output_location(config)).location
     preview.check(config)
     if config.verify:
@@ -46,12 +50,13 @@ def plan(config: Config) -> str:
 
 
 def run(config: Config) -> str:
-    """Makes the dataset, adds what is new to it, or verifies it; returns where it is.
+    """Makes the dataset, adds new photos to it, or verifies it; returns its location.
 
-    With `preview` and no `source`, a dataset that is there is only drawn from.
+    With `preview`, without `source`, and with a dataset in place, it only draws the preview.
 
     Raises:
-        UserError: the source or the output is unusable, or too many photos are broken.
+        UserError: the source or the output is unusable, too many photos are broken, or the
+            verified dataset is damaged.
     """
     location = output_location(config)
     preview.check(config)
@@ -67,6 +72,7 @@ def run(config: Config) -> str:
 
 
 def source(config: Config) -> Any:
+    """Returns the configured source, or else the sample."""
     return "sample" if config.source is None else config.source
 
 
@@ -76,7 +82,7 @@ def _only_preview(config: Config) -> bool:
 
 
 def output_location(config: Config) -> str:
-    """`output`, else `data`: where a dataset is written is where it is read."""
+    """Returns the location of the dataset: `output`, or else `data`."""
     return absolute_location(config.output or config.data)
 
 
@@ -86,8 +92,15 @@ def _check_place(location: str) -> None:
 
 
 def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manifest:
-    """The dataset of a source's files in the output: what is there already is kept, what is new is
-    added in shards of its own, shards with photos that are no longer in the source are left out."""
+    """Makes the dataset of a source's files in the output, and returns its manifest.
+
+    It keeps shards that are there, writes new photos into new shards, and leaves out shards with
+    photos that the source no longer holds.
+
+    Raises:
+        UserError: the output is unusable or another job writes into it, too many photos are
+            broken, or a split has no tile.
+    """
     settings = config.shard
     _check_place(output_location(config))
     store = open_store(output_location(config), policy=config.stream.policy)
@@ -112,8 +125,10 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
 
 
 def _alone(store: Store) -> Any:
-    """Nobody else writes into this folder meanwhile. (Object storage has no such lock; two jobs
-    there write the same bytes.)"""
+    """Returns a context in which no other job writes into a folder.
+
+    Object storage has no such lock. Two jobs on one source write equal bytes there.
+    """
     if not isinstance(store, LocalStore):
         return nullcontext()
     root = Path(store.location)
@@ -144,8 +159,7 @@ def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
 
 
 def _check_same(store: Store, inventory: Inventory, before: Manifest | None) -> None:
-    """A dataset grows and shrinks with its source; a source without most of its photos is most
-    likely another one, given by mistake."""
+    """Refuses a source that lacks most photos of the dataset: it is likely given by mistake."""
     known = {sha for shard in before.shards for sha in shard.photos} if before else set()
     left = sum(photo.sha256 in known for photo in inventory.photos)
     if 2 * left < len(known):
@@ -162,7 +176,7 @@ def _write(
     settings: ShardConfig,
     mapper: Mapper,
 ) -> list[Shard]:
-    """Every planned shard, in parallel. Each is in place before it is counted."""
+    """Writes the planned shards in parallel; returns each that has a tile."""
     shards: list[Shard] = []
     if not plans:
         return shards
@@ -223,7 +237,7 @@ def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> No
 
 
 def _history(store: Store) -> set[str]:
-    """Names of all shards that any manifest lists, the earlier ones too."""
+    """Returns the names of all shards that any manifest, earlier ones too, lists."""
     listed: set[str] = set()
     for name in store.names(f"{HISTORY}/"):
         listed |= {shard.path for shard in Manifest.load(store, name).shards}
@@ -231,7 +245,7 @@ def _history(store: Store) -> set[str]:
 
 
 def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> None:
-    """That nobody else has written there meanwhile, as far as it can be seen."""
+    """Refuses to go on if another job has visibly written into the store meanwhile."""
     now = Manifest.load(store) if store.size(FILE_NAME) is not None else None
     same = (now and now.digest) == (before and before.digest)
     if not same or len(intact_shards(store, manifest)) < len(manifest.shards):
@@ -242,9 +256,9 @@ def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> N
 
 
 def _clean(store: Store, listed: set[str]) -> None:
-    """Removes what interrupted attempts left: notes, and shards of ours that no manifest lists."""
+    """Removes notes, and shards of interrupted jobs, which no manifest lists."""
     for name in store.names():
-        if name.startswith(f"{PARTS}/") or (OURS.fullmatch(name) and name not in listed):
+        if name.startswith(f"{NOTES}/") or (OURS.fullmatch(name) and name not in listed):
             store.delete(name)
 
 
@@ -258,11 +272,12 @@ def _tell(store: Store, before: Manifest | None, now: Manifest, written: list[Sh
         shared = len({s.sha256 for s in before.shards} & {s.sha256 for s in now.shards})
         print(
             f"Wrote {len(written)} shards to {store.location} beside {shared} that stay: now "
-            f"{describe(now)}. The dataset as it was: {HISTORY}/{before.digest}.json."
+            f"{describe(now)}. The earlier manifest is {HISTORY}/{before.digest}.json."
         )
 
 
 def describe(manifest: Manifest) -> str:
+    """Returns the numbers of tiles and shards and their size, in words."""
     return (
         f"{manifest.num_samples('train')} training and {manifest.num_samples('val')} validation "
         f"tiles in {len(manifest.shards)} shards ({manifest.num_bytes / 2**20:.1f} MiB)"

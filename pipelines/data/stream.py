@@ -1,4 +1,4 @@
-"""Batches of LR/HR crops for one rank, degraded on the fly, prepared ahead of the training."""
+"""Prepares batches of LR/HR crops for one rank, and makes LR from HR on the fly."""
 
 import os
 from collections import deque
@@ -23,17 +23,25 @@ from pipelines.data.prefetch import ShardPrefetcher
 from pipelines.errors import UserError
 from srmodels.degradation import Draws, degrade
 
-#: Batches that are prepared ahead of the one being trained.
+#: The number of batches that a loader prepares ahead of the training.
 PREFETCH = 4
 
-#: (epoch, shard, row) of a sample, `shard` being its number in the manifest.
+#: (epoch, shard, row) of a sample. `shard` is the shard's number in the manifest.
 Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a step. Images are `[B, 3, H, W]` uint8 RGB: a quarter of the bytes on
-    their way between processes and to the device."""
+    """One rank's share of a step.
+
+    Images stay uint8 until they are on the device, which is a quarter of the bytes of float32.
+
+    Attributes:
+        x_l: the LR images, `[B, 3, H, W]` uint8 RGB.
+        x_h: the HR images, `[B, 3, H * scale, W * scale]` uint8 RGB.
+        seeds: the seed of each sample's noise, `[B]` int64.
+        keys: the key of each sample in the dataset.
+    """
 
     x_l: Tensor
     x_h: Tensor
@@ -43,7 +51,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How a tile becomes a training pair. `degradation` is a preset's options."""
+    """The settings that make a training pair of a tile.
+
+    Attributes:
+        crop: the side of the HR crop in pixels.
+        scale: the ratio of the HR side to the LR side.
+        degradation: the options of a degradation preset.
+    """
 
     crop: int
     scale: int
@@ -51,14 +65,21 @@ class CropSettings:
 
     @staticmethod
     def of(config: Config, train: TrainConfig) -> "CropSettings":
+        """Returns the settings of a configuration, for a stage's `train`."""
         return CropSettings(train.crop, config.networks.scale, config.degradation.options)
 
 
 def make_pair(
     tile: NDArray[np.uint8], settings: CropSettings, seed: int, log: list[str] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(LR, HR) crops of a tile: place, flips, transpose and degradation, all drawn from `seed`;
-    `log` receives a line per step of the degradation."""
+    """Returns the (LR, HR) crops of a tile, `[H, W, 3]` uint8 RGB.
+
+    `seed` alone decides their place, flips, transpose and degradation.
+
+    Args:
+        tile: the HR tile, `[H, W, 3]` uint8 RGB, at least as large as the crop.
+        log: a list that takes a line for each step of the degradation.
+    """
     generator = np.random.Generator(np.random.Philox(key=seed))
     y = int(generator.integers(tile.shape[0] - settings.crop + 1))
     x = int(generator.integers(tile.shape[1] - settings.crop + 1))
@@ -75,25 +96,28 @@ def make_pair(
 
 
 def collate(images: list[NDArray[np.uint8]]) -> Tensor:
-    """`[B, 3, H, W]` uint8, stored channels last, from uint8 RGB images of one size."""
+    """Stacks `[H, W, 3]` uint8 images of one size to `[B, 3, H, W]` uint8, channels last."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def to_unit(images: Tensor, device: torch.device) -> Tensor:
-    """float32 in [0, 1] on `device` from uint8 images."""
+    """Returns uint8 images of any shape as float32 in [0, 1] on `device`."""
     return images.to(device).float().div_(255.0)
 
 
 class BatchMaker:
-    """Draws → batch. What a loader process runs; a data set in torch's sense."""
+    """A map-style dataset of torch that makes batches in a loader process."""
 
     def __init__(self, dataset: Dataset, settings: CropSettings, seed: int) -> None:
         self.dataset, self.settings, self.seed = dataset, settings, seed
         self.failed: UserError | None = None
 
     def __getitem__(self, draws: list[Place]) -> "Batch | UserError":
-        """A batch, or what is wrong: torch would bury an exception in a traceback. What has gone
-        wrong once is not tried again for the batches that were asked for meanwhile."""
+        """Returns the batch of these samples, or the error that prevents it.
+
+        It returns the error because torch would hide an exception in a traceback. After an error
+        it makes no other batch.
+        """
         if self.failed is None:
             try:
                 return self.make(draws)
@@ -102,7 +126,11 @@ class BatchMaker:
         return self.failed
 
     def make(self, draws: list[Place]) -> Batch:
-        """The batch of these samples."""
+        """Returns the batch of these samples.
+
+        Raises:
+            UserError: a sample cannot be read.
+        """
         pairs, seeds, keys = [], [], []
         for epoch, shard, row in draws:
             sample = self.dataset.manifest.sample(shard, row)
@@ -119,8 +147,19 @@ class BatchMaker:
 
 
 class TrainingStream:
-    """Endless batches of one rank, from `start_step` on, prepared ahead by `processes` processes,
-    or for 0 by a thread of this one. The batches do not depend on which."""
+    """The endless batches of one rank, from `start_step` on.
+
+    Loader processes prepare them ahead; for `processes=0` a thread of this process does. The
+    batches do not depend on this.
+
+    Args:
+        seed: the seed of order, crops and degradation.
+        batch_size: the number of samples in a step of all ranks together.
+
+    Raises:
+        UserError: the crop does not fit into the tiles; while iterating, the cache is too small,
+            or a sample cannot be read.
+    """
 
     def __init__(
         self,
@@ -155,7 +194,7 @@ class TrainingStream:
                 yield batch
 
     def _draws(self, prefetcher: ShardPrefetcher) -> Iterator[list[Place]]:
-        """Each step's samples, as soon as somebody is free to make a batch of them."""
+        """Yields the samples of each step when a loader is free to make its batch."""
         step = self.start_step
         while True:
             prefetcher.reached(step * self.batch_size)
@@ -179,8 +218,8 @@ class TrainingStream:
             num_workers=self.processes,
             prefetch_factor=PREFETCH,
             worker_init_fn=partial(_start_process, dict(os.environ)),
-            # A fork of a process with Ray's, gRPC's or CUDA's threads may hang; one that is
-            # spawned ends with C++ destructors, some of which abort.
+            # A fork of a process with threads of Ray, gRPC or CUDA may hang. A spawned
+            # process runs C++ destructors at its end, and some of them abort.
             multiprocessing_context="forkserver",
         )
         yield from loader
@@ -201,7 +240,7 @@ class TrainingStream:
 
 
 class _Draws(torch.utils.data.Sampler[list[Place]]):
-    """The stream's draws as torch's DataLoader wants them."""
+    """The stream's draws as a sampler, the form that torch's DataLoader takes."""
 
     def __init__(self, draws: Iterator[list[Place]]) -> None:
         self.draws = draws
@@ -211,7 +250,11 @@ class _Draws(torch.utils.data.Sampler[list[Place]]):
 
 
 def check_crop(dataset: Dataset, crop: int) -> None:
-    """Raises UserError if a dataset's tiles are smaller than the crops."""
+    """Compares the crop with a dataset's tiles.
+
+    Raises:
+        UserError: the crop is larger than a tile.
+    """
     tile = dataset.manifest.settings["tile"]
     if crop > tile:
         raise UserError(
@@ -221,7 +264,7 @@ def check_crop(dataset: Dataset, crop: int) -> None:
 
 
 def training_order(dataset: Dataset, seed: int) -> tuple[SampleOrder, list[int]]:
-    """The order of a dataset's training samples, and the numbers of its training shards."""
+    """Returns the order of a dataset's training samples, and the numbers of its training shards."""
     manifest, stream = dataset.manifest, dataset.stream
     shards = manifest.shard_numbers("train")
     counts = [len(manifest.shards[shard]) for shard in shards]
@@ -230,8 +273,11 @@ def training_order(dataset: Dataset, seed: int) -> tuple[SampleOrder, list[int]]
 
 
 def _start_process(environment: dict[str, str], _: int) -> None:
-    """One core per loader process: they are many, and OpenCV's threads would only be in the way.
-    The environment is that of now, not that of when the server that forks was started."""
+    """Limits a loader process to one core, and gives it the environment of its parent.
+
+    There are many loader processes, so threads of OpenCV would slow them down. The fork server
+    may be older than the parent's environment.
+    """
     os.environ.update(environment)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""One photo → lossless HR tiles."""
+"""Cuts a photo into HR tiles, and encodes them without loss."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from PIL import Image
 
 from pipelines.config.schema import ShardConfig
 
-#: Lossless WebP: of the codecs that were measured it decodes as fast as the fastest PNG, at
-#: three quarters of its size. docs/benchmarks.md has the comparison.
+#: Lossless WebP decodes as fast as the fastest PNG, at three quarters of its size.
+#: docs/benchmarks.md compares the codecs.
 EXTENSION = "webp"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One encoded HR tile on its way into a shard."""
+    """An encoded HR tile, ready for a shard."""
 
     key: str
     image: bytes
@@ -28,12 +28,15 @@ class Tile:
 
 
 def tile_size(settings: ShardConfig, split: str) -> int:
+    """Returns the side of the tiles of `train` or `val`, in HR pixels."""
     return settings.val_tile if split == "val" else settings.tile
 
 
 def cut(height: int, width: int, size: int, overlap: int = 0) -> Iterator[tuple[int, int]]:
-    """Top-left corners (y, x) of tiles that cover an image, neighbours sharing at least `overlap`
-    pixels, evenly spread. Nothing if the image is smaller than a tile."""
+    """Yields the top-left corners (y, x) of evenly spread tiles that cover an image.
+
+    Neighbouring tiles share at least `overlap` pixels. An image smaller than a tile gives none.
+    """
     if height < size or width < size:
         return
     for y in _starts(height, size, overlap):
@@ -49,10 +52,13 @@ def _starts(length: int, size: int, overlap: int) -> list[int]:
 def encode_tiles(
     image: NDArray[np.uint8], sha256: str, name: str, settings: ShardConfig, split: str
 ) -> Iterator[Tile]:
-    """The tiles of a photo `[H, W, 3]` in reading order; near-flat ones are left out of training.
+    """Yields the tiles of a photo, row by row; leaves near-flat ones out of training.
 
-    Keys are made of the photo's sha256 and the tile's number, so they hold no dots and do not
-    depend on names; numbers of tiles that are left out are skipped.
+    A key consists of the photo's sha256 and the tile's number. So keys hold no dots and do not
+    depend on names. A tile that is left out keeps its number.
+
+    Args:
+        image: the photo, `[H, W, 3]` uint8 RGB.
     """
     size = tile_size(settings, split)
     overlap = settings.overlap if split == "train" else 0
@@ -76,21 +82,21 @@ def encode_tiles(
 
 
 def contrast(tile: NDArray[np.uint8]) -> float:
-    """Standard deviation of luma, in 8-bit levels."""
+    """Returns the standard deviation of luma of `[H, W, 3]` uint8 RGB, in 8-bit levels."""
     gray = cv2.cvtColor(np.ascontiguousarray(tile), cv2.COLOR_RGB2GRAY)
     return float(cv2.meanStdDev(gray)[1][0, 0])
 
 
 def encode(tile: NDArray[np.uint8], effort: int) -> bytes:
-    """Lossless WebP of `[H, W, 3]` uint8 RGB; `effort` 0–6 trades time for size."""
+    """Encodes `[H, W, 3]` uint8 RGB as lossless WebP; `effort` 0 is fast, 6 makes small files."""
     buffer = BytesIO()
-    # The quality of a lossless WebP is effort too, and costs more than it brings.
+    # For lossless WebP, quality is another effort. More than 20 takes time and saves little.
     Image.fromarray(tile).save(buffer, "WEBP", lossless=True, quality=20, method=effort)
     return buffer.getvalue()
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """A tile `[H, W, 3]` uint8 RGB from its encoded bytes."""
+    """Decodes a tile's bytes to `[H, W, 3]` uint8 RGB."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert image is not None, "a tile with a good checksum is not an image"
     return np.asarray(image, dtype=np.uint8)

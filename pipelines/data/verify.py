@@ -1,4 +1,4 @@
-"""`verify=true`: reads every byte of a dataset and names what is not as its manifest says."""
+"""Reads every byte of a dataset and names its damaged shards and samples: `verify=true`."""
 
 import hashlib
 import zlib
@@ -15,11 +15,15 @@ from pipelines.storage.store import Store, open_store
 
 
 def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> None:
-    """Checks every shard's size and sha256, and every sample of one that is damaged; as Ray tasks,
-    unless there is another `mapper`.
+    """Checks every shard's size and sha256, and every sample of a damaged shard.
+
+    It prints every damage.
+
+    Args:
+        mapper: runs the tasks; Ray does by default.
 
     Raises:
-        UserError: there is no dataset, or it is damaged; what is damaged is printed.
+        UserError: there is no dataset, or it is damaged.
     """
     root, name = split_location(absolute_location(location))
     store = open_store(root, policy=stream.policy)
@@ -42,7 +46,7 @@ def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> No
         damaged = len({problem.partition(":")[0] for problem in problems})
         raise UserError(
             f"{damaged} of {len(manifest.shards)} shards in {root} are damaged: delete the shards "
-            "named above and run the jobs/shard.py that made them again, it makes what is missing."
+            "named above, and run their jobs/shard.py command again. It makes missing shards."
         )
     samples = sum(len(shard) for shard in manifest.shards)
     print(
@@ -52,7 +56,7 @@ def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> No
 
 
 def check_shard(store: Store, shard: Shard) -> list[str]:
-    """One task: what is wrong with one shard."""
+    """Returns a line for each damage in one shard; runs as one Ray task."""
     data = store.read(shard.path)
     if hashlib.sha256(data).hexdigest() == shard.sha256:
         return []

@@ -1,4 +1,4 @@
-"""Makes one shard: a Ray task from photos to a tar in its place."""
+"""Makes one shard of photos, as a Ray task."""
 
 import hashlib
 import json
@@ -19,32 +19,40 @@ from pipelines.data.sources import Photo, Skipped, read
 from pipelines.data.tiles import EXTENSION, Tile, encode_tiles
 from pipelines.storage.store import Store
 
-#: Owner of the members of every tar, and so a part of each dataset's digest and sample order. It is
-#: the project's first name, and stays: another one would make every dataset another one.
+#: The owner of the members of every tar. Each dataset's digest, and so its sample order, depend on
+#: it. It is an earlier name of the project, and must stay: a new name would change every dataset.
 OWNER = "srforge"
-#: Folder in the dataset that says which shards of an unfinished job are done.
-PARTS = ".parts"
+#: The folder of a dataset with one note for each finished shard of an unfinished job.
+NOTES = ".notes"
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a plan: its shard as the manifest lists it (None: no tile was left), and the
-    photos that turned out to be unusable."""
+    """The result of a plan.
+
+    Attributes:
+        shard: the shard as the manifest lists it; None if no tile was left.
+        skipped: the photos that were unusable.
+    """
 
     shard: dict[str, Any] | None
     skipped: list[Skipped]
 
 
 def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written:
-    """Makes the shard, unless an earlier attempt has. The tar is in place before its note is."""
-    note, identity = f"{PARTS}/{plan.path}.json", plan.identity(settings)
+    """Makes a shard, unless an earlier attempt has made it. Writes its tar first, then its note.
+
+    Raises:
+        UserError: the store fails.
+    """
+    note, identity = f"{NOTES}/{plan.path}.json", plan.identity(settings)
     if store.size(note) is not None:
         raw = json.loads(store.read(note))
         shard = raw["shard"]
         intact = shard is None or store.size(shard["path"]) == shard["bytes"]
         if intact and raw["identity"] == identity:
             return Written(shard, [Skipped(**skipped) for skipped in raw["skipped"]])
-        store.delete(note)  # before the bytes that it speaks of are replaced
+        store.delete(note)  # before the tar that it describes is replaced
     skipped: list[Skipped] = []
     unusable: set[str] = set()
     buffer = BytesIO()
@@ -70,8 +78,7 @@ def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written
 def _tiles(
     plan: ShardPlan, settings: ShardConfig, skipped: list[Skipped], unusable: set[str]
 ) -> Iterator[Tile]:
-    """The plan's tiles; photos that turn out to be broken are added to `skipped`, their sha256 to
-    `unusable`."""
+    """Yields a plan's tiles; adds broken photos to `skipped` and their sha256 to `unusable`."""
     for photo in plan.photos:
         try:
             image = decode_photo(_bytes(photo, settings), settings.max_megapixels)
@@ -90,19 +97,21 @@ def _bytes(photo: Photo, settings: ShardConfig) -> bytes:
 
 
 def _write_tar(tiles: Iterator[Tile], buffer: BytesIO) -> dict[str, list[Any]]:
-    """Writes the tar and returns the manifest's columns. Nothing in it depends on the machine, the
-    user or the time."""
+    """Writes a tar and returns the manifest's columns.
+
+    The tar does not depend on the machine, the user or the time.
+    """
     columns: dict[str, list[Any]] = {"keys": [], "offsets": [], "sizes": [], "crc32": []}
     tar = TarWriter(buffer, mtime=0, user=OWNER, group=OWNER, encoder=False)
     for tile in tiles:
         columns["keys"].append(tile.key)
-        # tarfile buffers what it writes: its own counter is right, buffer.tell() is not.
+        # tarfile buffers its output, so its own counter is right and buffer.tell() is not.
         start = tar.tarstream.offset
         meta = json.dumps(tile.meta, sort_keys=True).encode()
         tar.write({"__key__": tile.key, EXTENSION: tile.image, "json": meta})
         columns["offsets"].append(start)
         columns["sizes"].append(tar.tarstream.offset - start)
-    # Not tar.close(), which closes the buffer too.
+    # tar.close() would close the buffer too.
     tar.tarstream.close()
     with buffer.getbuffer() as data:
         for offset, size in zip(columns["offsets"], columns["sizes"], strict=True):

@@ -12,6 +12,7 @@ from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import Method
 from pipelines.progress import progress
 from pipelines.storage.digests import digest
+from pipelines.storage.files import whole_file
 from srmodels.metrics.fid import FID, Features
 
 #: Images that one Ray task reads: enough to pay for loading a large network.
@@ -69,11 +70,8 @@ class _Sets:
             kept: Features = np.load(path)
             return kept
         features = np.stack(_run(self.benchmark, method, self.score, self.keys))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under its name it is whole.
-        part = path.with_suffix(".part.npy")
-        np.save(part, features)
-        part.replace(path)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, features)
         return features
 
 

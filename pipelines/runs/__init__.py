@@ -1,1 +1,1 @@
-"""A run: its name, its checkpoints, and the lease that keeps it to one job at a time."""
+"""Holds a run: its name, its checkpoints, and the lease that lets only one job train it."""

@@ -1,9 +1,9 @@
-"""Checkpoints of a run, on a path or on s3://: complete or absent, intact or refused.
+"""Reads the checkpoints of a run, in a folder or under s3://; `writer.py` writes them.
 
-This is the reader's side; `writer.py` is the other. `step-000200-<attempt>/` holds the engine's
-own files (`engine/`), `model.safetensors` with the full-precision weights of every network, frozen
-ones too, `ema.safetensors`, `state.json`, and `COMPLETE` (see `marker.py`), which is written last:
-without it the checkpoint does not exist for any reader.
+`step-000200-<attempt>/` holds the engine's own files (`engine/`), the full-precision weights of
+every network, frozen ones too (`model.safetensors`), their averages (`ema.safetensors`),
+`state.json`, and the marker `COMPLETE` (see `marker.py`). The marker is written last. A checkpoint
+without it does not exist for any reader.
 """
 
 import re
@@ -34,23 +34,26 @@ from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed
 
 STATE, MODEL, EMA = "state.json", "model.safetensors", "ema.safetensors"
-#: The files behind `Checkpoint.state` and `Checkpoint.weights`: the result of a finished run.
+#: The files that `Checkpoint.state` and `Checkpoint.weights` read: the result of a finished run.
 RESULT = (STATE, MODEL, EMA)
 FOLDER = re.compile(r"step-(\d{6,})-([0-9a-z]+)")
 
 
 @dataclass(frozen=True)
 class RunState(Document):
-    """Everything that a run resumes from, besides weights.
+    """The state that a run resumes from, besides weights.
 
     Attributes:
-        identity: every setting that shapes the result; a run only ever resumes with the same ones.
-        metrics: the last ones that were measured.
-        score: validation PSNR in dB at this step; None where there was no validation.
-        config: of the run.
-        stage: its name in the recipe.
-        networks: the configuration of the networks that the weights fit; a stage may leave other
-            networks behind than the recipe has.
+        step: the number of optimizer steps that are done.
+        samples: the number of samples consumed.
+        manifest: the digest of the dataset's manifest.
+        identity: every setting that shapes the result; a run resumes only with equal ones.
+        metrics: the metrics that were measured last.
+        score: the validation PSNR in dB at this step; None without a validation.
+        config: the configuration of the run.
+        stage: the stage's name in the recipe.
+        networks: the configuration of the networks that the weights fit; it may differ from the
+            recipe's.
     """
 
     VERSION: ClassVar[int] = 1
@@ -72,10 +75,11 @@ class RunState(Document):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run; can be pickled.
+    """The checkpoints of one run. An instance can be pickled.
 
-    store: the run's directory or `s3://` prefix.
-    scratch: node-local folder; files wait there for their upload to s3:// and are fetched to it.
+    Attributes:
+        store: the run's directory or `s3://` prefix.
+        scratch: a node-local folder for files on their way to and from s3://.
     """
 
     store: Store
@@ -83,34 +87,37 @@ class Checkpoints:
 
     @property
     def location(self) -> str:
+        """The run's absolute path or `s3://bucket/prefix`."""
         return self.store.location
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """The run's name."""
         return self.location.rpartition("/")[2]
 
     @property
     def directory(self) -> Path | None:
-        """The run's directory, where it has one: files there are renamed and read in place."""
+        """The run's directory, whose files are read in place; None for a run in s3://."""
         return self.store.directory if isinstance(self.store, LocalStore) else None
 
     @property
     def workspace(self) -> Path:
-        """Where this node keeps what is not a checkpoint yet, and what it fetched of one."""
+        """This node's folder for files that are not published yet, and for fetched ones."""
         return self.directory or self.scratch / f"{self.name}-{digest(self.location)[:8]}"
 
     def steps(self) -> list[int]:
-        """Steps with a complete checkpoint, ascending."""
+        """Returns the steps that have a complete checkpoint, in ascending order."""
         return sorted({checkpoint.step for checkpoint in self.complete()})
 
     def newest(self) -> "Checkpoint | None":
-        """The newest complete checkpoint. Whether it is intact shows when it is read."""
+        """Returns the newest complete checkpoint, without a check that its files are intact."""
         return max(self.complete(), key=_age, default=None)
 
     def newest_intact(self, prefix: str | tuple[str, ...] = "") -> "Checkpoint | None":
-        """The newest one whose files (those whose names start with `prefix`) are what its marker
-        says. Damaged ones on the way are named in a line each, and left as they are.
+        """Returns the newest checkpoint that is intact; None if there is none.
+
+        A checkpoint is intact if its files whose names start with `prefix` match its marker. This
+        prints a line for each damaged checkpoint that it passes, and changes none.
 
         Raises:
             UserError: the store fails.
@@ -123,17 +130,17 @@ class Checkpoints:
             except DamagedError as error:
                 refused.add(left[-1])
                 if left[-1] not in self.complete():
-                    continue  # It was removed while it was read, which is no damage.
+                    continue  # It is gone because another process removed it.
                 rest = f"going back to step {left[-2].step}" if left[1:] else "there is no other"
                 print(f"{error.args[0]}: {rest}.", flush=True)
         return None
 
     def complete(self) -> "list[Checkpoint]":
-        """Every complete checkpoint, in no order."""
+        """Returns every complete checkpoint, in no order."""
         return [checkpoint for checkpoint, complete in self.present().items() if complete]
 
     def present(self) -> "dict[Checkpoint, bool]":
-        """Everything that is there of any checkpoint, and whether it is complete."""
+        """Returns every checkpoint that has files, each with True if it is complete."""
         folders: dict[str, bool] = {}
         if self.directory is not None:
             for path in self.directory.glob("step-*"):
@@ -146,19 +153,20 @@ class Checkpoints:
         return {Checkpoint(self, int(m[1]), m[2]): done for m, done in matches.items() if m}
 
     def sweep(self) -> None:
-        """Removes what killed attempts left. Only for whoever has the run's lease."""
+        """Removes the remains of killed attempts. Only the holder of the run's lease may do so."""
         for checkpoint, complete in self.present().items():
             if not complete:
                 checkpoint.remove()
         self.sweep_workspace()
 
     def sweep_workspace(self, attempt: str | None = None) -> None:
-        """Removes this node's staging folders, except those of `attempt`."""
+        """Removes the staging folders on this node, except those of `attempt`."""
         for path in self.workspace.glob(".swept.step-*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in self.workspace.glob(".step-*"):
             if attempt is None or not path.name.endswith(f"-{attempt}"):
-                # At one stroke: an orphan that is about to publish must not find half its files.
+                # The rename removes all files at once. An orphan that is about to publish must not
+                # find half of them.
                 swept = path.with_name(f".swept{path.name}")
                 with suppress(OSError):  # another rank of this node was faster
                     path.rename(swept)
@@ -167,10 +175,10 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one attempt at a run wrote at one step; can be pickled.
+    """The checkpoint that one attempt at a run wrote at one step. An instance can be pickled.
 
-    Everything that reads from it raises DamagedError for a file that is missing or not what the
-    marker says, and UserError when the store fails.
+    Every method that reads raises DamagedError if a file is missing or does not match the marker,
+    and UserError if the store fails.
     """
 
     run: Checkpoints
@@ -179,52 +187,59 @@ class Checkpoint:
 
     @property
     def folder(self) -> str:
-        """Its name in the run's store."""
+        """The name of the checkpoint's folder in the run's store."""
         return f"step-{self.step:06d}-{self.attempt}"
 
     @property
     def location(self) -> str:
+        """The checkpoint's absolute path or `s3://bucket/prefix`."""
         return f"{self.run.location}/{self.folder}"
 
     @cached_property
     def marker(self) -> Marker:
+        """The list of the checkpoint's files, read once."""
         return read_marker(self.run.store, self.folder)
 
     @property
     def files(self) -> dict[str, StoredFile]:
-        """By name."""
+        """The files of the checkpoint, by name."""
         return self.marker.files
 
     def state(self) -> RunState:
+        """Returns the state that the run resumes from."""
         with self._held(STATE) as folder:
             return read_typed(RunState, (folder / STATE).read_bytes(), f"{self.location}/{STATE}")
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights to use: the averaged ones where there are any, the live ones elsewhere."""
+        """Returns the weights to use, by name: averages where they exist, else live weights."""
         with self._held((MODEL, EMA)) as folder:
             return load_file(folder / MODEL) | load_file(folder / EMA)
 
     def live_weights(self) -> dict[str, Tensor]:
-        """Those that the run goes on from, of every network."""
+        """Returns the weights of every network, by name, as the run continues to train them."""
         with self._held(MODEL) as folder:
             return load_file(folder / MODEL)
 
     def ema(self) -> dict[str, Tensor]:
-        """The averaged weights of the parameters that were trained."""
+        """Returns the averaged weights of the trained parameters, by name."""
         with self._held(EMA) as folder:
             return load_file(folder / EMA)
 
     def local(self, prefix: str | tuple[str, ...] = "") -> Path:
-        """A local directory with the files whose names start with `prefix`, each one verified.
+        """Returns a local directory with the files whose names start with `prefix`, all verified.
 
-        From s3:// they are fetched once per node, and stay until a newer checkpoint of the run
-        is fetched.
+        A node fetches files from s3:// once, and keeps them until it fetches a newer checkpoint of
+        the run.
         """
         with self._held(prefix) as folder:
             return folder
 
     def remove(self) -> None:
-        """The marker goes first: a removal that is cut short leaves an incomplete checkpoint."""
+        """Removes the checkpoint.
+
+        It deletes the marker first, so that a removal which is cut short leaves an incomplete
+        checkpoint.
+        """
         store, directory = self.run.store, self.run.directory
         store.delete(f"{self.folder}/{MARKER}")
         if directory is not None:
@@ -235,7 +250,7 @@ class Checkpoint:
 
     @contextmanager
     def _held(self, prefix: str | tuple[str, ...]) -> Iterator[Path]:
-        """As `local`; nobody else on this node replaces the files during the block."""
+        """Gives the folder that `local` returns; no process of this node replaces it meanwhile."""
         wanted = {name: file for name, file in self.files.items() if name.startswith(prefix)}
         workspace = self.run.workspace
         folder = workspace / self.folder

@@ -1,4 +1,4 @@
-"""Nobody else trains a run meanwhile: a lock on its directory, or an object that shows life."""
+"""Lets only one job train a run, by a lock on its directory or by a lease object in s3://."""
 
 import json
 import logging
@@ -22,9 +22,9 @@ from pipelines.storage.store import LocalStore, Store, open_store
 log = logging.getLogger(__name__)
 
 OBJECT = "lease.json"
-# A holder rewrites its object every BEAT_S; one that nobody rewrote for ABANDONED_S is abandoned.
+# A holder rewrites its object every BEAT_S. If it has not for ABANDONED_S, the lease is abandoned.
 BEAT_S, ABANDONED_S = 10.0, 45.0
-# How often a waiting job looks, and how long it takes for two that claim at once to see each other.
+# A waiting job looks every LOOK_S. After SETTLE_S, two jobs that claim at once see each other.
 LOOK_S, SETTLE_S = 2.0, 1.0
 POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 
@@ -33,15 +33,15 @@ POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 def lease(store: Store, name: str) -> Iterator[None]:
     """Holds the lease of a run during the block.
 
-    For s3:// it must be called in the main thread, which is interrupted when the lease is lost (by
-    a process that was asleep for longer than ABANDONED_S).
+    For s3:// the main thread must call it, since a lost lease interrupts that thread. A process
+    loses its lease if it sleeps for longer than ABANDONED_S.
 
     Args:
         store: the run's directory or `s3://` prefix.
-        name: of the run, for people.
+        name: the name of the run, for messages.
 
     Raises:
-        UserError: another process trains the run.
+        UserError: another process trains the run, or has taken it over.
     """
     if isinstance(store, LocalStore):
         with _directory_lease(store.directory, name):
@@ -79,8 +79,11 @@ def _directory_lease(directory: Path, name: str) -> Iterator[None]:
 
 
 class _ObjectLease:
-    """`lease.json` in the run's prefix. Whether its holder lives is told from its content changing
-    while one looks: clocks of different machines are never compared."""
+    """The lease object `lease.json` in the run's prefix.
+
+    A holder is alive if the object changes while another job watches it. So nobody compares the
+    clocks of different machines.
+    """
 
     def __init__(self, location: str, name: str) -> None:
         self.name, self.lost = name, False
@@ -90,16 +93,22 @@ class _ObjectLease:
         self._thread = threading.Thread(target=self._live, daemon=True, name="lease")
 
     def acquire(self) -> None:
+        """Claims the lease, and starts to renew it.
+
+        Raises:
+            UserError: another process trains the run.
+        """
         if (seen := self._read()) is not None:
             self._wait_for_its_end(seen)
         self._write()
-        # There is no compare-and-set that every S3 server has: of two claims the later one stays.
+        # Not every S3 server has compare-and-set, so the later of two claims replaces the other.
         time.sleep(SETTLE_S)
         if not self._is_mine():
             raise _taken(self.name)
         self._thread.start()
 
     def release(self) -> None:
+        """Stops to renew the lease, and deletes it if this process still holds it."""
         self._ended.set()
         self._thread.join()
         try:
@@ -109,7 +118,11 @@ class _ObjectLease:
             log.warning("the lease of run %s stays for %.0f s: %s", self.name, ABANDONED_S, error)
 
     def _wait_for_its_end(self, seen: bytes) -> None:
-        """Returns once the holder is gone; raises UserError as soon as it shows life."""
+        """Waits until the holder of the lease is gone.
+
+        Raises:
+            UserError: the holder is alive.
+        """
         told = _holder(seen)
         print(
             f"{self.name}: {told} held this run last; waiting up to {ABANDONED_S:.0f} s to see "
@@ -131,7 +144,7 @@ class _ObjectLease:
             try:
                 if not self._is_mine():
                     self.lost = True
-                    # Not _thread.interrupt_main: that does not wake a thread that is waiting.
+                    # _thread.interrupt_main does not wake a thread that waits.
                     main = threading.main_thread().ident
                     assert main is not None
                     signal.pthread_kill(main, signal.SIGINT)

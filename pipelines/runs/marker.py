@@ -1,4 +1,4 @@
-"""What makes a checkpoint complete: the list of its files, which is written after all of them."""
+"""Reads, writes and checks a checkpoint's marker: the list of its files, written after them."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from pipelines.storage.store import Store
 #: The marker's name in a checkpoint's folder.
 MARKER = "COMPLETE"
 THREADS = 4
-# Bytes may be damaged on their way; those that are wrong in the store stay wrong.
+# Another read cures bytes that were damaged on their way, not those that are wrong in the store.
 TRIES = 3
 
 
 class DamagedError(UserError):
-    """A checkpoint has a marker, but not the files that the marker lists."""
+    """A checkpoint has a marker, but its files do not match the marker."""
 
     def __str__(self) -> str:
         return f"{self.args[0]}: delete its folder to use the one before, or train the run again."
@@ -30,20 +30,24 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What is known of one file of a checkpoint."""
+    """The size in bytes and the sha256 of one file of a checkpoint."""
 
     bytes: int
     sha256: str
 
     @staticmethod
     def of(path: Path) -> "StoredFile":
-        """Brings the file to the disk and describes it."""
+        """Forces a file to the disk, and returns its size and sha256.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         with path.open("rb") as file:
             os.fsync(file.fileno())
             return StoredFile(path.stat().st_size, file_digest(file, "sha256").hexdigest())
 
     def fault_of(self, path: Path) -> str | None:
-        """What is wrong with the copy at `path`; None if it is intact."""
+        """Returns what is wrong with the copy at `path`, in words; None if it is intact."""
         if not path.is_file():
             return "it is missing"
         if (found := path.stat().st_size) != self.bytes:
@@ -53,8 +57,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Marker:
-    """`score` is the validation PSNR in dB at this step, None where there was no validation;
-    `files` are those of all ranks by name."""
+    """The marker of a checkpoint, or the note of one rank.
+
+    Attributes:
+        score: the validation PSNR in dB at this step; None without a validation.
+        files: the files of all ranks (in a note: of its rank), by name.
+    """
 
     attempt: str
     step: int
@@ -63,14 +71,14 @@ class Marker:
     files: dict[str, StoredFile]
 
     def encode(self) -> bytes:
-        """JSON for people, with a digest of its own."""
+        """Returns the marker as indented JSON that holds its own digest."""
         values = asdict(self)
         sealed = values | {"sha256": digest(values)}
         return (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
 
     @staticmethod
     def decode(data: bytes) -> "Marker | None":
-        """The inverse of `encode`; None for bytes that it did not write."""
+        """Returns the marker that `encode` wrote; None for other bytes."""
         try:
             values = json.loads(data)
             if values.pop("sha256") != digest(values):
@@ -82,10 +90,11 @@ class Marker:
 
 
 def read_marker(store: Store, folder: str, name: str = MARKER) -> Marker:
-    """The marker in a checkpoint's folder, or the note in which one rank lists its files.
+    """Returns the marker in a checkpoint's folder, or the note in which a rank lists its files.
 
     Raises:
-        DamagedError: there is none that can be read.
+        DamagedError: it is missing or damaged.
+        UserError: the store fails.
     """
     with suppress(MissingFileError):
         for _ in range(TRIES):
@@ -95,7 +104,12 @@ def read_marker(store: Store, folder: str, name: str = MARKER) -> Marker:
 
 
 def verify_files(where: str, directory: Path, files: dict[str, StoredFile]) -> None:
-    """Raises DamagedError if one of the files in `directory` is not intact."""
+    """Checks the size and sha256 of files in `directory`.
+
+    Raises:
+        DamagedError: a file is not intact.
+        UserError: the file system refuses.
+    """
 
     def verify(name: str, file: StoredFile) -> None:
         with local_files(directory):
@@ -107,13 +121,14 @@ def verify_files(where: str, directory: Path, files: dict[str, StoredFile]) -> N
 
 
 def fetch_files(store: Store, folder: str, directory: Path, files: dict[str, StoredFile]) -> None:
-    """Copies those files of a checkpoint's folder that are not in `directory` yet, or damaged.
+    """Copies the files that `directory` lacks, or holds damaged, from a checkpoint's folder.
 
     Raises:
-        DamagedError: the store does not hold what the marker says.
+        DamagedError: the files in the store do not match the marker.
+        UserError: the store fails.
     """
     where = f"{store.location}/{folder}"
-    # Asked even when this node has them all: the others have to fetch them.
+    # It checks the store even if this node has all files, since other nodes must fetch them.
     stored = store.sizes(f"{folder}/")
     for name, file in files.items():
         if (found := stored.get(f"{folder}/{name}")) != file.bytes:
@@ -135,9 +150,9 @@ def fetch_files(store: Store, folder: str, directory: Path, files: dict[str, Sto
 
 
 def for_each(files: dict[str, StoredFile], work: Callable[[str, StoredFile], None]) -> None:
-    """Calls `work` with every name and file, a few at once; raises what it raises first."""
+    """Calls `work` with every name and file, a few at once; raises the first error of a call."""
     with ThreadPoolExecutor(THREADS) as threads:
-        # When one fails, map cancels those that have not begun.
+        # When one call fails, map cancels those that have not begun.
         list(threads.map(work, files.keys(), files.values()))
 
 

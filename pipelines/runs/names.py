@@ -1,4 +1,4 @@
-"""The fixed names of runs, and where the checkpoints of each lie."""
+"""Names runs, and finds the checkpoints of a run by its name."""
 
 from pipelines.config.schema import Config
 from pipelines.runs.checkpoint import Checkpoints
@@ -7,12 +7,16 @@ from pipelines.storage.store import open_store
 
 
 def run_name(config: Config, stage: str) -> str:
-    """The fixed name of a stage's run."""
+    """Returns the fixed name of a stage's run."""
     return f"{config.run.name}-{stage}"
 
 
 def run_checkpoints(config: Config, name: str) -> Checkpoints:
-    """The checkpoints of the run called `name`. Nothing is read yet."""
+    """Returns the checkpoints of the run `name`; reads nothing yet.
+
+    Raises:
+        UserError: `run.storage` or `run.scratch` cannot hold them.
+    """
     policy = config.stream.policy
     location = f"{config.run.storage.rstrip('/')}/{name}"
     return Checkpoints(open_store(location, policy=policy), resolve(config.run.scratch))

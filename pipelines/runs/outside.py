@@ -1,7 +1,7 @@
-"""Keeps weights that come from outside, as a checkpoint at step 0 of a run of their own.
+"""Keeps weights from outside the project as a checkpoint at step 0 of a run of their own.
 
-Workers fetch such a checkpoint as they fetch any other. They need neither the hub nor the folder or
-registry that the weights came from.
+Workers fetch this checkpoint like any other. They need no access to the hub, folder or registry
+that the weights came from.
 """
 
 from collections.abc import Callable
@@ -31,16 +31,19 @@ def keep_weights(
     content: Any,
     make: Callable[[], dict[str, Tensor]],
 ) -> Checkpoint:
-    """Writes weights once, and returns their checkpoint.
+    """Returns the checkpoint of weights from outside; writes it first if it is absent or damaged.
 
     Args:
-        config: says where runs are stored.
-        name: the name of the run that will hold the checkpoint.
-        stage: the stage that uses the weights.
+        config: the configuration that says where runs are stored.
+        name: the name of the run that holds the checkpoint.
+        stage: the stage that starts from the weights.
         described_by: the configuration that the weights were made with.
-        asked: the settings that ask for the weights, kept as `RunState.identity["asked"]`.
-        content: identifies the weights; equal content is written once.
-        make: returns the weights; called only where they are not kept yet.
+        asked: the configuration's values that name the weights; `RunState.identity["asked"]`.
+        content: a JSON value that identifies the weights; equal content is written once.
+        make: returns the weights by name; called only if the checkpoint must be written.
+
+    Raises:
+        UserError: the store fails.
     """
     run = run_checkpoints(config, name)
     checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])

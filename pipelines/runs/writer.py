@@ -1,14 +1,17 @@
-"""One rank's part in writing a run's checkpoints, in the background, so that training goes on.
+"""Writes one rank's files of a run's checkpoints, in the background, so that training goes on.
 
-Why a checkpoint is complete or absent although the ranks share no barrier here: an attempt (one
-life of a worker group) has a token that nobody else has, and writes only to folders with that
-token in their names. So there is nothing to clear before it writes, and nothing that it writes is
-ever written again. Every rank writes its files and then its note, which lists them, and rank 0
-writes the marker after it has read the notes of all ranks: where there is a marker, there are all
-files. What else there is at this step or before is removed after that, never earlier, and only if
-it is this attempt's own or was there when it began. Thus an orphan of a killed attempt, even one
-that wakes up hours later, touches no file of a later attempt; the checkpoint that its rank 0 may
-still complete is as good as any other.
+A checkpoint is complete or absent, although the ranks share no barrier here:
+
+- An attempt is one life of a worker group. It has a token of its own, and writes only to folders
+  with this token in their names. So it need not clear a folder first, and no other attempt
+  overwrites its files.
+- Every rank writes its files, and then a note that lists them. Rank 0 reads the notes of all ranks,
+  and then writes the marker. So where a marker is, all files are.
+- After the marker, rank 0 removes older checkpoints and incomplete ones, up to this step. It
+  removes only those that this attempt wrote, or that were there when it began.
+
+An orphan is a process of a killed attempt. It may wake up hours later, and still touches no file
+of a later attempt. If its rank 0 completes a checkpoint then, that one is as good as any other.
 """
 
 import os
@@ -33,21 +36,26 @@ from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore
 from pipelines.storage.typed import to_json
 
-# How soon and how often rank 0 looks for notes, and how long it still does after close().
+# Rank 0 looks for notes after FIRST_LOOK_S, then up to every LOOK_S; after close() for GRACE_S.
 FIRST_LOOK_S, LOOK_S, GRACE_S = 0.05, 2.0, 30.0
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which complete checkpoints of a run stay: the newest `last` (at least 1), the `best` of the
-    highest score, and every `every`-th step's for ever (0: none)."""
+    """The rule that says which complete checkpoints of a run stay.
+
+    Attributes:
+        last: the number of newest checkpoints that stay, at least 1.
+        best: the number of checkpoints with the highest score that stay.
+        every: checkpoints at multiples of this number of steps stay for ever; 0: none.
+    """
 
     last: int
     best: int = 0
     every: int = 0
 
     def kept(self, scores: dict[int, float | None]) -> set[int]:
-        """Of these steps, with their scores (None or NaN: not among the best), those that stay."""
+        """Returns the steps that stay, given each step's score; None and NaN are never the best."""
         steps = sorted(scores)
         measured = [(score, step) for step, score in scores.items() if score is not None]
         best = sorted((pair for pair in measured if not isnan(pair[0])), reverse=True)
@@ -61,7 +69,15 @@ class Retention:
 def write_weights(
     folder: Path, model: dict[str, Tensor], ema: dict[str, Tensor], state: RunState
 ) -> None:
-    """Rank 0's files of a checkpoint, besides the engine's. The tensors are contiguous."""
+    """Writes rank 0's files of a checkpoint, besides the engine's.
+
+    Args:
+        model: the contiguous full-precision weights of every network, by name.
+        ema: the contiguous averages of the trained weights, by name.
+
+    Raises:
+        UserError: the file system refuses the state.
+    """
     save_file(model, folder / MODEL)
     save_file(ema, folder / EMA)
     write_bytes(folder / STATE, to_json(state))
@@ -70,9 +86,11 @@ def write_weights(
 class CheckpointWriter:
     """Stages and publishes the files of one rank.
 
-    checkpoints: the run's. attempt: a random token of small letters and digits that all ranks of
-    one worker group share, and no other group ever uses.
-    policy: how long rank 0 waits for files of the others while none arrives.
+    Args:
+        checkpoints: the checkpoints of the run.
+        attempt: a random token of lower-case letters and digits. All ranks of a worker group share
+            it, and no other group uses it.
+        policy: limits how long rank 0 waits while no file of the other ranks arrives.
     """
 
     def __init__(
@@ -92,13 +110,19 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
         self._closed = threading.Event()
-        # Of later attempts an orphan must know nothing.
+        # An orphan must not remove checkpoints of later attempts.
         self._before = set(checkpoints.present()) if rank == 0 else set()
         checkpoints.sweep_workspace(attempt)
 
     def folder(self, step: int) -> Path:
-        """An empty folder for this rank's files of a checkpoint. Subfolders are fine; no two
-        ranks may have files of the same name, and no name may begin with a dot."""
+        """Returns an empty folder for this rank's files of a checkpoint.
+
+        Subfolders are allowed. Two ranks must not have files of one name, and no name may begin
+        with a dot.
+
+        Raises:
+            UserError: the file system refuses.
+        """
         folder = self._staging(step)
         with local_files(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -106,27 +130,30 @@ class CheckpointWriter:
         return folder
 
     def publish(self, step: int, score: float | None = None) -> None:
-        """Starts to publish what is in `folder(step)`, once the one before is published.
+        """Starts to publish the files in `folder(step)`; first waits for the checkpoint before.
 
         Raises:
-            UserError: the one before failed.
+            UserError: the checkpoint before failed.
         """
         self.wait()
         self._last = self._thread.submit(self._publish, step, score)
 
     def wait(self) -> None:
-        """Until this rank's part of the last publish is done; on rank 0, the whole checkpoint.
+        """Waits until this rank has published its files; on rank 0, until all ranks have.
 
         Raises:
-            UserError: it failed: the store, or a rank that did not deliver.
+            UserError: the store failed, or a rank wrote no files.
         """
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
     def close(self) -> None:
-        """Ends the thread. This rank's files still arrive, but rank 0 no longer waits long for
-        those of the others, which may be dead; call `wait` before to know that all went well."""
+        """Ends the thread, after it has published this rank's files.
+
+        Rank 0 no longer waits long for the other ranks, which may be dead. Call `wait` first to
+        learn of errors.
+        """
         self._closed.set()
         self._thread.shutdown()
 
@@ -156,7 +183,7 @@ class CheckpointWriter:
             self.checkpoints.store.write(f"{checkpoint.folder}/{MARKER}", marker.encode())
             self._prune(step)
         shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):  # other ranks of this node have theirs
+        with suppress(OSError):  # other ranks of this node still have files in it
             staging.parent.rmdir()
 
     def _bring(self, path: Path, name: str) -> None:
@@ -188,10 +215,10 @@ class CheckpointWriter:
             delay = min(2 * delay, LOOK_S)
 
     def _listed(self, checkpoint: Checkpoint) -> dict[str, StoredFile]:
-        """The files of all ranks.
+        """Returns the files of all ranks by name.
 
         Raises:
-            UserError: one of them is not in the store any more.
+            UserError: a file is not in the store any more.
         """
         listed: dict[str, StoredFile] = {}
         for rank in range(self.world_size):
@@ -208,11 +235,11 @@ class CheckpointWriter:
         return listed
 
     def _prune(self, step: int) -> None:
-        """Removes what retention does not keep, and what other attempts left half-written.
+        """Removes checkpoints that retention does not keep, and those that other attempts left.
 
-        The checkpoint of `step` was just seen to be whole, so it always stays. Later ones, which
-        this attempt can only have passed over as damaged, stay until it gets there: they must not
-        count as the newest.
+        The checkpoint of `step` always stays, since all its files were just seen. Checkpoints of
+        later steps are damaged ones, which this attempt passed over when it began. They stay until
+        it reaches their steps, and must not count as the newest.
         """
         present = {
             checkpoint: done
@@ -229,12 +256,12 @@ class CheckpointWriter:
 
     def _score(self, checkpoint: Checkpoint) -> float | None:
         if not self.retention.best:
-            return None  # without asking the store
+            return None  # saves a request to the store
         with suppress(DamagedError):
             return checkpoint.marker.score
         return None
 
 
 def _note(rank: int) -> str:
-    """Name of a rank's list of files, in the checkpoint's folder."""
-    return f"parts/{rank}.json"
+    """Returns the name of a rank's note in the checkpoint's folder."""
+    return f"notes/{rank}.json"

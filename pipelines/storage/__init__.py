@@ -1,1 +1,1 @@
-"""Bytes, wherever they lie: paths, whole files, and one interface over folders and s3://."""
+"""Stores bytes: paths, whole files, and one interface over folders and s3:// prefixes."""

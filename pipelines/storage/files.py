@@ -1,4 +1,4 @@
-"""Writes local files and folders whole or not at all, and says in words what a disk refuses."""
+"""Writes local files and folders whole or not at all, and explains errors of the file system."""
 
 import errno
 import hashlib
@@ -10,29 +10,31 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
-# What mkstemp makes of a name in write_bytes and whole_file: a write under way, or cut short.
+# The names of temporary files in whole_file: the write goes on, or was cut short.
 TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}")
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A store holds no file of this name."""
+    """No file of this name exists."""
 
 
 def no_file(where: object) -> MissingFileError:
+    """Returns the error for a file that does not exist."""
     return MissingFileError(f"there is no file {where}: correct the name, or write it first.")
 
 
 @contextmanager
 def local_files(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses at `path` into a UserError."""
+    """Turns errors of the file system in the block into UserErrors that name `path`.
+
+    Raises:
+        MissingFileError: a file does not exist.
+        UserError: the disk is full, or the file system refuses for another reason.
+    """
     try:
         yield
     except UserError:
@@ -51,7 +53,11 @@ def local_files(path: Path) -> Iterator[None]:
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A directory that appears at `target`, instead of an older one, when the block succeeds."""
+    """Gives a temporary directory, which replaces `target` when the block succeeds.
+
+    Raises:
+        OSError: the file system refuses.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -69,47 +75,63 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block succeeds."""
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Gives a temporary file beside `path`, which replaces `path` when the block succeeds.
+
+    Args:
+        durable: forces the bytes to the disk before the file gets its name. Copies that their
+            readers verify, and can fetch again, do not need it.
+
+    Raises:
+        UserError: the file system refuses.
+    """
     with local_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
         try:
             yield Path(name)
+            if durable:
+                os.fsync(handle)
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Writes a file, whole or not at all.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, readable by people, whole or not at all."""
+    """Writes a value as indented JSON, whole or not at all; raises as `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
+    """Returns the JSON value in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no JSON.
+    """
     return json.loads(path.read_bytes())
 
 
 def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

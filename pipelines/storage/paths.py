@@ -1,25 +1,20 @@
-"""Where relative paths lead: SRMILL_HOME, the same place for every process of a job."""
+"""Resolves relative paths against SRMILL_HOME, so that all processes of a job find one place."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
-#: The checkout, or the uploaded copy of it.
+#: The checkout, or the copy of it that Ray uploads.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def home() -> Path:
-    """What relative paths are resolved against: SRMILL_HOME, else the current directory.
+    """Returns the folder that relative paths start from: SRMILL_HOME, else the current directory.
 
     Raises:
-        UserError: inside a submitted Ray job without SRMILL_HOME, whose current directory is an
-            uploaded copy of the repository that the cluster deletes.
+        UserError: a submitted Ray job has no SRMILL_HOME. Its current directory is an uploaded
+            copy of the repository, which the cluster deletes.
     """
     if value := os.environ.get("SRMILL_HOME"):
         return Path(value).resolve()
@@ -33,15 +28,15 @@ def home() -> Path:
 
 
 def in_submitted_job() -> bool:
-    """True in the entry point of `ray job submit`."""
+    """Returns True in the process that `ray job submit` starts."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def resolve(location: str | Path) -> Path:
-    """An absolute path for a configured location.
+    """Returns the absolute path of a configured location.
 
     Raises:
-        UserError: `s3://…`, where only a folder will do.
+        UserError: the location is a URL such as `s3://…`, or the home directory in it is unknown.
     """
     if "://" in str(location):
         raise UserError(f"'{location}' is not a path: a local folder is needed here.")
@@ -53,6 +48,11 @@ def resolve(location: str | Path) -> Path:
 
 
 def absolute_location(location: str) -> str:
-    """A configured location that means the same everywhere: an absolute path, or `s3://…` as it
-    is (its scheme is checked where it is opened)."""
+    """Returns a configured location in a form that means the same in every process.
+
+    A path becomes absolute. A URL stays as it is: `open_store` checks its scheme.
+
+    Raises:
+        UserError: the path cannot be resolved.
+    """
     return location if "://" in location else str(resolve(location))

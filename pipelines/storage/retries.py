@@ -1,4 +1,4 @@
-"""Patience with a network: how long, how often, and what is told meanwhile."""
+"""Repeats operations that fail on a network: how often, for how long, and what is logged."""
 
 import logging
 import math
@@ -15,7 +15,14 @@ LOG_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to wait for a network: seconds without a byte of progress, and for one answer."""
+    """The limits on waiting for a network, in seconds.
+
+    Attributes:
+        budget_s: the longest time without a byte of progress.
+        timeout_s: the longest time for one answer.
+        first_delay_s: the longest pause before the first repetition; each failure doubles it.
+        max_delay_s: the longest pause of all.
+    """
 
     budget_s: float = 600.0
     timeout_s: float = 60.0
@@ -24,14 +31,15 @@ class RetryPolicy:
 
     @property
     def answer_s(self) -> float:
-        """How long one answer may take."""
+        """The longest time for one answer, never more than the budget."""
         return min(self.timeout_s, self.budget_s)
 
 
 class Retries:
-    """The patience of one operation, shared by the threads that carry it out.
+    """The repetitions of one operation; the threads of the operation share them.
 
-    Exponential backoff with full jitter; every byte of progress gives it the whole budget back.
+    The pauses follow exponential backoff with full jitter. Each call of `progress` restores the
+    whole budget.
     """
 
     def __init__(self, policy: RetryPolicy, what: str) -> None:
@@ -43,11 +51,12 @@ class Retries:
         self.progress()
 
     def progress(self) -> None:
+        """Restores the whole budget, since bytes have come through."""
         self._since = time.monotonic()
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Waits until the next attempt.
+        """Waits until the next attempt is due.
 
         Raises:
             UserError: the budget is spent.

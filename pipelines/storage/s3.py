@@ -1,6 +1,6 @@
-"""An s3:// prefix as a store: whole objects over a network that drops, stalls and answers 503.
+"""Makes an s3:// prefix a store, over a network that drops, stalls and answers 503.
 
-Addresses and credentials are boto3's own business (AWS_ENDPOINT_URL, AWS_PROFILE, …), never ours.
+boto3 finds addresses and credentials by itself (AWS_ENDPOINT_URL, AWS_PROFILE, …).
 """
 
 import os
@@ -27,29 +27,30 @@ from pipelines.storage.store import check_name, wrong_size
 PART = 8 << 20
 MOST_PARTS = 10_000
 THREADS = 4
-# Small, since a body that breaks loses what was read of its last chunk.
+# It is small because a body that breaks off loses the bytes of its last chunk.
 CHUNK = 1 << 16
 
 NETWORK = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, HTTPError)
 TRANSIENT = (*NETWORK, ResponseParserError, ConnectionError, TimeoutError)
-# ValueError is what boto3 says of a malformed AWS_ENDPOINT_URL.
+# boto3 raises ValueError for a malformed AWS_ENDPOINT_URL.
 FAILURES = (*TRANSIENT, boto.BotoCoreError, boto.ClientError, ValueError)
-# How codes below 500 begin that another attempt cures: overload, bytes damaged on the way up.
+# The beginnings of error codes below 500 that another attempt cures: the server is overloaded, or
+# bytes were damaged on their way to it.
 CURABLE = ("BadDigest", "RequestTimeout", "SlowDown", "Throttling", "XAmzContent")
-# Without it, a body broke off before its first byte, which botocore takes for an answer.
+# When a body breaks off before its first byte, botocore returns an answer without these fields.
 NEEDED = {"list_objects_v2": "IsTruncated", "create_multipart_upload": "UploadId"}
 NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
 
 
 class _ReplacedError(Exception):
-    """The object became another version while it was read, or did not arrive as it is."""
+    """The object was replaced while it was read, or its checksum was wrong."""
 
 
 class S3Store:
-    """Objects under `s3://bucket/prefix` as a store (see `pipelines.storage.store.Store`).
+    """The objects under `s3://bucket/prefix` as a store (see `pipelines.storage.store.Store`).
 
-    What a read returns is one version of the object and of the right length; that it is the right
-    content only a digest can say (see `pipelines.data.cache`).
+    A read returns bytes of one version of the object, and of the right length. It does not check
+    their content: readers do so with a digest (see `pipelines.data.cache`).
     """
 
     def __init__(
@@ -68,11 +69,12 @@ class S3Store:
         return S3Store, (self.location, self._policy, self._page, self._part)
 
     def _connect(self) -> Any:
-        # A forked child must not share a client's sockets, nor wait for a lock of lost threads.
+        # A forked child must not share its parent's sockets, nor wait for a lock that a thread
+        # of the parent holds.
         pid = os.getpid()
         with self._locks.setdefault(pid, threading.Lock()):
             if pid not in self._clients:
-                # boto's own retries would multiply with ours, and hide them.
+                # boto3's own retries would multiply with those of `Retries`, and hide them.
                 once, wait = {"total_max_attempts": 1}, self._policy.answer_s
                 config = Config(
                     retries=once, connect_timeout=wait, read_timeout=wait, max_pool_connections=32
@@ -87,7 +89,7 @@ class S3Store:
         return Retries(self._policy, f"{verb} {self._where(name)}")
 
     def _call(self, retries: Retries, method: str, name: str, **parameters: Any) -> Any:
-        """One request, made again until it is answered."""
+        """Sends a request until the server answers it."""
         if method != "list_objects_v2":
             parameters["Key"] = self._prefix + check_name(name)
         while True:
@@ -100,7 +102,7 @@ class S3Store:
                 self._failed(error, retries, name)
 
     def _failed(self, error: Exception, retries: Retries, name: str) -> None:
-        """Waits when another attempt may help, and raises what there is to say when not."""
+        """Waits if another attempt may help; raises an error that a user understands if not."""
         where = self._where(name)
         if _transient(error):
             return retries.failed(error)
@@ -142,7 +144,7 @@ class S3Store:
         return None if answer is None else int(answer["ContentLength"])
 
     def _head(self, retries: Retries, name: str) -> Any:
-        """What the server says of an object, None when there is none."""
+        """Returns what the server says of an object; None if there is no such object."""
         try:
             return self._call(retries, "head_object", name)
         except MissingFileError:
@@ -182,7 +184,7 @@ class S3Store:
     def _stream(
         self, retries: Retries, name: str, start: int, stop: int | None, etag: str = ""
     ) -> Iterator[bytes]:
-        """Bytes `start` to `stop` of one version; a body that breaks off is continued there."""
+        """Yields the bytes from `start` to `stop` of one version, and continues a broken body."""
         while stop is None or start < stop:
             request = {"IfMatch": etag} if etag else {}
             if start or stop is not None:
@@ -190,7 +192,8 @@ class S3Store:
             answer = self._call(retries, "get_object", name, **request)
             given = answer.get("ContentRange", "")
             if "Range" in request and not given.startswith(f"bytes {start}-"):
-                raise UserError(f"{self._where(name)} has a server without ranges: use another.")
+                where = self._where(name)
+                raise UserError(f"the server of {where} serves no byte ranges: use another.")
             etag = answer["ETag"]
             total = int(given.rpartition("/")[2] or start + answer["ContentLength"])
             stop = total if stop is None else min(stop, total)
@@ -201,7 +204,7 @@ class S3Store:
                         retries.progress()
                         yield chunk
             except boto.FlexibleChecksumError as error:
-                raise _ReplacedError(str(error)) from error  # read it all again
+                raise _ReplacedError(str(error)) from error  # read all of it again
             except FAILURES as error:
                 self._failed(error, retries, name)
 
@@ -213,7 +216,7 @@ class S3Store:
             if head["ContentLength"] != size:
                 raise wrong_size(self._where(name), head["ContentLength"], size)
             try:
-                with whole_file(path) as temporary:
+                with whole_file(path, durable=False) as temporary:
                     stream = partial(self._stream, retries, name, etag=head["ETag"])
                     _in_parts(size, self._part, partial(_write_part, temporary, stream))
                 return
@@ -224,7 +227,7 @@ class S3Store:
         self._call(self._retries("write", name), "put_object", name, Body=data)
 
     def write_file(self, name: str, path: Path) -> None:
-        """Parts of a large file are sent, and sent again, each on its own."""
+        """Writes a file; sends a large one in parts, and repeats only the parts that fail."""
         with local_files(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size <= self._part:
@@ -246,7 +249,7 @@ class S3Store:
             try:
                 self._complete(retries, name, upload, _in_parts(size, length, part), size)
             except BaseException:
-                # The parts of an upload that is not aborted are kept, and billed, for ever.
+                # A server keeps and bills the parts of an upload until somebody aborts it.
                 patience = Retries(RetryPolicy(budget_s=5), f"abort the upload of {name}")
                 with suppress(UserError):
                     self._call(patience, "abort_multipart_upload", name, UploadId=upload)
@@ -257,7 +260,7 @@ class S3Store:
         try:
             self._call(retries, "complete_multipart_upload", name, **request)
         except MissingFileError:
-            # No such upload: it was completed by an attempt whose answer was lost on the way.
+            # The upload is gone if an earlier attempt completed it and the answer was lost.
             if self.size(name) != size:
                 raise
 
@@ -266,10 +269,10 @@ class S3Store:
 
 
 def _in_parts(size: int, length: int, do: Callable[[int, int], Any]) -> list[Any]:
-    """What `do(start, stop)` returns for every part of `size` bytes, a few at once."""
+    """Returns what `do(start, stop)` gives for each part of `size` bytes; runs a few at once."""
     starts = range(0, size, length)
     with ThreadPoolExecutor(THREADS) as threads:
-        # When one fails, map cancels those that have not begun.
+        # When one call fails, map cancels those that have not begun.
         return list(threads.map(lambda start: do(start, min(start + length, size)), starts))
 
 
@@ -289,5 +292,5 @@ def _transient(error: Exception) -> bool:
     if isinstance(error, boto.ClientError):
         status, code = _status_code(error)
         return status == 429 or status >= 500 or code.startswith(CURABLE)
-    # A certificate that is refused stays refused.
+    # Another attempt does not cure a refused certificate.
     return isinstance(error, TRANSIENT) and "CERTIFICATE_VERIFY_FAILED" not in str(error)

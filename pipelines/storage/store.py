@@ -1,68 +1,72 @@
-"""One interface over local directories and s3:// prefixes, so that nothing else asks which it is.
+"""Gives local directories and s3:// prefixes one interface, so that no other room tells them apart.
 
-What the files mean is the business of those who write them.
+The rooms that write the files know what they mean.
 """
 
 import os
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pipelines.errors import UserError
-from pipelines.storage.files import write_bytes
+from pipelines.storage.files import TEMPORARY, local_files, whole_file, write_bytes
 from pipelines.storage.paths import resolve
-
-if TYPE_CHECKING:
-    pass
-from pipelines.storage.files import TEMPORARY, local_files, whole_file
 from pipelines.storage.retries import RetryPolicy
 
 
 class Store(Protocol):
-    """A directory or an s3:// prefix that holds files by name (forward slashes).
+    """A directory or an s3:// prefix that holds files by name, with forward slashes.
 
-    Stores can be pickled and used from any number of threads and processes at once.
+    Stores can be pickled. Many threads and processes can use one at once.
 
-    Every method raises UserError for what goes wrong outside (rights, network, a full disk) and
-    for a name that leaves the store; reading an absent file raises its subclass MissingFileError.
+    Every method raises UserError for a failure outside the program (rights, network, a full disk),
+    and for a name that leaves the store. Reading an absent file raises its subclass
+    MissingFileError.
     """
 
     location: str
-    """An absolute path or `s3://bucket/prefix`."""
+    """The absolute path, or `s3://bucket/prefix`."""
 
     def size(self, name: str) -> int | None:
-        """Bytes in a file; None when there is no such file."""
+        """Returns the number of bytes in a file; None if there is no such file."""
 
     def names(self, prefix: str = "") -> list[str]:
-        """All files' names that start with `prefix`, at any depth, sorted."""
+        """Returns the sorted names of all files, at any depth, that start with `prefix`."""
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """The same names in the same order, each with its file's bytes."""
+        """Returns the number of bytes of each file that `names(prefix)` lists, in its order."""
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        """`size` bytes from `offset` on, all that follow for None; fewer where the file ends."""
+        """Returns `size` bytes from `offset` on (None: all of them), fewer if the file ends."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, whole or not at all, in place of an older one."""
+        """Writes a file, whole or not at all; replaces an older one."""
 
     def write_file(self, name: str, path: Path) -> None:
-        """The same, from a local file of any size."""
+        """Writes a file as `write` does, from a local file of any size."""
 
     def fetch(self, name: str, path: Path, *, size: int) -> None:
-        """Copies a file to a local one, whole or not at all; not `size` bytes is a UserError."""
+        """Copies a file to a local one, whole or not at all.
+
+        Raises:
+            UserError: the file does not have `size` bytes.
+        """
 
     def delete(self, name: str) -> None:
-        """Deletes a file; fine if there is none."""
+        """Deletes a file if it is there."""
 
 
 def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> Store:
-    """The store at a path (against SRMILL_HOME) or an `s3://bucket/prefix`.
+    """Returns the store at a path (relative to SRMILL_HOME) or at `s3://bucket/prefix`.
 
-    Nothing is read or asked yet: the place need not exist. `policy` says how long s3 is retried.
+    It reads nothing yet, so the place need not exist. `policy` limits the waiting for s3.
+
+    Raises:
+        UserError: the location has another scheme, or names no bucket.
     """
     text = str(location)
     if text.startswith("s3://"):
-        # boto3 takes a while to import, and a local run never needs it.
+        # The import of boto3 takes long, and a local run does not need it.
         from pipelines.storage.s3 import S3Store
 
         return S3Store(text, policy)
@@ -72,10 +76,11 @@ def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> 
 
 
 def check_name(name: str, *, prefix: bool = False) -> str:
-    """Returns a name that stays inside its store.
+    """Returns the name if it stays inside its store.
 
     Raises:
-        UserError: the name is empty (unless a `prefix`), absolute, or has an empty or dotted part.
+        UserError: the name is empty (and no `prefix`), is absolute, or contains `.`, `..` or an
+            empty part.
     """
     parts = name.split("/")
     if prefix and parts[-1] == "":
@@ -89,6 +94,7 @@ def check_name(name: str, *, prefix: bool = False) -> str:
 
 
 def wrong_size(where: str, found: int, expected: int) -> UserError:
+    """Returns the error for a file of `found` bytes that should have `expected` bytes."""
     return UserError(
         f"{where} has {found} bytes and not {expected}: it was replaced or cut short after it "
         "was listed; write it again, or make its manifest again."
@@ -102,12 +108,12 @@ def _raise(error: OSError) -> None:
 def _file_size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:  # a link that leads nowhere is listed, and its reader says why
+    except OSError:  # a broken link is listed, and its reader reports it
         return os.lstat(path).st_size
 
 
 class LocalStore:
-    """A directory as a store."""
+    """A local directory as a store."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(os.path.abspath(directory))
@@ -135,7 +141,7 @@ class LocalStore:
         if not start.exists():
             return found
         with local_files(start):
-            # A folder that cannot be read must not pass for an empty one.
+            # An unreadable folder must not look like an empty one.
             for folder, _, files in os.walk(start, onerror=_raise):
                 for file in files:
                     name = (Path(folder) / file).relative_to(self.directory).as_posix()
@@ -162,8 +168,6 @@ class LocalStore:
             temporary.open("wb") as target,
         ):
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
 
     def fetch(self, name: str, path: Path, *, size: int) -> None:
         source = self._path(name)
@@ -171,7 +175,7 @@ class LocalStore:
             found = source.stat().st_size
         if found != size:
             raise wrong_size(str(source), found, size)
-        with whole_file(path) as temporary:
+        with whole_file(path, durable=False) as temporary:
             shutil.copyfile(source, temporary)
             if (found := temporary.stat().st_size) != size:
                 raise wrong_size(str(source), found, size)

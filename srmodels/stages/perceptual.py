@@ -24,8 +24,8 @@ class PerceptualStage(Stage):
     """Finetunes what makes the image until it looks right, not only on average.
 
     Loss: L1 between the result and x_h, LPIPS, and from step `adversarial_start` on the hinge loss
-    of a patch discriminator, which has a turn of its own from the first step on: the usual trio of latent
-    diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed weights.
+    of a patch discriminator, which has a turn of its own from the first step on: the usual trio of
+    latent diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed weights.
 
     Raises:
         ValueError: impossible options, or an adversarial loss without `networks.discriminator`.

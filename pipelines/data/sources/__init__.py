@@ -1,4 +1,4 @@
-"""Where photos come from: folders, archives, object storage, public sets, the embedded sample."""
+"""Finds and reads photos in folders, archives, object storage, public sets and the sample."""
 
 from pipelines.data.sources.entries import Entry, is_photo_name, read
 from pipelines.data.sources.find import SAMPLE, describe_source, find_entries

@@ -1,7 +1,7 @@
-"""One file of a source, and how its bytes are read wherever a task happens to run.
+"""Reads one file of a source, in a task on any node.
 
-Archives are never unpacked: members are read in place and their names are labels, so a name such
-as `../../x.png` cannot lead anywhere.
+It reads members of archives in place and never unpacks them. Their names are only labels, so a name
+such as `../../x.png` does no harm.
 """
 
 import zipfile
@@ -26,9 +26,13 @@ EXTENSIONS = (
 class Entry:
     """A file that looks like a photo.
 
-    container: the folder, `s3://` prefix or archive that holds it. name: its path in there.
-    offset: where its bytes begin in a tar. split: the split it belongs to, where the set says so.
-    policy: how long object storage may fail.
+    Attributes:
+        container: the folder, `s3://` prefix or archive that holds the file.
+        name: the path in the container.
+        size: the number of bytes.
+        offset: the offset of the first byte in a tar.
+        split: the split of the photo, if its public set gives one.
+        policy: limits the waiting for object storage.
     """
 
     kind: Literal["file", "zip", "tar"]
@@ -41,22 +45,23 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The name as it is printed and stored: valid UTF-8 whatever the file system holds."""
+        """The name to print and store, in valid UTF-8, even if the file system's name is not."""
         return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_photo_name(name: str) -> bool:
-    """By extension; hidden files and macOS's resource forks are no photos."""
+    """Returns True for a photo's extension, except in hidden files and macOS's resource forks."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
     return not hidden and "__MACOSX" not in path.parts and path.suffix.lower() in EXTENSIONS
 
 
 def read(entry: Entry, max_bytes: int) -> bytes:
-    """A photo file's bytes.
+    """Returns the bytes of a photo file.
 
     Raises:
-        UnusableError: larger than `max_bytes`, gone, not permitted, or damaged in its archive.
+        UnusableError: the file is larger than `max_bytes`, gone, unreadable, or damaged in its
+            archive.
         UserError: object storage does not answer.
     """
     if entry.size > max_bytes:
@@ -87,18 +92,18 @@ def read(entry: Entry, max_bytes: int) -> bytes:
 
 @lru_cache(maxsize=8)
 def _store(container: str, policy: RetryPolicy) -> Store:
-    """One client for all photos: making one takes longer than reading a photo."""
+    """Returns one store for all photos: a new client takes longer than reading a photo."""
     return open_store(container, policy=policy)
 
 
 def _read_zip(entry: Entry, max_bytes: int) -> bytes:
     try:
         with zipfile.ZipFile(entry.container) as archive, archive.open(entry.name) as member:
-            # Headers can lie about sizes: read no more than is allowed.
+            # Headers may give a wrong size, so the limit holds for the read too.
             data = member.read(max_bytes + 1)
     except NotImplementedError as error:
         raise UnusableError(f"packed in a way unknown here ({error})", failure=True) from None
-    except RuntimeError:  # what zipfile raises for a password
+    except RuntimeError:  # zipfile raises it for a password
         raise UnusableError("encrypted", failure=True) from None
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise UnusableError(f"damaged in its archive ({error})", failure=True) from None

@@ -1,4 +1,4 @@
-"""What `source=` names → the files in it that look like photos, in a fixed order."""
+"""Finds the files that look like photos in the sources that `source=` names, in a fixed order."""
 
 import gzip
 import lzma
@@ -25,8 +25,13 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.ope
 def find_entries(
     source: str | list[str], mirror: str | None = None, policy: RetryPolicy = RetryPolicy()
 ) -> list[Entry]:
-    """The photo files of a source, or of several, each source's ordered by name. A public set is
-    downloaded first.
+    """Returns the photo files of one source or several, ordered by name within each source.
+
+    It downloads a public set first.
+
+    Args:
+        mirror: a URL that holds the files of public sets, instead of their own servers.
+        policy: limits the waiting for object storage.
 
     Raises:
         UserError: a source does not exist, cannot be read, or holds no photo.
@@ -45,7 +50,11 @@ def find_entries(
 def describe_source(
     source: str | list[str], mirror: str | None = None, policy: RetryPolicy = RetryPolicy()
 ) -> str:
-    """What is known without downloading, decompressing or opening a photo: for a plan."""
+    """Describes sources for a plan, without downloading, decompressing or decoding anything.
+
+    Raises:
+        UserError: a source does not exist, cannot be read, or holds no photo.
+    """
     lines = []
     for name in as_list(source):
         if name in SETS and (missing := missing_archives(name)):
@@ -63,10 +72,10 @@ def describe_source(
 
 
 def as_list(source: str | list[str]) -> list[str]:
-    """One source or several as several.
+    """Returns one source or several as a list of names.
 
     Raises:
-        UserError: neither a name nor a list of names.
+        UserError: `source` is neither a name nor a list of names.
     """
     names = [source] if isinstance(source, str) else source
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
@@ -120,7 +129,7 @@ def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
 
 
 def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
-    """Regular members only: links and devices lead out of the archive."""
+    """Yields regular members only, since links and devices lead out of the archive."""
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
@@ -132,7 +141,7 @@ def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
             f"{path} is not a readable zip or tar ({error}): give a folder, a zip or a tar."
         ) from None
 
-    # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+    # tarfile takes a damaged header, or an early end of the file, for the end of the archive.
     with path.open("rb") as file:
         file.seek(end)
         if file.read(512) != bytes(512):
@@ -140,7 +149,7 @@ def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
 
 
 def _decompressed(path: Path) -> Path:
-    """A compressed tar cannot be read from the middle: it is unpacked once, as a tar."""
+    """Returns a plain tar of a compressed one, which cannot be read from the middle."""
     stat = path.stat()
     identity = digest([str(path), stat.st_size, stat.st_mtime_ns])[:16]
     target = home() / "work" / "sources" / f"{path.name.partition('.')[0]}-{identity}.tar"

@@ -1,4 +1,4 @@
-"""Looks at every file of a source once, in parallel: which photos there are, and which are not."""
+"""Reads every file of a source once, in parallel, and tells photos from unusable files."""
 
 import hashlib
 from collections import Counter
@@ -11,7 +11,7 @@ from pipelines.data.images import Size, UnusableError, photo_size
 from pipelines.data.sources.entries import Entry, read
 from pipelines.progress import progress
 
-#: Files that one task looks at.
+#: The number of files that one task reads.
 FILES_PER_TASK = 8
 
 
@@ -26,7 +26,11 @@ class Photo:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that gave nothing. `failure`: it is broken, not merely unwanted."""
+    """A file that gives no photo.
+
+    Attributes:
+        failure: True for a broken file; False for an unwanted one.
+    """
 
     name: str
     reason: str
@@ -35,24 +39,33 @@ class Skipped:
 
     @staticmethod
     def of(entry: Entry, reason: str, *, failure: bool) -> "Skipped":
+        """Returns the record of an entry that is skipped."""
         return Skipped(entry.label, reason, failure, entry.container)
 
 
 @dataclass
 class Inventory:
-    """The distinct photos of a source in its order, and what was left out of `num_files`."""
+    """The files of a source: distinct photos in the source's order, and skipped files.
+
+    Attributes:
+        num_files: the number of all files, skipped ones too.
+    """
 
     num_files: int
     photos: list[Photo] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     def reasons(self) -> dict[str, int]:
-        """How many were skipped for which reason, details in parentheses left out."""
+        """Returns the number of skipped files per reason, without details in parentheses."""
         return dict(Counter(s.reason.partition(" (")[0] for s in self.skipped).most_common())
 
 
 def inspect(entries: Sequence[Entry], settings: ShardConfig, mapper: Mapper) -> Inventory:
-    """Reads every file, identifies it and opens its header; no pixel is decoded yet."""
+    """Reads every file, identifies it by its sha256 and reads its header; decodes no pixel.
+
+    Raises:
+        UserError: object storage does not answer.
+    """
     chunks = [entries[i : i + FILES_PER_TASK] for i in range(0, len(entries), FILES_PER_TASK)]
     inventory = Inventory(len(entries))
     seen: dict[str, str] = {}
@@ -72,12 +85,16 @@ def inspect(entries: Sequence[Entry], settings: ShardConfig, mapper: Mapper) -> 
 
 
 def inspect_files(entries: Sequence[Entry], settings: ShardConfig) -> list[Photo | Skipped]:
-    """One task."""
+    """Inspects a few files, as one Ray task."""
     return [inspect_file(entry, settings) for entry in entries]
 
 
 def inspect_file(entry: Entry, settings: ShardConfig) -> Photo | Skipped:
-    """A file as a photo, or why it is none."""
+    """Returns the photo in a file, or the reason why it gives none.
+
+    Raises:
+        UserError: object storage does not answer.
+    """
     try:
         data = read(entry, settings.max_file_mib * 2**20)
         return Photo(

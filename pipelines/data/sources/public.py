@@ -1,4 +1,4 @@
-"""The public photo sets by name: what to download, and how to know that it is the right thing."""
+"""Names the public photo sets, downloads them, and checks their files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +10,15 @@ from pipelines.storage.paths import home
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a set. `within`: the part of a member's name that marks the HR photos. `split`:
-    where the set itself separates training from validation."""
+    """One file of a public set.
+
+    Attributes:
+        size: the number of bytes; None if it is unknown.
+        within: the part of a member's name that marks HR photos.
+        split: the split that the set gives to its photos.
+        sha256: the checksum, in hexadecimal digits; None if it is unknown.
+        md5: the checksum of a set that publishes no other.
+    """
 
     url: str
     size: int | None
@@ -22,6 +29,7 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """The name of the file, on the server and here."""
         return self.url.rpartition("/")[2]
 
 
@@ -56,22 +64,23 @@ SETS: dict[str, tuple[Archive, ...]] = {
 
 
 def directory() -> Path:
-    """Where downloads are kept."""
+    """Returns the folder that keeps downloads."""
     return home() / "work" / "sources"
 
 
 def missing_archives(name: str) -> list[Archive]:
-    """The files of a set that are not here yet."""
+    """Returns the files of a set that have not been downloaded."""
     return [archive for archive in SETS[name] if not (directory() / archive.file).exists()]
 
 
 def archives_of(name: str, mirror: str | None) -> Iterator[tuple[Path, Archive]]:
-    """A set's files, downloaded and checked where they are not here yet.
+    """Yields a set's files; downloads those that are missing, and checks all.
 
-    mirror: a URL that holds files of the same names, instead of the set's own server.
+    Args:
+        mirror: a URL that holds files of equal names, instead of the set's own server.
 
     Raises:
-        UserError: the server does not answer, or sends something else.
+        UserError: the server does not answer, or a file is not the expected one.
     """
     for archive in SETS[name]:
         path = directory() / archive.file

@@ -81,7 +81,7 @@ def test_the_least_recently_used_goes_first(store: LocalStore, folder: Path) -> 
     assert len(files(folder)) == 1
     assert hashlib.sha256(held.read()).hexdigest() == b.sha256, "an evicted shard stays readable"
     held.close()
-    with pytest.raises(UserError, match=r"shard huge has .* MiB and the cache .* may only have"):
+    with pytest.raises(UserError, match=r"shard huge has .* MiB and the cache .* may hold only"):
         cache.open(store, put(store, "huge", 3 * SIZE + 1))
 
 

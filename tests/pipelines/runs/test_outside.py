@@ -71,3 +71,13 @@ def test_their_state_names_stage_and_networks(config: Config) -> None:
     state = keep(config, "one", weights(1.0)).state()
     assert (state.step, state.stage, state.identity) == (0, "joint", {"asked": ASKED})
     assert state.networks["decoder"]["channels"] == [8]
+
+
+def test_an_attempt_that_failed_half_way_leaves_nothing_in_the_way(config: Config) -> None:
+    def fail() -> dict[str, Tensor]:
+        raise RuntimeError("the hub is away")
+
+    with pytest.raises(RuntimeError, match="the hub is away"):
+        keep(config, "half", fail)
+    found = keep(config, "half", weights(2.0)).weights()["weight"]
+    assert torch.equal(found, torch.full((3,), 2.0))

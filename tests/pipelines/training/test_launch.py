@@ -170,7 +170,7 @@ def test_what_a_run_keeps_names_no_path_of_this_machine(dataset: Path, tmp_path:
     kept = at(run, 4).state().config
     assert kept["stream"]["cache"] == "work/cache"
     assert (kept["run"]["storage"], kept["run"]["scratch"]) == ("work/runs", "work/scratch")
-    for name in ("state.json", "COMPLETE", "parts/0.json"):
+    for name in ("state.json", "COMPLETE", "notes/0.json"):
         assert str(tmp_path) not in (at(run, 4).local() / name).read_text()
 
 
