@@ -108,8 +108,8 @@ def training_cost(
     The saved bytes are those of autograd: every storage once, without the weights. Where
     activations are recomputed, the largest recomputed module is added, since backward holds one of
     them at a time. Turns follow each other, so only the one with the most bytes counts. Other
-    temporary tensors do not count. bf16 follows the CPU's autocast. CUDA's keeps norms in fp32, and saves
-    somewhat more.
+    temporary tensors do not count. bf16 follows the CPU's autocast. CUDA's keeps norms in fp32, and
+    saves somewhat more.
 
     Args:
         on_meta: a stage whose weights are on the meta device.

@@ -5,23 +5,19 @@ import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ninja
 import torch
 import torch.distributed as dist
 
-from pipelines.config.load import to_dict
 from pipelines.data.stream import CropSettings, TrainingStream
-from pipelines.runs.checkpoint import Checkpoint, Checkpoints, RunState
+from pipelines.runs.checkpoint import Checkpoint, Checkpoints
 from pipelines.training.preemption import Notice
 from pipelines.training.stage_run import StageRun
 from srmodels.weights import FOLDER
 
 if TYPE_CHECKING:
-    from pipelines.training.engine import Engine
-    from pipelines.training.loop import Callback
     from pipelines.training.recorder import Recorder
 
 #: Seconds that the end of a run waits for records that have not reached MLflow.
@@ -50,6 +46,7 @@ def run_rank(
         # A cluster's workers do not have the environment of the job.
         os.environ[FOLDER] = str(run.weights_folder)
     from pipelines.training.build import build_engine
+    from pipelines.training.callbacks.build import Rank, make_callbacks
     from pipelines.training.loop import train as run_loop
 
     attempt, resume = _agree(run.checkpoints)
@@ -76,101 +73,9 @@ def run_rank(
     recorder = _recorder(run) if dist.get_rank() == 0 else None
     with closing(recorder) if recorder else nullcontext():
         state = resume.state() if resume else None
-        callbacks = _callbacks(run, engine, ema, state, attempt, recorder, notice)
+        rank = Rank(run, engine, ema, state, attempt, recorder, notice)
+        callbacks = make_callbacks(rank)
         run_loop(engine, stream, callbacks, first_step=first_step, steps=train.steps)
-
-
-def _callbacks(
-    run: StageRun,
-    engine: "Engine",
-    ema: Any,
-    resumed: RunState | None,
-    attempt: str,
-    recorder: "Recorder | None",
-    notice: Callable[[], Notice],
-) -> "list[Callback]":
-    """Builds the callbacks in their order: those that measure come before those that save."""
-    from pipelines.runs.writer import CheckpointWriter, Retention
-    from pipelines.training import callbacks as cb
-    from pipelines.training.cost import training_cost
-    from pipelines.training.hardware import peak_flops
-
-    config, name, dataset = run.config, run.stage, run.dataset
-    train, device = run.train, engine.device
-    first_step = resumed.step if resumed else 0
-    skipped = int(resumed.metrics.get("steps/skipped", 0)) if resumed else 0
-    peak = peak_flops(device, train.precision)
-    metrics = cb.MetricsCallback(
-        recorder,
-        engine,
-        every=train.log_every,
-        batch_size=train.batch_size,
-        steps=train.steps,
-        skipped=skipped,
-        flops_per_sample=training_cost(config, name, run.teacher).flops if peak else None,
-        peak_flops=peak,
-    )
-    validation = None
-    if train.validate_every:
-        validation = cb.ValidationCallback(
-            engine.stage,
-            config,
-            train,
-            dataset,
-            averaged=ema.applied,
-            recorder=recorder,
-            device=device,
-        )
-
-    def make_state(step: int) -> RunState:
-        return RunState(
-            step=step,
-            samples=step * train.batch_size,
-            world_size=dist.get_world_size(),
-            zero_stage=train.zero_stage,
-            seed=config.seed,
-            manifest=dataset.manifest.digest,
-            identity=run.identity,
-            metrics=metrics.last,
-            score=validation.score if validation else None,
-            config=to_dict(config),
-            stage=name,
-            networks=asdict(config.stages[name].networks),
-        )
-
-    policy = config.stream.policy
-    writer = CheckpointWriter(
-        run.checkpoints,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        attempt=attempt,
-        retention=Retention(train.keep_checkpoints, train.keep_best, train.keep_every),
-        policy=policy,
-    )
-    saving = cb.CheckpointCallback(
-        writer, engine, ema, train, make_state, patience_s=policy.budget_s
-    )
-    chosen: list[Any] = [
-        cb.NonFiniteGuard(train.max_skipped_steps, skipped),
-        cb.EMACallback(ema),
-        metrics,
-        validation,
-        saving,
-        cb.PreemptionCallback(notice, saving.save),
-    ]
-    if recorder:
-        chosen.append(cb.ProgressCallback(name, first_step, train.steps, train.batch_size, device))
-    if recorder and train.profile is not None:
-        chosen.append(
-            cb.ProfilerCallback(
-                *train.profile,
-                folder=run.checkpoints.workspace / "profile",
-                recorder=recorder,
-                start_step=first_step,
-                device=device,
-            )
-        )
-    return [callback for callback in chosen if callback is not None]
 
 
 def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:

@@ -101,7 +101,7 @@ def run_runtime(config: Config, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     """`jobs/train.py stage=joint train.workers=0`, with a stopwatch around its parts."""
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    from pipelines.training import callbacks as cb
+    from pipelines.training.callbacks import build as cb
     from pipelines.training.engine import Engine
     from pipelines.training.turn import Turn
 

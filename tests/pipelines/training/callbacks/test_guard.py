@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipelines.errors import UserError
-from pipelines.training.callbacks import NonFiniteGuard
+from pipelines.training.callbacks.guard import NonFiniteGuard
 from pipelines.training.local import join_group
 from pipelines.training.loop import StepResult
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.training.callbacks import MetricsCallback
+from pipelines.training.callbacks.metrics import MetricsCallback
 from tests.support.training import (
     configure,
     join,

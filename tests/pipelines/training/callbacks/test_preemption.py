@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from pipelines.training.callbacks import PreemptionCallback
+from pipelines.training.callbacks.preemption import PreemptionCallback
 from pipelines.training.local import join_group
 from pipelines.training.loop import StepResult, StopTraining
 from pipelines.training.preemption import Notice, on_sigterm

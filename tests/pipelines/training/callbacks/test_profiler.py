@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.training.callbacks import ProfilerCallback
+from pipelines.training.callbacks.profiler import ProfilerCallback
 from tests.support.training import CPU, recorded_in, recorder_in, result
 
 

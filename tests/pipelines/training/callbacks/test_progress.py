@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipelines.training.callbacks import ProgressCallback
+from pipelines.training.callbacks.progress import ProgressCallback
 from tests.support.training import CPU, result
 
 

@@ -18,7 +18,8 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.pictures import enlarge
 from pipelines.evaluation.protocol import low_resolution, psnr
 from pipelines.runs.names import run_checkpoints
-from pipelines.training.callbacks import MetricsCallback, ValidationCallback
+from pipelines.training.callbacks.metrics import MetricsCallback
+from pipelines.training.callbacks.validation import ValidationCallback
 from pipelines.training.launch import run_stages
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
