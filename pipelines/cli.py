@@ -113,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 def default_model(config: Config) -> str:
     """Returns the best model that ships; where none does, the default recipe's champion."""
     shipped = shipped_models()
-    return config.recipe if config.recipe in shipped else (shipped or [str(champion(config))])[0]
+    return (
+        config.recipe
+        if config.recipe in shipped
+        else (shipped or [str(champion(config.mlflow))])[0]
+    )
 
 
 def _models(_: argparse.Namespace) -> int:
@@ -123,10 +127,10 @@ def _models(_: argparse.Namespace) -> int:
     print("\n".join(f"  {name}" for name in shipped) or "  none yet")
     print("In the registry:")
     try:
-        facts = load_bundle(fetch(champion(config), config)).facts
+        facts = load_bundle(fetch(champion(config.mlflow), config.mlflow)).facts
         found = facts.metrics.model.items()
         scores = ", ".join(f"{label} {score:.4f}" for label, score in found if score is not None)
-        print(f"  {champion(config)}: {facts.recipe}, ×{facts.scale}, {scores}")
+        print(f"  {champion(config.mlflow)}: {facts.recipe}, ×{facts.scale}, {scores}")
     except UserError as error:
         print(f"  none: {error}")
     print(f"Default: {default_model(config)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config.load import config_digest
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import Terminated, UserError
 from pipelines.storage.paths import resolve
 
@@ -25,9 +25,9 @@ _SQLITE = "sqlite:///"
 T = TypeVar("T")
 
 
-def tracking_uri(config: Config | None = None) -> str:
+def tracking_uri(settings: MlflowConfig | None = None) -> str:
     """Returns `mlflow.uri`, else $MLFLOW_TRACKING_URI, else the sqlite file under work/."""
-    configured = config.mlflow.uri if config else None
+    configured = settings.uri if settings else None
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or "sqlite:///work/mlflow/mlflow.db"
     if uri.startswith(_SQLITE):
@@ -36,18 +36,18 @@ def tracking_uri(config: Config | None = None) -> str:
     return uri
 
 
-def connect(config: Config | None = None, *, create: bool = True) -> "MlflowClient":
+def connect(settings: MlflowConfig | None = None, *, create: bool = True) -> "MlflowClient":
     """Returns a client for the tracking server, after the server has answered.
 
     Args:
-        config: gives `mlflow.uri`.
+        settings: gives the address.
         create: makes a local database that is not there yet.
 
     Raises:
         UserError: the server does not answer, the local database is missing, or the address is
             neither http(s) nor sqlite.
     """
-    uri = tracking_uri(config)
+    uri = tracking_uri(settings)
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
     elif uri.startswith(_SQLITE):
@@ -114,9 +114,9 @@ def _check_server(uri: str) -> None:
     )
 
 
-def find_run(client: "MlflowClient", config: Config, name: str) -> str | None:
+def find_run(client: "MlflowClient", settings: MlflowConfig, name: str) -> str | None:
     """Returns the id of the newest MLflow run called `name`; None if there is none."""
-    experiment = client.get_experiment_by_name(_experiment(config))
+    experiment = client.get_experiment_by_name(_experiment(settings))
     if experiment is None:
         return None
     runs = client.search_runs(
@@ -127,7 +127,7 @@ def find_run(client: "MlflowClient", config: Config, name: str) -> str | None:
 
 def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
     """Returns the id of the MLflow run called `name`, which is RUNNING again, or of a new one."""
-    if run_id := find_run(client, config, name):
+    if run_id := find_run(client, config.mlflow, name):
         client.update_run(run_id, status="RUNNING")
         return run_id
     return new_run(client, config, name, tags)
@@ -136,13 +136,15 @@ def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, 
 def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
     """Returns the id of a new MLflow run in the recipe's experiment. Creates the experiment if it
     is missing."""
-    experiment = client.get_experiment_by_name(_experiment(config))
+    experiment = client.get_experiment_by_name(_experiment(config.mlflow))
     if experiment is not None:
         experiment_id = experiment.experiment_id
     else:
-        uri = tracking_uri(config)
+        uri = tracking_uri(config.mlflow)
         artifacts = resolve("work/mlflow/artifacts").as_uri() if uri.startswith("sqlite") else None
-        experiment_id = client.create_experiment(_experiment(config), artifact_location=artifacts)
+        experiment_id = client.create_experiment(
+            _experiment(config.mlflow), artifact_location=artifacts
+        )
     run = client.create_run(
         experiment_id,
         run_name=name,
@@ -215,6 +217,6 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def _experiment(config: Config) -> str:
-    assert config.mlflow.experiment is not None
-    return config.mlflow.experiment
+def _experiment(settings: MlflowConfig) -> str:
+    assert settings.experiment is not None
+    return settings.experiment

@@ -31,9 +31,9 @@ def test_the_tiny_recipe_learns_and_its_second_stage_improves_on_the_first(
 
     monkeypatch.setenv("SRMILL_HOME", str(home))
     config = load_config([])
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     for stage in ("autoencoder", "joint"):
-        run = tracking.find_run(client, config, f"edge_sd_sr_tiny-{stage}")
+        run = tracking.find_run(client, config.mlflow, f"edge_sd_sr_tiny-{stage}")
         history = client.get_metric_history(str(run), "train/loss")
         losses = [m.value for m in sorted(history, key=lambda m: m.step)]
         first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10

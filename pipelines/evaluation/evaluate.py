@@ -142,7 +142,7 @@ def run(config: Config) -> Path:
     """
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     reference = wanted(config)
     model = at_precision(load_model(reference, config), config.export.weights)
     others = [open_method(name, config) for name in _compared(config.evaluate)]
@@ -219,7 +219,7 @@ def _measure(
 
 def wanted(config: Config) -> ModelReference:
     """Returns `model`, else the recipe's champion."""
-    return ModelReference.parse(config.model) if config.model else champion(config)
+    return ModelReference.parse(config.model) if config.model else champion(config.mlflow)
 
 
 def _compared(settings: EvaluateConfig) -> list[ModelReference]:

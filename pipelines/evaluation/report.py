@@ -114,7 +114,7 @@ def loss_curves(client: Any, config: Config) -> Curves:
     """Returns the training losses of the recipe's stages that MLflow has under this run name."""
     curves: Curves = []
     for stage in config.stages:
-        run_id = tracking.find_run(client, config, run_name(config, stage))
+        run_id = tracking.find_run(client, config.mlflow, run_name(config, stage))
         if run_id is None:
             continue
         history = client.get_metric_history(run_id, "train/loss")

@@ -122,7 +122,7 @@ def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
         opset=config.export.opset,
         artifacts=tuple(config.export.artifacts),
         precision=config.export.weights,
-        parent_version=champion_version(tracking.connect(config), config.mlflow.model),
+        parent_version=champion_version(tracking.connect(config.mlflow), config.mlflow.model),
         weights_sha256=model.weights_sha256,
         manifest=model.provenance.manifest,
         config_digest=config_digest(model.config),

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines import tracking
 from pipelines.config.load import from_dict
 from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_models
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import UserError
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
 from pipelines.models.bundle import load_bundle
@@ -56,10 +56,10 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
     return hashlib.sha256(save({n: w.contiguous() for n, w in weights.items()})).hexdigest()
 
 
-def champion(config: Config) -> ModelReference:
+def champion(settings: MlflowConfig) -> ModelReference:
     """Returns the reference of the recipe's champion."""
-    assert config.mlflow.model is not None
-    return ModelReference(Kind.REGISTRY, config.mlflow.model, alias="champion")
+    assert settings.model is not None
+    return ModelReference(Kind.REGISTRY, settings.model, alias="champion")
 
 
 def load_model(reference: ModelReference, config: Config, *, to_train: bool = False) -> Model:
@@ -75,7 +75,7 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
             model is damaged or cannot infer yet.
     """
     if reference.kind is Kind.REGISTRY:
-        return _from_bundle(reference, fetch(reference, config))
+        return _from_bundle(reference, fetch(reference, config.mlflow))
     if reference.kind is Kind.RUN:
         return _from_run(reference, config, to_train=to_train)
     return _from_bundle(reference, find_bundle(reference))
@@ -98,7 +98,7 @@ def find_bundle(reference: ModelReference) -> Path:
     )
 
 
-def fetch(reference: ModelReference, config: Config) -> Path:
+def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
     """Downloads a registered bundle into a folder that lives as long as this process.
 
     Raises:
@@ -107,14 +107,14 @@ def fetch(reference: ModelReference, config: Config) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    client = tracking.connect(config, create=False)
+    client = tracking.connect(settings, create=False)
     if reference.alias is not None:
         found = tracking.lookup(client.get_model_version_by_alias, reference.name, reference.alias)
     else:
         found = tracking.lookup(client.get_model_version, reference.name, str(reference.version))
     if found is None:
         raise UserError(
-            f"the registry at {tracking.tracking_uri(config)} has no model '{reference}': "
+            f"the registry at {tracking.tracking_uri(settings)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
     uri = f"models:/{reference.name}/{found.version}"

@@ -29,7 +29,7 @@ def plan(config: Config) -> str:
     """Returns what would be registered, and where, in words."""
     return (
         f"register {bundle_directory(config)} as a version of '{config.mlflow.model}' at "
-        f"{tracking.tracking_uri(config)}; promotion: {config.register.promote}"
+        f"{tracking.tracking_uri(config.mlflow)}; promotion: {config.register.promote}"
     )
 
 
@@ -40,7 +40,7 @@ def run(config: Config) -> str:
         UserError: there is no bundle, it is damaged, or the MLflow server does not answer.
     """
     bundle = load_bundle(bundle_directory(config))
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     name = config.mlflow.model
     assert name is not None
     version = find_version(client, name, bundle)
@@ -48,7 +48,7 @@ def run(config: Config) -> str:
         print(f"Nothing to do: {bundle.path} is {name} version {version} already.")
     else:
         version = _create_version(client, config, name, bundle)
-        print(f"Registered {name} version {version} at {tracking.tracking_uri(config)}.")
+        print(f"Registered {name} version {version} at {tracking.tracking_uri(config.mlflow)}.")
     if _must_decide(client, config.register, name, version):
         decision = _decide(config, bundle)
         if decision.promote:
@@ -110,9 +110,9 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
         always = config.register.promote == "always"
         return Decision(always, "register.promote=always" if always else _NEVER)
     assert config.mlflow.model is not None
-    if champion_version(tracking.connect(config), config.mlflow.model) is None:
+    if champion_version(tracking.connect(config.mlflow), config.mlflow.model) is None:
         return decide(bundle, None)
-    return decide(bundle, load_bundle(fetch(champion(config), config)))
+    return decide(bundle, load_bundle(fetch(champion(config.mlflow), config.mlflow)))
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:

@@ -107,7 +107,7 @@ def of_register(config: Config) -> Inputs:
     return {
         "bundle": _sha256(register.bundle_directory(config) / bundle.FILE_NAME),
         "mlflow.model": config.mlflow.model,
-        "mlflow.uri": tracking.tracking_uri(config),
+        "mlflow.uri": tracking.tracking_uri(config.mlflow),
         "register.promote": config.register.promote,
     }
 

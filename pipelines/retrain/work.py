@@ -60,7 +60,7 @@ def run(config: Config) -> str:
     # Everything that can be known is checked before the first step.
     for step in steps:
         _plan(step)
-    tracking.connect(config)
+    tracking.connect(config.mlflow)
     for stage in stages:
         check_pretrained(config, stage)
         start_checkpoint(config, stage, planned=stages)

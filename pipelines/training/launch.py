@@ -50,7 +50,7 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
             start, teacher = start_checkpoint(config, name), find_teacher(config, name)
             run = StageRun.of(config, name, dataset, start, teacher)
             if not is_done(run):
-                client = tracking.connect(config)
+                client = tracking.connect(config.mlflow)
                 if run.train.max_workers > 0:
                     stack.enter_context(connect())
                 with lease(run.checkpoints.store, run.name):
@@ -74,7 +74,7 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
     open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
     tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}
     run_id = open_run(client, config, run.name, tags)
-    run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config), run_id))
+    run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config.mlflow), run_id))
     with tracking.active_run(client, run_id):
         tracking.log_params(client, run_id, _parameters(config, run.stage))
         if run.train.max_workers == 0:

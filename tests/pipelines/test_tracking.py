@@ -13,14 +13,14 @@ def test_an_unreachable_server_is_told_at_once() -> None:
     config = load_config(["mlflow.uri=http://127.0.0.1:9"])
     start = time.monotonic()
     with pytest.raises(UserError, match=r"MLflow server at http://127.0.0.1:9 does not answer"):
-        tracking.connect(config)
+        tracking.connect(config.mlflow)
     assert time.monotonic() - start < 30  # MLflow alone retries for minutes
 
 
 def test_a_run_is_found_again_by_its_name() -> None:
     config = load_config([])
-    client = tracking.connect(config)
-    assert tracking.find_run(client, config, "a") is None
+    client = tracking.connect(config.mlflow)
+    assert tracking.find_run(client, config.mlflow, "a") is None
     first = tracking.open_run(client, config, "a", {"x": "1"})
     client.update_run(first, status="FAILED")
     assert tracking.open_run(client, config, "a", {}) == first
@@ -30,7 +30,7 @@ def test_a_run_is_found_again_by_its_name() -> None:
 
 def test_parameters_of_a_resumed_run_stay() -> None:
     config = load_config([])
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     run = tracking.open_run(client, config, "a", {})
     tracking.log_params(client, run, {"train": {"steps": 5, "lr": 0.1}})
     tracking.log_params(client, run, {"train": {"steps": 9, "crop": 64}})
@@ -47,7 +47,7 @@ def test_a_run_whose_server_is_gone_ends_with_a_warning(caplog: pytest.LogCaptur
 
 def test_a_run_that_succeeds_is_finished() -> None:
     config = load_config([])
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     run = tracking.new_run(client, config, "a", {})
     with tracking.active_run(client, run):
         assert client.get_run(run).info.status == "RUNNING"
@@ -66,7 +66,7 @@ def test_a_run_that_succeeds_is_finished() -> None:
 )
 def test_a_run_tells_how_it_ended_and_the_error_goes_on(error: BaseException, status: str) -> None:
     config = load_config([])
-    client = tracking.connect(config)
+    client = tracking.connect(config.mlflow)
     run = tracking.new_run(client, config, "a", {})
     with pytest.raises(type(error)), tracking.active_run(client, run):
         raise error

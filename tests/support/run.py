@@ -112,8 +112,8 @@ class Run:
 
     def history(self) -> list[Metric]:
         """Each value of `train/loss` that MLflow holds, by step."""
-        client = tracking.connect(self._config)
-        run = tracking.find_run(client, self._config, self.name)
+        client = tracking.connect(self._config.mlflow)
+        run = tracking.find_run(client, self._config.mlflow, self.name)
         found = client.get_metric_history(run, "train/loss") if run else []
         return sorted(found, key=lambda metric: metric.step)
 

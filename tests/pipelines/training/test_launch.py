@@ -44,8 +44,9 @@ def test_a_checkpoint_has_all_weights_and_the_state(dataset: Path) -> None:
     assert parts == {"hr_encoder", "lr_encoder", "unet", "decoder"}
     assert {name.split(".")[0] for name in ema} == {"hr_encoder", "decoder"}
     assert all(weight.dtype == torch.float32 for weight in model.values())
-    history = tracking.connect(config).get_metric_history(
-        str(tracking.find_run(tracking.connect(config), config, "small-autoencoder")), "train/loss"
+    history = tracking.connect(config.mlflow).get_metric_history(
+        str(tracking.find_run(tracking.connect(config.mlflow), config.mlflow, "small-autoencoder")),
+        "train/loss",
     )
     assert [metric.step for metric in history] == [1, 2, 3, 4]
 

@@ -167,8 +167,8 @@ def test_a_run_with_validation_learns_the_same_bit_for_bit(dataset: Path) -> Non
     for file in ("model", "ema"):
         assert plain[file].keys() == validated[file].keys()
         assert all(torch.equal(v, validated[file][n]) for n, v in plain[file].items())
-    client = tracking.connect(config)
-    run = str(tracking.find_run(client, config, "validated-joint"))
+    client = tracking.connect(config.mlflow)
+    run = str(tracking.find_run(client, config.mlflow, "validated-joint"))
     history = client.get_metric_history(run, "validation/psnr_y")
     assert [metric.step for metric in history] == [1, 2, 3, 4]
     pictures = [file.path for file in client.list_artifacts(run, "pictures")]
