@@ -1,12 +1,13 @@
-"""docs/results.md from stored results: never typed by hand.
+"""Writes docs/results.md from stored results; nobody types it by hand.
 
     jobs/evaluate.py model=edge_sd_sr_tiny benchmark=sets/Set5,sets/BSD100
     cp work/evaluate/edge_sd_sr_tiny-Set5-BSD100/results.json docs/results/edge_sd_sr_tiny.json
     python -m docs.tools.results_page
 
-published.yaml beside them holds the rows of papers.
+`published.yaml` beside them holds the published rows.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,24 @@ from pipelines.storage.typed import read_typed
 
 STORED = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
-#: What published rows have.
+#: The metrics that published rows have.
 PSNR, SSIM = "psnr_y_crop4", "ssim_y_crop4"
+#: Prose lines of the page are not longer than this.
+WIDTH = 110
 HEAD = """# Results
 
-Written by `make results` from what `jobs/evaluate.py` measured (docs/results/*.json) and from
-published figures (docs/results/published.yaml). How metrics and intervals are defined:
-[evaluation.md](evaluation.md). How the shipped weights were trained:
-[shipped_weights.md](shipped_weights.md).
+`make results` writes this page from the results of `jobs/evaluate.py` (docs/results/*.json) \
+and from published figures (docs/results/published.yaml).
+
+- [evaluation.md](evaluation.md) defines the metrics and the intervals.
+- [shipped_weights.md](shipped_weights.md) says how the shipped weights were trained.
 """
-FOOT = """*Published* rows are the papers' own, by the same protocol on the same LR images; nothing
-else of theirs was measured here. Latency: median for one LR image of that size, on the machine
-named above.
-Beside: the mean difference, image by image, its 95 % interval, and what follows from it.
+FOOT = """*Published* rows are the papers' own figures, by the same protocol on the same LR \
+images. We measured nothing else of these networks.
+
+A latency is the median for one LR image of that size, on the machine named above.
+
+A comparison gives the mean difference, image by image, its 95 % interval, and the verdict.
 """
 
 
@@ -44,7 +50,7 @@ def main() -> None:
 
 
 def page(stored: Path) -> str:
-    """The whole page, of all files in a folder."""
+    """The whole page, from all results in the folder `stored`."""
     published = yaml.safe_load((stored / "published.yaml").read_text())
     parts = [HEAD]
     for path in sorted(stored.glob("*.json")):
@@ -54,7 +60,14 @@ def page(stored: Path) -> str:
             parts.append(
                 "\n".join([*_table(results, name, published), "", *_verdicts(results, name)])
             )
-    return "\n".join([*parts, FOOT])
+    return "\n".join(map(_wrapped, "\n".join([*parts, FOOT]).split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    """The line as several lines that are not longer than `WIDTH`; tables and headings stay."""
+    if line.startswith(("|", "#")):
+        return line
+    return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(
@@ -75,7 +88,7 @@ def _table(
         cells += [shown(values[label], metric) for label, metric in metrics.items()]
         cells += [f"{latency.median_ms:.1f} ms" for latency in cost.latencies]
         yield f"| {title} | {' | '.join(cells)} |"
-    # Theirs are at x4, of LR images as the sets carry them.
+    # Papers measured at x4, on the LR images that the sets carry.
     same_protocol = scale == 4 and found.degradation == PairedFolder.degradation
     for title, row in published.items():
         if benchmark in row and same_protocol:
@@ -86,7 +99,7 @@ def _table(
 
 
 def _verdicts(results: EvaluationResults, benchmark: str) -> Iterator[str]:
-    """The model beside bicubic and beside its rival, by every metric."""
+    """Compares the model with bicubic and with its rival, by every metric."""
     for other in dict.fromkeys(["bicubic", rival(results)]):
         comparisons = results.benchmarks[benchmark].comparisons[other]
         told = [
@@ -94,7 +107,7 @@ def _verdicts(results: EvaluationResults, benchmark: str) -> Iterator[str]:
             for label, metric in results.metrics.items()
             if label in comparisons
         ]
-        yield f"{results.model} beside {results.titles[other]}: {'; '.join(told)}.\n"
+        yield f"{results.model} compared with {results.titles[other]}: {'; '.join(told)}.\n"
 
 
 def _interval(comparison: Comparison, metric: MetricFacts) -> str:

@@ -67,8 +67,8 @@ class ConditioningConfig:
     1, ordinary diffusion), or `learned`, the LR encoder's per latent element. With `zero`, a UNet
     that is given z_t and z_l can work out z_h before the last timestep, which is no help at it.
 
-    Both reconstruct "bidirectional" and "variance conditioning": the paper's equations are not
-    public text.
+    Both reconstruct "bidirectional" and "variance conditioning": the text of the paper (arXiv
+    2412.06978) was not at hand.
     """
 
     forward: str = "additive"

@@ -39,7 +39,8 @@ class ForwardProcess:
     def towards_latent(cls, num_timesteps: int) -> "ForwardProcess":
         """The same schedule, to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
 
-        A reconstruction of Edge-SD-SR's forward conditioning, whose equations are not public.
+        It reconstructs Edge-SD-SR's forward conditioning: the text of the paper (arXiv 2412.06978)
+        was not at hand.
         """
         alpha, sigma = _scaled_linear(num_timesteps)
         return cls(alpha, sigma, sigma)
