@@ -242,12 +242,7 @@ def upscale_file(model: Model, task: Task, tiling: Tiling, **options: Any) -> No
     buffer = BytesIO()
     profile = result.info.get("icc_profile")
     result.save(buffer, target_format.name, icc_profile=profile, **target_format.options)
-    try:
-        write_bytes(task.target, buffer.getvalue())
-    except OSError as error:
-        raise UserError(
-            f"{task.target} cannot be written ({error.strerror}): choose another place."
-        ) from None
+    write_bytes(task.target, buffer.getvalue())
     print(f"{task.target}: {result.width}x{result.height} px")
 
 

@@ -143,6 +143,10 @@ _own_packages: dict[str, Path] = {}
 
 
 def _import_own(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(
+            f"'{name}' is no name of a system: write PACKAGE.MODULE, as Python imports it."
+        )
     # A job is a script in another folder, so Python does not look here by itself. On sys.path it
     # also reaches the processes that load data, which are given the path of the one that starts
     # them. Last, so that nothing here takes the place of an installed module.
@@ -169,5 +173,5 @@ def _where(error: Exception, name: str) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {message}"
     frames, package = traceback.extract_tb(error.__traceback__), name.partition(".")[0]
-    last = [frame for frame in frames if package in Path(frame.filename).parts][-1]
-    return f"{last.filename}, line {last.lineno}: {message}"
+    own = [frame for frame in frames if package in Path(frame.filename).parts]
+    return f"{own[-1].filename}, line {own[-1].lineno}: {message}" if own else message

@@ -10,6 +10,7 @@ import pytest
 
 from infra.local.platform import Platform
 from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
 from pipelines.models.load import load_model
 from tests.conftest import ROOT
 
@@ -77,7 +78,9 @@ def test_the_page_ends_in_a_promoted_bundle(folder: Path, cluster: Platform) -> 
     told = run(folder, commands, RAY_ADDRESS=cluster.ray_address)
     assert "Trained espcn-pixel: loss" in told
     assert "Promoted: espcn@champion is version 1" in told
-    model = load_model("models:/espcn@champion", load_config(["recipe=espcn.yaml"]))
-    assert model.facts["system"] == "my_sr.network"
+    model = load_model(
+        ModelReference.parse("models:/espcn@champion"), load_config(["recipe=espcn.yaml"])
+    )
+    assert model.config.system == "my_sr.network"
     for path in re.findall(r"`(work/[^`]+)`", PAGE.read_text()):
         assert (folder / path).exists(), path

@@ -14,6 +14,8 @@ from srmodels.network import SRNetwork
 from srmodels.optimizers import OPTIMIZERS
 from srmodels.system import System
 
+#: Endings of the runs that keep the weights from outside that a stage starts from, or learns from.
+KEPT_START, KEPT_TEACHER = KEPT = "-init", "-teacher"
 #: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
@@ -118,6 +120,11 @@ def _check_stages(config: Config) -> None:
     if config.stage is not None and config.stage not in config.stages:
         raise UserError(f"the recipe has no stage '{config.stage}': use {listing(config.stages)}.")
     for name, stage in config.stages.items():
+        if name.endswith(KEPT):
+            raise UserError(
+                f"stage '{name}' must not end in {' or '.join(KEPT)}: the weights from outside "
+                "that a stage uses are kept in runs of such names."
+            )
         before = stage.init_from
         if before is not None and before not in config.stages:
             _check_reference(f"stages.{name}.init_from", before, config)

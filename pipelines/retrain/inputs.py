@@ -124,11 +124,16 @@ def _listing(name: str, config: Config) -> Any:
         stat = path.stat()
         return [str(path), stat.st_size, stat.st_mtime_ns]
     entries = find_entries(name, config.mirror, config.stream.policy)
-    return [[entry.container, entry.label, entry.size] for entry in entries]
+    # Not the container's path: a submitted job lies in another folder each time.
+    return [name, [[entry.label, entry.size] for entry in entries]]
 
 
 def _weights(config: Config, reference: ModelReference) -> Any:
-    """Returns the sha256 of a run's newest weights; any other reference stands for itself."""
+    """Returns the sha256 of a run's newest weights, or of a file; the rest stands for itself."""
+    if reference.kind is Kind.BUNDLE:
+        return _sha256(resolve(reference.name) / bundle.FILE_NAME)
+    if reference.kind in (Kind.ONNX, Kind.SPANDREL):
+        return _sha256(resolve(reference.name))
     if reference.kind is not Kind.RUN:
         return str(reference)
     newest = run_checkpoints(config, reference.name).newest()

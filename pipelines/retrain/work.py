@@ -61,10 +61,10 @@ def run(config: Config) -> str:
     for step in steps:
         _plan(step)
     tracking.connect(config.mlflow)
-    for stage in stages:
+    for place, stage in enumerate(stages):
         check_pretrained(config, stage)
-        start_checkpoint(config, stage, planned=stages)
-        find_teacher(config, stage, planned=stages)
+        start_checkpoint(config, stage, planned=stages[:place])
+        find_teacher(config, stage, planned=stages[:place])
     with connect():
         return str(follow(steps, run_here))
 

@@ -83,10 +83,10 @@ class Marker:
             values = json.loads(data)
             if values.pop("sha256") != digest(values):
                 return None
-        except (ValueError, KeyError, AttributeError):
+            files = {name: StoredFile(**file) for name, file in values["files"].items()}
+            return Marker(**values | {"files": files})
+        except (ValueError, KeyError, AttributeError, TypeError):
             return None
-        files = {name: StoredFile(**file) for name, file in values["files"].items()}
-        return Marker(**values | {"files": files})
 
 
 def read_marker(store: Store, folder: str, name: str = MARKER) -> Marker:

@@ -88,7 +88,7 @@ def kept_weights(
     if run_checkpoints(config, used_by).newest() is None:
         return None
     kept = run_checkpoints(config, name).newest_intact(RESULT)
-    same = kept is not None and kept.state().identity["asked"] == asked
+    same = kept is not None and kept.state().identity.get("asked") == asked
     return kept if same else None
 
 

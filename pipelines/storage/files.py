@@ -78,6 +78,9 @@ def new_directory(target: Path) -> Iterator[Path]:
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Gives a temporary file beside `path`, which replaces `path` when the block succeeds.
 
+    An error of the file system in the block is told as an error of `path`. The caller therefore
+    opens the files that it reads before the block.
+
     Args:
         durable: forces the bytes to the disk before the file gets its name. Copies that their
             readers verify, and can fetch again, do not need it.

@@ -69,7 +69,7 @@ def run_chosen_stage(config: Config) -> list[Checkpoint]:
 
 def _run_stage(run: StageRun, client: "MlflowClient") -> None:
     config, cuda = run.config, _use_cuda(run.train)
-    print(stage_plan(config, run.stage), flush=True)
+    print(stage_plan(config, run.stage, run.teacher), flush=True)
 
     open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
     tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}

@@ -13,6 +13,7 @@ from pipelines.training.cost import training_cost
 from pipelines.training.footprint import checkpoint_bytes, parameter_counts, rank_memory
 from pipelines.training.schedule import group_settings
 from pipelines.training.start import describe_start
+from pipelines.training.teacher import Teacher
 from srmodels.cost import NetworkCost, TrainingCost
 from srmodels.stage import Stage
 
@@ -20,8 +21,11 @@ from srmodels.stage import Stage
 KEYS = ("data", "stream", "degradation", "train")
 
 
-def stage_plan(config: Config, stage: str) -> str:
+def stage_plan(config: Config, stage: str, teacher: Teacher | None = None) -> str:
     """Returns the plan of one stage as text: what it trains, for how long, and what that costs.
+
+    Args:
+        teacher: as in `training_cost`.
 
     Raises:
         UserError: the stage's networks and its crops do not fit together.
@@ -29,7 +33,7 @@ def stage_plan(config: Config, stage: str) -> str:
     train, built = config.stages[stage].train, stage_on_meta(config, stage)
     inference, training = (
         network_cost(config.system, config.stages[stage].networks, config.export.tile),
-        training_cost(config, stage),
+        training_cost(config, stage, teacher),
     )
     samples = train.steps * train.batch_size
     sections = {

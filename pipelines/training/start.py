@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pipelines.config.load import to_dict
 from pipelines.config.reference import ModelReference
+from pipelines.config.refusals import KEPT_START
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.load import Model, load_model, weights_sha256
+from pipelines.models.load import Model, load_model, trained_config, weights_sha256
 from pipelines.runs.checkpoint import RESULT, Checkpoint
 from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.runs.outside import keep_weights, kept_weights
@@ -111,7 +112,7 @@ def result_of_stage(
     if (
         newest is None
         or state is None
-        or state.step < state.config["stages"][before]["train"]["steps"]
+        or state.step < trained_config(state).stages[before].train.steps
     ):
         raise UserError(
             f"stage '{name}' {needs} stage '{before}', but run '{run.name}' in "
@@ -141,7 +142,7 @@ def _begun(config: Config, name: str) -> Checkpoint | None:
 
 
 def _start_name(config: Config, name: str) -> str:
-    return f"{run_name(config, name)}-init"
+    return f"{run_name(config, name)}{KEPT_START}"
 
 
 def _written(config: Config, name: str) -> Checkpoint:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.config.reference import PEERS, Kind, ModelReference
+from pipelines.config.refusals import KEPT_TEACHER
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.methods import NetworkMethod, open_method
@@ -63,6 +64,8 @@ class _Foreign(nn.Module):
         super().__init__()
         self.method = method
 
+    # The method is no child module, so nothing else freezes its parameters.
+    @torch.no_grad()
     def forward(self, x_l: Tensor) -> Tensor:
         return self.method.run(x_l.detach().float().cpu()).to(x_l)
 
@@ -162,7 +165,7 @@ def _check_scale(config: Config, name: str, scale: int) -> None:
 
 
 def _teacher_name(config: Config, name: str) -> str:
-    return f"{run_name(config, name)}-teacher"
+    return f"{run_name(config, name)}{KEPT_TEACHER}"
 
 
 def _asked(config: Config, name: str) -> dict[str, Any]:

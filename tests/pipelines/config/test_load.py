@@ -133,6 +133,8 @@ def test_a_validation_that_could_measure_nothing_is_refused_where_there_is_one()
         ("system: nosuch\n", "there is no system 'nosuch'"),
         ("system: edge_sd_sr\nstages: {warp: {}}\n", "stage 'warp' is of unknown kind 'warp'"),
         ("system: edge_sd_sr\nstage1: [joint]\n", "names stage 'joint', which the recipe"),
+        ("system: rdsr\nstages: {my-init: {kind: pixel}}\n", "'my-init' must not end in -init or"),
+        ("system: ./my/system.py\n", "'./my/system.py' is no name of a system"),
         ("system: edge_sd_sr\nlearning: 3\n", "unknown key 'learning' in mine.yaml"),
         ("- a\n- b\n", "is not a mapping"),
         ("a: [\n", "cannot be read"),

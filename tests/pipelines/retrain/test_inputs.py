@@ -87,6 +87,27 @@ def test_the_metrics_and_the_weights_decide_the_evaluation(dataset: Path) -> Non
     assert differing(before, evaluation("degradation.preset=bsrgan")) == ["benchmark"]
 
 
+def test_a_bundle_that_was_exported_again_is_another_input(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    config = load_config([f"recipe={SMALL}", f"evaluate.compare=[{bundle.path}]"])
+    before = inputs.of_evaluate(config)
+    (bundle.path / "bundle.json").write_text("{}")
+    assert differing(before, inputs.of_evaluate(config)) == ["compared models"]
+
+
+def test_the_photos_and_not_their_place_decide_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for place in ("one", "two"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        (tmp_path / place / "photos" / "a.png").write_bytes(b"a photo")
+        monkeypatch.setenv("SRMILL_HOME", str(tmp_path / place))
+        settings = [f"recipe={SMALL}", "source=photos", f"data={tmp_path / 'data'}"]
+        found.append(inputs.of_shard(load_config(settings)))
+    assert differing(*found) == []
+
+
 def test_the_evidence_decides_the_export(tmp_path: Path) -> None:
     config = load_config([f"recipe={SMALL}", f"export.evidence={tmp_path}", "model=run:small-x"])
     before = inputs.of_export(config)

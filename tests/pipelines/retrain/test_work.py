@@ -10,8 +10,10 @@ from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.retrain import Step, chain, follow, plan
 from pipelines.retrain.records import Record, load, records_of, save
-from pipelines.retrain.work import run_here
+from pipelines.retrain.work import run, run_here
 from tests.conftest import SMALL
+
+TAUGHT = SMALL.with_name("taught.yaml")
 
 
 def steps(**values: object) -> list[Step]:
@@ -36,6 +38,14 @@ def test_a_step_with_the_same_inputs_checks_its_result() -> None:
     for _ in range(2):
         follow(steps(a=1), lambda step: done.append(step.name))
     assert done == ["a", "a"]
+
+
+def test_a_stage_that_needs_a_later_one_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    recipe = tmp_path / "late.yaml"
+    recipe.write_text(f"base: {TAUGHT}\nstage1: [taught]\nstage2: [wide]\n")
+    with pytest.raises(UserError, match="'taught' learns from stage 'wide'"):
+        run(load_config([f"recipe={recipe}"]))
+    assert records_of("late").names() == []
 
 
 def test_only_a_step_that_succeeded_leaves_a_record() -> None:

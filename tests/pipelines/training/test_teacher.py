@@ -160,14 +160,17 @@ def test_a_stage_that_was_trained_for_another_scale_does_not_teach(dataset: Path
 
 
 class Nearest(NetworkMethod):
-    """Stands for others' network."""
+    """Stands for others' network. Its factor is a parameter, as theirs are."""
 
     reference, title, scale, identity = "span", "Nearest", 4, "nearest"
+
+    def __init__(self) -> None:
+        self.factor = torch.nn.Parameter(torch.ones(()))
 
     def run(self, x_l: Tensor) -> Tensor:
         assert x_l.device.type == "cpu"
         assert not x_l.requires_grad
-        return torch.nn.functional.interpolate(x_l, scale_factor=4)
+        return self.factor * torch.nn.functional.interpolate(x_l, scale_factor=4)
 
 
 def test_the_network_of_others_travels_to_the_workers(
