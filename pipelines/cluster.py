@@ -26,9 +26,10 @@ def auth_environment() -> dict[str, str]:
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Inside the block Ray is connected: to RAY_ADDRESS, to a cluster that runs on this machine, or
-    else to one that is started here and stopped with the block. Nested calls share the outermost
-    connection.
+    """Connects to Ray for the time of the block.
+
+    It connects to RAY_ADDRESS, or to a cluster that runs on this machine. Otherwise it starts one
+    here and stops it with the block. Nested calls share the outermost connection.
 
     Raises:
         UserError: RAY_ADDRESS names a cluster that does not answer.

@@ -49,9 +49,9 @@ class System:
     """A named family of networks: what a system's module holds as `SYSTEM`.
 
     Attributes:
-        name: for messages.
+        name: name in messages.
         config: dataclass of the networks' numbers, a recipe's `networks`; it has a `scale`.
-        network: is called with an instance of `config`.
+        network: class of the networks; it is called with an instance of `config`.
         stages: the system's own training programs by kind. It has the shared ones of
             `srmodels.stages` too; its own win where both have a name.
         initial: dataclass of the sources of first weights, a recipe's `init`.

@@ -49,11 +49,11 @@ class EvaluationResults(Document):
         model: the reference of the model that was evaluated.
         weights_sha256: see `Model.weights_sha256`.
         lineage: where the model comes from, for people.
-        titles: of the methods, for tables.
-        metrics: in the order of the tables' columns.
+        titles: titles of the methods in tables, by reference.
+        metrics: the metrics by label, in the order of the tables' columns.
         identity: digest of all that was measured; equal where nothing needs to be measured again.
-        date: of the measurement, YYYY-MM-DD.
-        machine: that the costs were measured on.
+        date: date of the measurement, YYYY-MM-DD.
+        machine: the machine that the costs were measured on.
         latency_runs: timed runs of each method and size.
     """
 

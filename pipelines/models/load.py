@@ -33,7 +33,7 @@ class Model:
         reference: the reference that names it.
         config: the configuration that it was trained with; its `networks` describe `network`.
         network: the networks that ship, fused, in eval mode.
-        facts: a bundle's `bundle.json`; for a run, its manifest and step.
+        provenance: the origin of the weights, from `bundle.json` or from the run's checkpoint.
         finetuning_weights: weights of the networks that do not ship, but that a finetuning needs.
         trained_weights: every weight that a finetuning starts from; empty for a fused bundle.
     """

@@ -27,7 +27,7 @@ class ForwardProcess:
 
     @classmethod
     def towards_noise(cls, num_timesteps: int) -> "ForwardProcess":
-        """Ordinary diffusion: to pure noise, and nothing of z_l on the way.
+        """Returns ordinary diffusion, which ends at pure noise and never uses z_l.
 
         signal_t = α_t and noise_t = σ_t of Stable Diffusion's scaled-linear schedule, α² + σ² = 1
         (Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models").
@@ -37,7 +37,9 @@ class ForwardProcess:
 
     @classmethod
     def towards_latent(cls, num_timesteps: int) -> "ForwardProcess":
-        """The same schedule, to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
+        """Returns diffusion to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
+
+        α and σ are those of `towards_noise`.
 
         It reconstructs Edge-SD-SR's forward conditioning: the text of the paper (arXiv 2412.06978)
         was not at hand.
@@ -47,7 +49,9 @@ class ForwardProcess:
 
     @classmethod
     def residual_shift(cls, num_timesteps: int, kappa: float, power: float) -> "ForwardProcess":
-        """z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n, as in ResShift (Yue et al., arXiv 2307.12348).
+        """Returns ResShift's process: z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n.
+
+        See Yue et al., arXiv 2307.12348.
 
         √η_t rises geometrically from 0.04 / κ (at most 0.04), a step that hardly shows, to √0.999;
         with a `power` below 1 most of the way lies in the first steps.

@@ -94,7 +94,7 @@ def pretrained_names(backbone: str) -> tuple[str, str]:
 
 
 def _alex() -> list[nn.Module]:
-    """torchvision's `alexnet().features`, up to its last pooling."""
+    """Returns torchvision's `alexnet().features`, up to its last pooling."""
     return [
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
         nn.ReLU(),
@@ -112,7 +112,7 @@ def _alex() -> list[nn.Module]:
 
 
 def _vgg() -> list[nn.Module]:
-    """torchvision's `vgg16().features`, up to its last pooling."""
+    """Returns torchvision's `vgg16().features`, up to its last pooling."""
     layers: list[nn.Module] = []
     previous = 3
     for channels in _VGG:

@@ -20,19 +20,19 @@ Score = Callable[[Pixels, Pixels], float]
 
 @dataclass(frozen=True)
 class AnyMetric:
-    """A metric as tables and readers need to know it.
+    """The facts of a metric that tables and readers need.
 
     Attributes:
-        name: as a recipe names it.
-        title: for tables.
-        protocol: for those who want to repeat it.
-        higher_is_better: whether more is better.
-        digits: that are worth showing.
+        name: its name in a recipe.
+        title: its name in tables.
+        protocol: the description that somebody needs to repeat the measurement.
+        higher_is_better: True where a higher score is better.
+        digits: number of decimals that are worth showing.
         margin: a difference that does not matter to anybody.
-        has_reference: whether it looks at the HR of each image; without, it cannot tell detail from
-            invention.
-        unit: of the score, if it has one.
-        cropped: whether a border is left out; its width then belongs to `label`.
+        has_reference: True where the metric looks at the HR of each image. Others cannot tell
+            detail from invention.
+        unit: unit of the score; empty if it has none.
+        cropped: True where a border is left out; its width is then a part of `label`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class AnyMetric:
     cropped: bool = False
 
     def label(self, crop: int) -> str:
-        """The name with its protocol: what results are kept under, `psnr_y_crop4`."""
+        """Returns the label of the metric's results, such as `psnr_y_crop4`."""
         return f"{self.name}_crop{crop}" if self.cropped else self.name
 
 

@@ -20,7 +20,7 @@ class RepD(nn.Module):
     convolution and ReLU": that sum, and how the prior modulates, are reconstructions.
 
     Args:
-        prior_channels: of the prior; 0: there is none.
+        prior_channels: number of channels of the prior; 0 if there is none.
     """
 
     def __init__(self, config: DecoderConfig, scale: int, prior_channels: int) -> None:
