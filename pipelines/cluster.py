@@ -90,13 +90,12 @@ def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> I
 
 
 def _runtime_env() -> dict[str, Any]:
-    """Returns what Ray takes to the workers: this code, and the systems that are not part of it.
+    """Returns the code that Ray takes to the workers: this code, and systems outside of it.
 
-    A submitted job inherits the uploaded copy; others bring theirs, so that the workers of a larger
-    cluster run this code and not what happens to be installed there. A system's package that does
-    not lie in the checkout's root is uploaded beside it (`py_modules`), and stands on every
-    worker's sys.path: workers run in a folder of Ray's, and the one where the job was started is
-    none that they could import from.
+    A submitted job inherits the uploaded copy. Other jobs upload this code, so that the workers of
+    a larger cluster run it, and not the version that is installed there. A system's package outside
+    the checkout's root is uploaded beside it (`py_modules`), and stands on every worker's sys.path.
+    Workers run in a folder of Ray's, and cannot import from the folder where the job was started.
     """
     taken: dict[str, Any] = {} if in_submitted_job() else {"working_dir": str(ROOT)}
     elsewhere = [str(path) for path in own_packages() if path.parent != ROOT]

@@ -155,8 +155,11 @@ def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, s
 
 @contextmanager
 def active_run(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    """Ends an MLflow run with the block: FINISHED; KILLED where the process was asked to stop;
-    FAILED after any other exception, which goes on. See `end_run` for a server that is away."""
+    """Ends an MLflow run with the block.
+
+    The run is FINISHED, or KILLED if the process was asked to stop, or FAILED after any other
+    exception, which goes on. See `end_run` for a server that is away.
+    """
     status = "FAILED"
     try:
         yield

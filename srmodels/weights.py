@@ -1,5 +1,7 @@
-"""Finds and reads weights that others trained: in a file, a folder, on the Hugging Face hub, or by
-name where they are published.
+"""Finds and reads weights that others trained.
+
+They lie in a file, in a folder, or on the Hugging Face hub. Others have a name here and are
+published on the web.
 """
 
 import os
@@ -115,7 +117,7 @@ def weights_folder() -> Path | None:
 
 
 def is_at_hand(name: str) -> bool:
-    """Returns whether `pretrained` would find these weights without the web.
+    """Returns True if `pretrained` would find these weights without the web.
 
     Raises:
         ValueError: `$SRMILL_WEIGHTS` names no folder.

@@ -65,7 +65,7 @@ class Method(ABC):
         scale: number of times that its results are larger.
         identity: digest of the method; equal for methods with equal results.
         threads: number of threads that it may use, where PyTorch does not decide that.
-        parameters: their number; None if it has none, or PyTorch does not see them.
+        parameters: number of its parameters; None if it has none, or PyTorch does not see them.
         file_bytes: size of its weights as they are shipped; None without weights.
     """
 

@@ -67,8 +67,8 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
 
     Args:
         config: says where runs are stored and which MLflow server to ask.
-        to_train: whether a stage will start from the weights. Any run will do then, also one after
-            which some networks of inference are still untrained.
+        to_train: True if a stage will start from the weights. Then any run will do, even one that
+            leaves some networks of inference untrained.
 
     Raises:
         UserError: there is no such model; the reference names something that is no model; or the

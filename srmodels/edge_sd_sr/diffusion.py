@@ -1,5 +1,4 @@
-"""The forward process: where a latent stands at timestep t, what a UNet can predict of it there,
-and which t are worth training."""
+"""The forward process of latents, the kinds of a UNet's prediction, and the draw of timesteps."""
 
 import math
 
@@ -70,7 +69,7 @@ class ForwardProcess:
         return signal * z_h + end * z_l + scale * noise
 
     def start(self, z_l: Tensor, noise: Tensor) -> Tensor:
-        """Returns the start of inference: z_T without what is left of z_h there."""
+        """Returns the start of inference: z_T without its last share of z_h."""
         end, scale = self.last
         return end * z_l + scale * noise
 
@@ -88,7 +87,7 @@ class Prediction:
 
     kind: `z_h` itself; `residual`, z_h − z_l, since z_l is a first guess of z_h already (a
         reconstruction in the spirit of ResShift); `epsilon`, the noise n (Ho et al., arXiv
-        2006.11239); `v`, signal · (what the process ends at) − noise · z_h (Salimans and Ho, arXiv
+        2006.11239); `v`, signal · (end of the process) − noise · z_h (Salimans and Ho, arXiv
         2202.00512), for processes with signal² + noise² = 1.
     """
 
@@ -97,7 +96,7 @@ class Prediction:
         self.kind, self.process = kind, process
 
     def target(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns what the UNet should say, `[B, C, h, w]`."""
+        """Returns the right output of the UNet, `[B, C, h, w]`."""
         if self.kind == "z_h":
             return z_h
         if self.kind == "residual":
@@ -108,7 +107,7 @@ class Prediction:
         return signal * (end / scale * z_l + noise) - scale * z_h
 
     def z_h(self, output: Tensor, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns ẑ_h `[B, C, h, w]` of what the UNet says."""
+        """Returns ẑ_h `[B, C, h, w]` from an output of the UNet."""
         if self.kind == "z_h":
             return output
         if self.kind == "residual":

@@ -18,8 +18,8 @@ _NOISE, _TIMESTEP, _LATENT = 0, 1, 2
 class AutoencoderStage(Stage):
     """Trains HR encoder and decoder on the image or residual that the latent codes.
 
-    It is for a recipe without pretrained ones. With `train_encoder: false` it trains the decoder
-    alone, for a pretrained encoder (`init.vae`).
+    It is for a recipe that has no pretrained ones. With `train_encoder: false` it trains the
+    decoder alone, for a pretrained encoder (`init.vae`).
 
     Loss: mean squared error + a penalty that holds each latent channel near zero mean and unit
     variance, which is what the diffusion assumes of z_h. A little noise on the latent keeps the
@@ -67,9 +67,9 @@ class AutoencoderStage(Stage):
 class JointStage(Stage):
     """Trains UNet and LR encoder together; HR encoder and decoder are frozen.
 
-    Loss: the squared error of what the UNet predicts, at timesteps drawn towards the last, plus,
-    with learned variance, the negative log-likelihood of z_h under N(z_l, v²): without it v would
-    shrink, since noise only makes the first term's task harder. The second term is a
+    Loss: the squared error of the UNet's prediction, at timesteps drawn towards the last. With
+    learned variance, the negative log-likelihood of z_h under N(z_l, v²) is added. Without it v
+    would shrink, since noise only makes the first term's task harder. The second term is a
     reconstruction; its weight is a switch.
 
     Raises:
@@ -171,8 +171,8 @@ class DistillationStage(JointStage):
 
     This is the second half of scale distillation. The UNet starts as a copy of the teacher's.
 
-    Loss: ‖ẑ_h(z_t, z_l) − target‖², the target a mixture of the teacher's ẑ_h(z_t, z_l′), in the
-    proportion `teacher_weight`, and z_h; plus the joint stage's likelihood. z_t is the student's,
+    Loss: ‖ẑ_h(z_t, z_l) − target‖², plus the joint stage's likelihood. The target mixes the
+    teacher's ẑ_h(z_t, z_l′), in the proportion `teacher_weight`, with z_h. z_t is the student's,
     which ends at its own z_l. That, the mixture, and a weight of 1 at every t are reconstructions.
 
     Raises:

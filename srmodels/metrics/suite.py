@@ -1,4 +1,4 @@
-"""The metrics by name: what each measures, by which protocol, and which way is better."""
+"""The metrics by name, each with its protocol and the direction that is better."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -66,16 +66,16 @@ class Metric(AnyMetric):
     pretrained: Sequence[str] = ()
 
     def is_at_hand(self) -> bool:
-        """Returns whether it needs no weights, or finds them without the web."""
+        """Returns True if the metric needs no weights, or finds them without the web."""
         return all(map(is_at_hand, self.pretrained))
 
 
 @dataclass(frozen=True)
 class SetMetric(AnyMetric):
-    """One way to judge all results for a set of images together: one number, and no interval.
+    """One way to judge all results for a set of images together, by one number without an interval.
 
     Attributes:
-        create: makes what measures it; raises ValueError as above.
+        create: makes the score; raises ValueError as that of `Metric` does.
     """
 
     _: KW_ONLY
