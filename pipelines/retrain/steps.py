@@ -111,8 +111,10 @@ def _check_last(config: Config, stage: str) -> None:
 
 
 def _compared(config: Config, stages: list[str]) -> list[str]:
-    """Returns the run to compare with: that of the last earlier stage that trains all networks of
-    inference. The list is empty if there is no such stage."""
+    """Returns the run of the last stage before the final one after which inference works.
+
+    The list is empty if there is no such stage.
+    """
     ready = (s for s in reversed(stages[:-1]) if stage_on_meta(config, s).previews_inference)
     return [f"run:{run_name(config, stage)}" for stage in ready][:1]
 
