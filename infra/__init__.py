@@ -1,1 +1,1 @@
-"""How the platform is stood up."""
+"""Sets up the platform that the jobs run on."""

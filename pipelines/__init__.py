@@ -1,3 +1,3 @@
-"""How SRMill runs its work: Ray, DeepSpeed, webdataset, MLflow and storage live in here."""
+"""Runs SRMill's work with Ray, DeepSpeed, webdataset, MLflow and storage."""
 
 __version__ = "0.1.0"

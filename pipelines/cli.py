@@ -53,7 +53,7 @@ class Task:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the console script; exits the process on errors."""
+    """Runs the console script; exits the process on errors."""
     parsed = _parser().parse_args(arguments)
     try:
         code = parsed.run(parsed)

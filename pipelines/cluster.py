@@ -26,9 +26,10 @@ def auth_environment() -> dict[str, str]:
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Inside the block Ray is connected: to RAY_ADDRESS, to a cluster that runs on this machine, or
-    else to one that is started here and stopped with the block. Nested calls share the outermost
-    connection.
+    """Connects to Ray for the time of the block.
+
+    It connects to RAY_ADDRESS, or to a cluster that runs on this machine. Otherwise it starts one
+    here and stops it with the block. Nested calls share the outermost connection.
 
     Raises:
         UserError: RAY_ADDRESS names a cluster that does not answer.
@@ -89,13 +90,12 @@ def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> I
 
 
 def _runtime_env() -> dict[str, Any]:
-    """Returns what Ray takes to the workers: this code, and the systems that are not part of it.
+    """Returns the code that Ray takes to the workers: this code, and systems outside of it.
 
-    A submitted job inherits the uploaded copy; others bring theirs, so that the workers of a larger
-    cluster run this code and not what happens to be installed there. A system's package that does
-    not lie in the checkout's root is uploaded beside it (`py_modules`), and stands on every
-    worker's sys.path: workers run in a folder of Ray's, and the one where the job was started is
-    none that they could import from.
+    A submitted job inherits the uploaded copy. Other jobs upload this code, so that the workers of
+    a larger cluster run it, and not the version that is installed there. A system's package outside
+    the checkout's root is uploaded beside it (`py_modules`), and stands on every worker's sys.path.
+    Workers run in a folder of Ray's, and cannot import from the folder where the job was started.
     """
     taken: dict[str, Any] = {} if in_submitted_job() else {"working_dir": str(ROOT)}
     elsewhere = [str(path) for path in own_packages() if path.parent != ROOT]

@@ -29,7 +29,7 @@ def main(
 
     Args:
         program: the command that a user starts, for `--help`, such as `jobs/NAME.py`.
-        description: for `--help`.
+        description: the text that `--help` shows.
         keys: keys or sections that the job uses besides `COMMON`; `--help` lists them.
         plan: says in words what the job would do; raises UserError for what cannot work.
         work: does the job.

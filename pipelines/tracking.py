@@ -155,8 +155,11 @@ def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, s
 
 @contextmanager
 def active_run(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    """Ends an MLflow run with the block: FINISHED; KILLED where the process was asked to stop;
-    FAILED after any other exception, which goes on. See `end_run` for a server that is away."""
+    """Ends an MLflow run with the block.
+
+    The run is FINISHED, or KILLED if the process was asked to stop, or FAILED after any other
+    exception, which goes on. See `end_run` for a server that is away.
+    """
     status = "FAILED"
     try:
         yield
@@ -185,8 +188,10 @@ def end_run(client: "MlflowClient", run_id: str, status: str) -> None:
 
 @contextmanager
 def single_attempts() -> Iterator[None]:
-    """Inside the block a request to MLflow is tried once, for at most 30 s, unless the environment
-    says otherwise. MLflow's own retries would block the caller for minutes."""
+    """Limits requests to MLflow inside the block to one attempt of at most 30 s.
+
+    Settings of the environment win. MLflow's own retries would block the caller for minutes.
+    """
     # MLflow reads these settings from the environment, at every request, and nowhere else.
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
     added = {name: value for name, value in settings.items() if name not in os.environ}

@@ -17,7 +17,7 @@ class Lion(Optimizer):
     AdamW's, its weight decays as much larger (section 5).
 
     Args:
-        params: as other optimizers take them.
+        params: the parameters or their groups, as other optimizers take them.
         lr: learning rate.
         betas: β₁ and β₂, each in [0, 1).
         weight_decay: decoupled, as AdamW's.

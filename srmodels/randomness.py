@@ -12,7 +12,7 @@ def per_sample_normal(seeds: Tensor, shape: Sequence[int], stream: int = 0) -> T
 
     Args:
         seeds: `[B]` int64.
-        shape: of one sample.
+        shape: shape of one sample.
         stream: separates independent draws of the same sample.
 
     Seeds without values (meta or fake tensors) give noise without values.

@@ -39,7 +39,7 @@ class Stage(nn.Module, ABC):
     Options: ClassVar[type]
     #: True where `preview` is the networks' inference, which sees x_l alone.
     previews_inference: bool = True
-    #: Whether the stage learns from a teacher; a recipe names it under `stages.<name>.teacher`.
+    #: True where the stage learns from a teacher. A recipe names it in `stages.<name>.teacher`.
     takes_teacher: ClassVar[bool] = False
     #: A frozen module that maps x_l `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1].
     teacher: nn.Module | None = None

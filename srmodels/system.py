@@ -24,14 +24,17 @@ from srmodels.stages import SHARED_STAGES
 
 @dataclass
 class InitialWeights:
-    """The source of first weights for networks that start from no other stage: here, at random. A
-    system that can start from weights of others derives its own, with a key for each source."""
+    """The source of first weights for networks that start from no other stage.
+
+    These weights are random. A system that can start from weights of others derives a class of its
+    own, with a key for each source.
+    """
 
     def files(self) -> dict[str, Path]:
-        """Returns the files that are named, by key; what is elsewhere is downloaded.
+        """Returns the files of the named sources, by key; downloads those that are elsewhere.
 
         Raises:
-            ValueError: one cannot be had.
+            ValueError: a file cannot be had.
         """
         return {}
 
@@ -46,14 +49,14 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class System:
-    """A named family of networks: what a system's module holds as `SYSTEM`.
+    """A named family of networks. A system's module holds it as `SYSTEM`.
 
     Attributes:
-        name: for messages.
+        name: name in messages.
         config: dataclass of the networks' numbers, a recipe's `networks`; it has a `scale`.
-        network: is called with an instance of `config`.
+        network: class of the networks; it is called with an instance of `config`.
         stages: the system's own training programs by kind. It has the shared ones of
-            `srmodels.stages` too; its own win where both have a name.
+            `srmodels.stages` too. Where both have the same name, its own one wins.
         initial: dataclass of the sources of first weights, a recipe's `init`.
     """
 

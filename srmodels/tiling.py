@@ -46,7 +46,7 @@ def run_tiled(
     Args:
         network: maps `[B, 3, tile, tile]` to `[B, 3, scale·tile, scale·tile]`.
         x_l: `[1, 3, h, w]` of any size; images smaller than a tile are mirrored up to one.
-        scale: of the network.
+        scale: factor by which the network enlarges.
         tile: side of a tile in LR pixels.
         overlap: LR pixels that neighbouring tiles share, less than `tile`.
         batch_size: tiles that go through the network at once, at most.

@@ -1,5 +1,7 @@
-"""Finds and reads weights that others trained: in a file, a folder, on the Hugging Face hub, or by
-name where they are published.
+"""Finds and reads weights that others trained.
+
+They lie in a file, in a folder, or on the Hugging Face hub. Others have a name here and are
+published on the web.
 """
 
 import os
@@ -18,7 +20,7 @@ from torch import Tensor
 #: diffusers' name for the weights of a model.
 FILE = "diffusion_pytorch_model.safetensors"
 
-#: Names a folder with `<name>.safetensors` or `<name>.npz`; it is looked at first.
+#: The environment variable with the folder of `<name>.safetensors` or `<name>.npz`. It comes first.
 FOLDER = "SRMILL_WEIGHTS"
 
 
@@ -26,8 +28,10 @@ FOLDER = "SRMILL_WEIGHTS"
 class Source:
     """The place where a state dict is published.
 
-    prefix: of the names that are used of it. sha256: the first digits, as torch hub checks them.
-    local: how the file in the folder ends.
+    Attributes:
+        prefix: start of the names of the tensors that are used; the others are left out.
+        sha256: the first digits of the file's sha256; torch hub checks them.
+        local: ending of the file's name in the folder `$SRMILL_WEIGHTS`.
     """
 
     url: str
@@ -60,12 +64,12 @@ def find_weights(source: str, component: str) -> Path:
 
     Args:
         source: a .safetensors file; a folder with diffusers' weights in it or in its subfolder
-            `component`; or OWNER/NAME on the hub, with the same two places, which is downloaded
-            once to huggingface_hub's cache (its environment variables hold).
-        component: what a pipeline calls this model: `vae` or `unet`.
+            `component`; or OWNER/NAME on the hub, with the weights in one of the same two places.
+            They are downloaded once to huggingface_hub's cache (its environment variables hold).
+        component: the name of this model in a diffusers pipeline: `vae` or `unet`.
 
     Raises:
-        ValueError: there is nothing, or the hub cannot be reached.
+        ValueError: there are no weights, or the hub cannot be reached.
     """
     path = Path(source)
     if path.is_file():
@@ -90,7 +94,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file in fp32, in main memory.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         return {name: weight.float() for name, weight in load_file(path).items()}
@@ -102,7 +106,7 @@ def weights_folder() -> Path | None:
     """Returns the folder that `$SRMILL_WEIGHTS` names, if it is set.
 
     Raises:
-        ValueError: it names no folder.
+        ValueError: the variable names no folder.
     """
     value = os.environ.get(FOLDER)
     if not value:
@@ -113,7 +117,7 @@ def weights_folder() -> Path | None:
 
 
 def is_at_hand(name: str) -> bool:
-    """Returns whether `pretrained` would find these weights without the web.
+    """Returns True if `pretrained` would find these weights without the web.
 
     Raises:
         ValueError: `$SRMILL_WEIGHTS` names no folder.
@@ -123,8 +127,9 @@ def is_at_hand(name: str) -> bool:
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
-    """Returns the weights called `name`, in main memory, in fp32 (fp64 where that is what is
-    published).
+    """Returns the weights called `name`, in main memory, in fp32.
+
+    Weights that are published in fp64 stay in fp64.
 
     They come from the folder `$SRMILL_WEIGHTS` if they are there, else from torch hub's cache,
     else from the web.

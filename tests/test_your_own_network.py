@@ -73,7 +73,7 @@ def test_the_plan_of_the_recipe(folder: Path) -> None:
 
 @pytest.mark.cluster
 def test_the_page_ends_in_a_promoted_bundle(folder: Path, cluster: Platform) -> None:
-    """With the session's Ray; the registry is the page's own, a local database."""
+    """The Ray is the session's. The registry is the page's own, a local database."""
     [commands] = blocks("sh")
     told = run(folder, commands, RAY_ADDRESS=cluster.ray_address)
     assert "Trained espcn-pixel: loss" in told

@@ -53,7 +53,7 @@ class Scores:
 
 
 def scores_file(grid: str) -> Path:
-    """Where the scores of a grid lie."""
+    """Returns the path of the file with the scores of a grid."""
     return ROOT / "work" / "ablations" / f"{grid}.json"
 
 
@@ -65,7 +65,7 @@ def load_scores(path: Path) -> Scores:
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of `[seeds, images]`, by a bootstrap over both."""
+    """Returns the 95 % interval of the mean of `[seeds, images]`, by a bootstrap over both."""
     generator = np.random.default_rng(0)
     seeds, count = differences.shape
     means = [
@@ -79,7 +79,7 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def table(scores: Scores) -> str:
-    """The Markdown table: bicubic first, then a row for each arm."""
+    """Returns the Markdown table: bicubic first, then a row for each arm."""
     titles = [METRICS[name].title for name in scores.metrics]
     lines = [
         f"| | {' | '.join(titles)} |",

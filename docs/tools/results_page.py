@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def page(stored: Path) -> str:
-    """The whole page, from all results in the folder `stored`."""
+    """Returns the whole page, from all results in the folder `stored`."""
     published = yaml.safe_load((stored / "published.yaml").read_text())
     parts = [HEAD]
     for path in sorted(stored.glob("*.json")):
@@ -64,7 +64,7 @@ def page(stored: Path) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """The line as several lines that are not longer than `WIDTH`; tables and headings stay."""
+    """Returns the line, wrapped to `WIDTH` unless it belongs to a table or is a heading."""
     if line.startswith(("|", "#")):
         return line
     return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -73,7 +73,7 @@ def _wrapped(line: str) -> str:
 def _table(
     results: EvaluationResults, benchmark: str, published: Mapping[str, Any]
 ) -> Iterator[str]:
-    """A row for each method that was measured, then the published ones."""
+    """Yields the lines of a table: the measured methods, then the published ones."""
     found, metrics, scale = results.benchmarks[benchmark], results.metrics, results.scale
     timed = next(iter(results.costs.values())).latencies
     titles = [f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in metrics.values()]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MODEL = "edge_sd_sr_tiny"
 RECIPE = f"{MODEL}_finetune"
 PREVIEW = "work/preview.png"
-#: What the demo sets besides the recipe.
+#: The settings of the demo besides the recipe.
 SETTINGS = ("source=sample", f"preview={PREVIEW}", f"evaluate.compare=[{MODEL}]")
 _WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
 _BAR = re.compile(r"^\S+ +\d+%\|")
@@ -47,7 +47,7 @@ def demo(home: Path = ROOT) -> None:
 
 
 def steps() -> list[Step]:
-    """The chain of the demo's recipe, as `jobs/retrain.py` runs it."""
+    """Returns the chain of the demo's recipe, as `jobs/retrain.py` runs it."""
     return chain(load_config([f"recipe={RECIPE}", *SETTINGS]), SETTINGS)
 
 
@@ -55,7 +55,7 @@ def run_job(platform: Platform, step: Step) -> None:
     """Submits the job of a step and shows its log until it ends.
 
     Raises:
-        PlatformError: it did not succeed.
+        PlatformError: the job did not succeed.
     """
     os.environ |= auth_environment()
     from ray.job_submission import JobStatus, JobSubmissionClient

@@ -1,1 +1,1 @@
-"""Measuring models on images, and the report about it."""
+"""Measures models on images, and writes a report about it."""

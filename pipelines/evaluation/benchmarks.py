@@ -34,7 +34,7 @@ class Benchmark(ABC):
         name: the name of the set in results.
         keys: the names of its images.
         identity: digest of the images; equal for equal pairs.
-        degradation: where LR comes from, in words.
+        degradation: the origin of the LR images, in words.
         missing: (key, why) of each image without its partner.
     """
 
@@ -162,7 +162,7 @@ class PairedFolder(Benchmark):
     Args:
         hr, lr: files by key.
         max_megapixels: larger images count as failures.
-        enlarged: whether LR may be as large as HR, as in RealSR's own files. Such an LR shows no
+        enlarged: True if LR may be as large as HR, as in RealSR's own files. Such an LR shows no
             more than an image of its true size; MATLAB's bicubic reduces it to that.
     """
 

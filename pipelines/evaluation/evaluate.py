@@ -62,8 +62,8 @@ def output_directory(folder: str | None, reference: ModelReference, benchmark: A
     """Returns where the results of a model on these benchmark sets go: a folder in `folder`.
 
     Args:
-        folder: work/evaluate, if it is None.
-        reference: of the model.
+        folder: the folder for all results; None stands for work/evaluate.
+        reference: the reference of the model.
         benchmark: the sets, as `parse_names` takes them.
     """
     name, sets = reference.slug, parse_names(benchmark)
@@ -77,7 +77,7 @@ def _output(config: Config) -> Path:
 
 
 def plan(config: Config) -> str:
-    """Returns what would be measured, in words.
+    """Says in words what would be measured.
 
     Raises:
         UserError: a model, method, metric or benchmark set does not exist.
@@ -101,14 +101,13 @@ def plan(config: Config) -> str:
 def choose_metrics(
     settings: EvaluateConfig, crop_border: int
 ) -> tuple[dict[str, AnyMetric], str | None]:
-    """Returns the metrics by the label that their results are kept under, and a note on metrics
-    that are left out, if any is.
+    """Returns the metrics by label, and a note on those that are left out, if there are any.
 
     Args:
-        crop_border: becomes a part of some labels.
+        crop_border: width of the border that some metrics leave out; their labels name it.
 
     Raises:
-        UserError: an unknown metric, one twice, or none of single images.
+        UserError: a metric is unknown or named twice, or no metric judges single images.
     """
     wanted, note = settings.metrics, None
     if wanted == "auto":
@@ -180,7 +179,7 @@ def run(config: Config) -> Path:
 
 
 def _is_measured(output: Path, identity: str) -> bool:
-    """Returns True if the results in a folder are of exactly these measurements."""
+    """Returns True if a folder holds the results of exactly these measurements."""
     path = output / RESULTS
     if not path.exists():
         return False
@@ -194,7 +193,7 @@ def _is_measured(output: Path, identity: str) -> bool:
 def _measure(
     settings: EvaluateConfig, subject: Subject, set_scores: Mapping[str, FID], journal: Path
 ) -> Measurements:
-    """Measures quality and costs; what `journal` holds of an earlier job is not measured again.
+    """Measures quality and costs. Scores that an earlier job left in `journal` are used again.
 
     Raises:
         UserError: no image can be measured.
@@ -223,7 +222,7 @@ def wanted(config: Config) -> ModelReference:
 
 
 def _compared(settings: EvaluateConfig) -> list[ModelReference]:
-    """Returns what the model is compared with; bicubic is always the first."""
+    """Returns the methods that the model is compared with; bicubic is always the first."""
     return [ModelReference.parse(text) for text in dict.fromkeys([BICUBIC, *settings.compare])]
 
 
@@ -256,8 +255,11 @@ def _identity(settings: EvaluateConfig, subject: Subject, set_scores: Mapping[st
 
 
 def choose_examples(results: EvaluationResults, count: int) -> list[tuple[str, str, str]]:
-    """Returns (benchmark, key, why) of images to show: by turns those on which the model does best
-    and worst beside its rival, over the benchmark sets, by the last metric that has a reference."""
+    """Returns (benchmark, key, why) of each image to show.
+
+    The images are by turns those on which the model does best and worst beside its rival. The
+    benchmark sets take turns too. The last metric with a reference decides.
+    """
     other, metrics = rival(results), results.metrics
     label = [name for name, metric in metrics.items() if metric.has_reference][-1:]
     chosen: list[tuple[str, str, str]] = []
@@ -275,7 +277,7 @@ def choose_examples(results: EvaluationResults, count: int) -> list[tuple[str, s
 
 
 def _draw(subject: Subject, name: str, key: str, title: str) -> Example:
-    """The same part of an image, where HR has most detail, as every method shows it."""
+    """Returns the part of an image where HR has most detail, as every method shows it."""
     benchmark = next(b for b in subject.benchmarks if b.name == name)
     lr, hr = benchmark.load(key)
     scale = subject.model.network.scale

@@ -20,12 +20,12 @@ from srmodels.latency import Latency, num_threads, peak_bytes, time_by_turns
 
 @dataclass(frozen=True)
 class Cost:
-    """The costs of a method; None is not known.
+    """The costs of a method. A cost that is not known is None.
 
     Attributes:
         gmacs: multiply-adds for an LR image of the first size, 10⁹.
         file_bytes: size of the weights as they are shipped.
-        latencies: for each size, of the whole image, in tiles if the method works in tiles.
+        latencies: latency of a whole image of each size, in tiles if the method works in tiles.
     """
 
     parameters: int | None

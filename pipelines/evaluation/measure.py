@@ -28,7 +28,7 @@ class ImageResult:
 
     Attributes:
         group: see `Benchmark.group`.
-        scores: by the metric's label; None where it cannot judge the image.
+        scores: the scores by metric label; None where the metric cannot judge the image.
     """
 
     benchmark: str
@@ -142,7 +142,7 @@ def measure_images(
     scores: Mapping[str, Score],
     tasks: Sequence[_Task],
 ) -> list[Outcome]:
-    """A Ray task: measures some methods on a few images."""
+    """Measures some methods on a few images, as a Ray task."""
     outcomes: list[Outcome] = []
     for key, names in tasks:
         try:

@@ -64,8 +64,8 @@ class Method(ABC):
         title: its name in tables and pictures.
         scale: number of times that its results are larger.
         identity: digest of the method; equal for methods with equal results.
-        threads: that it may use, where PyTorch does not decide that.
-        parameters: their number; None if it has none, or PyTorch does not see them.
+        threads: number of threads that it may use, where PyTorch does not decide that.
+        parameters: number of its parameters; None if it has none, or PyTorch does not see them.
         file_bytes: size of its weights as they are shipped; None without weights.
     """
 

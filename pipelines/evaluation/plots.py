@@ -25,7 +25,7 @@ def quality_over_latency(
     Args:
         points: (milliseconds, score) by title.
         chosen: title of the point that stands out.
-        label: of the score's axis.
+        label: label of the score's axis.
         size: side of the LR image, pixels.
     """
     figure, axes = _axes((5.4, 3.2), f"ms for an LR image of {size} px", label)
@@ -47,7 +47,7 @@ def latency_over_size(
     """Draws a line for each method, as the figure of the Light F2SRGAN paper does.
 
     Args:
-        lines: by title, (side of the LR image in pixels, median, low, high in milliseconds).
+        lines: points (side of the LR image in pixels, median, low, high in ms) by title.
         chosen: title of the line that stands out.
     """
     figure, axes = _axes((5.4, 3.2), "side of the LR image, px", "ms")
@@ -74,8 +74,8 @@ def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str],
 
     Args:
         pairs: the two scores of each image.
-        titles: of the two methods.
-        label: of the score.
+        titles: titles of the two methods.
+        label: label of the score.
     """
     figure, axes = _axes((3.4, 3.2), f"{label}, {titles[1]}", f"{label}, {titles[0]}")
     ends = [min(map(min, pairs)), max(map(max, pairs))]

@@ -22,7 +22,7 @@ IMAGES = "images.csv"
 
 @dataclass(frozen=True)
 class BenchmarkResults:
-    """All methods on one benchmark set.
+    """The results of all methods on one benchmark set.
 
     Attributes:
         identity, degradation: see `Benchmark`.
@@ -43,17 +43,17 @@ class BenchmarkResults:
 
 @dataclass(frozen=True)
 class EvaluationResults(Document):
-    """All that `results.json` says. Methods go by their references, metrics by their labels.
+    """The content of `results.json`. Methods go by their references, metrics by their labels.
 
     Attributes:
         model: the reference of the model that was evaluated.
         weights_sha256: see `Model.weights_sha256`.
-        lineage: where the model comes from, for people.
-        titles: of the methods, for tables.
-        metrics: in the order of the tables' columns.
+        lineage: the origin of the model, for people.
+        titles: titles of the methods in tables, by reference.
+        metrics: the metrics by label, in the order of the tables' columns.
         identity: digest of all that was measured; equal where nothing needs to be measured again.
-        date: of the measurement, YYYY-MM-DD.
-        machine: that the costs were measured on.
+        date: date of the measurement, YYYY-MM-DD.
+        machine: the machine that the costs were measured on.
         latency_runs: timed runs of each method and size.
     """
 

@@ -95,8 +95,10 @@ def _run(
 def extract_features(
     benchmark: Benchmark, method: Method | None, score: FID, keys: Sequence[str]
 ) -> list[Features]:
-    """A Ray task: returns the features of a method's results for a few images; without a method,
-    those of the originals."""
+    """Returns the features of a method's results for a few images, as a Ray task.
+
+    Without a method, it returns the features of the originals.
+    """
     found = []
     for key in keys:
         lr, hr = benchmark.load(key)

@@ -20,12 +20,12 @@ from srmodels.metrics.suite import AnyMetric
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what it is measured beside, on, and by.
+    """A model, and the methods, benchmark sets and metrics of its evaluation.
 
     Attributes:
-        methods: the model itself is the last one.
-        metrics: by the label that their results are kept under.
-        crop_border: pixels left out of those metrics that leave out a border.
+        methods: all methods to measure; the last one is the model itself.
+        metrics: the metrics by label; their results have the same labels.
+        crop_border: width in pixels of the border that some metrics leave out.
     """
 
     model: Model
@@ -42,14 +42,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that was measured of a subject.
+    """The measurements of a subject.
 
     Attributes:
-        images: each method on each image.
-        of_sets: metrics of whole sets.
-        failures: images that could not be measured.
-        costs: by method.
-        latency_runs: timed runs behind each latency in `costs`.
+        images: the scores of each method on each image.
+        of_sets: the scores of metrics that judge whole sets.
+        failures: the images that could not be measured.
+        costs: the cost of each method, by its reference.
+        latency_runs: number of timed runs behind each latency in `costs`.
     """
 
     images: Sequence[ImageResult]
@@ -88,7 +88,7 @@ def summarise(
 
 
 def metric_facts(metric: AnyMetric, crop_border: int) -> MetricFacts:
-    """Returns what readers of a metric's scores need to know, with its whole protocol."""
+    """Returns the facts that readers of a metric's scores need, with its whole protocol."""
     protocol = metric.protocol
     if metric.cropped:
         protocol += f"; border of {crop_border} px left out"
@@ -106,7 +106,7 @@ def metric_facts(metric: AnyMetric, crop_border: int) -> MetricFacts:
 
 
 def _lineage(model: Model) -> dict[str, str]:
-    """Returns where the model comes from, as far as it is known."""
+    """Returns the known facts about the origin of the model."""
     origin = model.provenance
     known = {
         "recipe": model.config.recipe,
@@ -168,7 +168,7 @@ def _comparisons(
     pair: tuple[str, str],
     metrics: Mapping[str, AnyMetric],
 ) -> dict[str, Comparison]:
-    """Compares the first method with the second by each metric that some image has of both."""
+    """Compares the first method with the second by each metric that judged an image of both."""
     groups = {result.key: result.group for result in images}
     comparisons = {}
     for label, metric in metrics.items():

@@ -31,9 +31,9 @@ def export_artifact(
     """Exports a network to one edge target, into a bundle's directory, and returns its evidence.
 
     Args:
-        name: of the target, see `srmodels.edge.target.TARGETS`.
+        name: name of the target, see `srmodels.edge.target.TARGETS`.
         images: real LR tiles `[1, 3, tile, tile]` in [0, 1] to compare on.
-        directory: of the bundle.
+        directory: directory of the bundle.
 
     Raises:
         UserError: the artifact differs from PyTorch by more than `export.max_error`.

@@ -8,7 +8,7 @@ def model_card(description: str, facts: BundleFacts) -> str:
     """Returns the card as Markdown.
 
     Args:
-        description: of the recipe, in one line.
+        description: the description of the recipe, in one line.
     """
     metrics, edge = facts.metrics, facts.edge.values()
     rows = "\n".join(

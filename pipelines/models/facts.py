@@ -1,4 +1,4 @@
-"""The facts of a model: `bundle.json` as a type, and what is known of any weights' origin."""
+"""The facts of a model: the types of `bundle.json` and of the origin of weights."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,14 +13,14 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model's weights come from; None is not known.
+    """The origin of a model's weights. A fact that is not known is None.
 
     Attributes:
         manifest: digest of the dataset that they were trained on.
-        precision: of the weights as they are stored, fp32 or fp16.
-        step: of the training run, for a model that is a run.
-        git_commit: that the bundle was exported from.
-        parent_version: the registry's champion at the time of the export.
+        precision: precision of the stored weights, fp32 or fp16.
+        step: step of the checkpoint, for a model that is a run.
+        git_commit: commit of the code that exported the bundle.
+        parent_version: version of the registry's champion at the time of the export.
     """
 
     manifest: str
@@ -32,13 +32,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """A metric as readers of its scores need to know it.
+    """The facts of a metric that readers of its scores need.
 
     Attributes:
-        protocol: for those who want to repeat it.
-        title, unit, digits: for tables.
+        protocol: the description that somebody needs to repeat the measurement.
+        title, unit: its name and unit in tables.
+        digits: number of decimals in tables.
         margin: a difference that does not matter to anybody.
-        has_reference: whether it looks at HR.
+        has_reference: True where the metric looks at HR.
     """
 
     protocol: str
@@ -57,7 +58,7 @@ class BundleMetrics:
     Attributes:
         benchmark: name of the set.
         identity: digest of its images; equal for equal images.
-        degradation: where its LR images come from, in words.
+        degradation: the origin of its LR images, in words.
         by: facts of each metric, by label.
         reference: the model's name in `images.csv`.
         model, bicubic: mean scores by label.
@@ -93,8 +94,8 @@ class EdgeArtifact:
 
     Attributes:
         file: its path in the bundle.
-        parity: how far it is from PyTorch, on real images.
-        latency: of one tile, on `machine`.
+        parity: its difference from PyTorch, on real images.
+        latency: latency of one tile, on `machine`.
     """
 
     file: str
@@ -115,15 +116,15 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class BundleFacts(Document):
-    """All that `bundle.json` says.
+    """The content of `bundle.json`.
 
     Attributes:
-        name: of the registered model.
-        system: package in srmodels.
+        name: name of the registered model.
+        system: the system of the networks, see `srmodels.system`.
         tile: side of the edge artifacts' LR input, pixels.
-        artifacts: names of the edge targets that were asked for.
-        precision: of the weights, fp32 or fp16.
-        parent_version: the registry's champion at the time of the export.
+        artifacts: names of the edge targets that the recipe asked for.
+        precision: precision of the stored weights, fp32 or fp16.
+        parent_version: version of the registry's champion at the time of the export.
         weights_sha256: identity of the weights that ship, see `Model.weights_sha256`.
         manifest: digest of the dataset that the model was trained on.
         gmacs: multiply-adds for an LR tile, 10⁹.
@@ -156,7 +157,7 @@ class BundleFacts(Document):
 
     @property
     def provenance(self) -> Provenance:
-        """Returns where the weights come from."""
+        """The origin of the weights."""
         return Provenance(
             self.manifest,
             precision=self.precision,

@@ -33,7 +33,7 @@ class Model:
         reference: the reference that names it.
         config: the configuration that it was trained with; its `networks` describe `network`.
         network: the networks that ship, fused, in eval mode.
-        facts: a bundle's `bundle.json`; for a run, its manifest and step.
+        provenance: the origin of the weights, from `bundle.json` or from the run's checkpoint.
         finetuning_weights: weights of the networks that do not ship, but that a finetuning needs.
         trained_weights: every weight that a finetuning starts from; empty for a fused bundle.
     """
@@ -67,8 +67,8 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
 
     Args:
         config: says where runs are stored and which MLflow server to ask.
-        to_train: whether a stage will start from the weights. Any run will do then, also one after
-            which some networks of inference are still untrained.
+        to_train: True if a stage will start from the weights. Then any run will do, even one that
+            leaves some networks of inference untrained.
 
     Raises:
         UserError: there is no such model; the reference names something that is no model; or the

@@ -1,1 +1,1 @@
-"""Bundles, the MLflow model registry, and the gate in front of `champion`."""
+"""Registers bundles in MLflow, and decides at a gate which of them becomes `champion`."""

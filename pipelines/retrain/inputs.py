@@ -1,6 +1,6 @@
-"""Reads what decides the result of each step, so that a step can say why it runs.
+"""Reads the inputs that decide the result of each step, so that a step can say why it runs.
 
-Nothing is written or downloaded, and no server is asked. A value that is not there yet is None.
+Nothing is written or downloaded, and no server is asked. An input that is not there yet is None.
 """
 
 from dataclasses import asdict
@@ -35,14 +35,14 @@ Inputs = dict[str, Any]
 
 
 def of_shard(config: Config) -> Inputs:
-    """The source's listing, the settings of the shards, and where they go."""
+    """Returns the source's listing, the settings of the shards, and their location."""
     listings = [_listing(name, config) for name in as_list(shard.source(config))]
     place = {"source": digest(listings), "data": shard.output_location(config)}
     return place | _settings("shard", config.shard)
 
 
 def of_stage(config: Config) -> Inputs:
-    """The manifest, the weights that the stage starts from, and the settings that shape it."""
+    """Returns the manifest, the weights that the stage starts from, and the settings of its run."""
     name = chosen_stage(config)
     stage = config.stages[name]
     if not dataset_exists(config.data, config.stream):
@@ -52,8 +52,8 @@ def of_stage(config: Config) -> Inputs:
         identity = identity_of(config, name, dataset)
     except ValueError as error:
         raise UserError(str(error)) from None
-    # A run that has begun keeps the weights from outside that it began with, so what is asked for
-    # is their identity: an alias may have moved on.
+    # A run that has begun keeps the weights from outside that it began with, even if an alias has
+    # moved on. So the request for the weights is the input, and not their digest.
     before: Any = stage.init_from or asdict(config.init)
     del identity["initial weights"]
     return {
@@ -73,7 +73,7 @@ def _of_stage_or_model(config: Config, named: Any) -> Any:
 
 
 def of_evaluate(config: Config) -> Inputs:
-    """The weights of all models, the benchmark sets, the metrics, and the report's settings."""
+    """Returns the weights of all models, the benchmark sets, the metrics, and the settings."""
     settings = _settings("evaluate", config.evaluate)
     del settings["evaluate.compare"], settings["evaluate.metrics"]
     metrics, _ = evaluate.choose_metrics(config.evaluate, config.crop_border)
@@ -91,7 +91,7 @@ def of_evaluate(config: Config) -> Inputs:
 
 
 def of_export(config: Config) -> Inputs:
-    """The weights, the settings of the export, and the evidence."""
+    """Returns the weights, the settings of the export, and the evidence."""
     reference = export.model_reference(config)
     folder = evaluate.output_directory(config.export.evidence, reference, config.benchmark)
     return {
@@ -103,7 +103,7 @@ def of_export(config: Config) -> Inputs:
 
 
 def of_register(config: Config) -> Inputs:
-    """The bundle, the model's name, the registry, and the rule of promotion."""
+    """Returns the bundle, the model's name, the registry, and the rule of promotion."""
     return {
         "bundle": _sha256(register.bundle_directory(config) / bundle.FILE_NAME),
         "mlflow.model": config.mlflow.model,
@@ -117,7 +117,11 @@ def _settings(section: str, values: Any) -> Inputs:
 
 
 def _listing(name: str, config: Config) -> Any:
-    """A source's files by name and size; what stands for a source that must be fetched first."""
+    """Returns a source's files by name and size.
+
+    A public set may have to be fetched first; its name stands for it. For a source that is one
+    local file, the listing is its path, size and time of change.
+    """
     if name in SETS:
         return name
     if "://" not in name and (path := resolve(name)).is_file():

@@ -21,7 +21,7 @@ class Record(Document):
 
 
 def records_of(run: str) -> Store:
-    """The store that holds the records of the chain called `run`."""
+    """Returns the store that holds the records of the chain called `run`."""
     return open_store(f"work/retrain/{run}")
 
 

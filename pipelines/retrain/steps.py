@@ -25,9 +25,9 @@ class Step:
     Attributes:
         name: the heading that people read, such as `stage joint`.
         job: the file in jobs/ that does it, without `.py`.
-        arguments: those of `jobs/<job>.py`; they lead to `config`.
+        arguments: the arguments of `jobs/<job>.py`; they lead to `config`.
         config: the step's configuration.
-        inputs: reads what decides the step's result now; see `inputs.py`.
+        inputs: reads the present inputs of the step; see `inputs.py`.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Step:
 
 
 def chain(config: Config, arguments: Sequence[str] = ()) -> list[Step]:
-    """The steps of a recipe in order: shard, a step for each stage, evaluate, export, register.
+    """Returns the steps of a recipe: shard, a step for each stage, evaluate, export, register.
 
     The last stage's run is the model. It is compared with the last stage before it that trains all
     that inference needs. Shards go to `data`, results under `output` if that is set.
@@ -57,10 +57,10 @@ def chain(config: Config, arguments: Sequence[str] = ()) -> list[Step]:
 
 
 def stages_of(config: Config) -> list[str]:
-    """The stages of the chain: those of `stage1` and `stage2`, or all if both lists are empty.
+    """Returns the stages of `stage1` and `stage2`, or all stages if both lists are empty.
 
     Raises:
-        UserError: there is none.
+        UserError: the recipe has no stages.
     """
     stages = [*config.stage1, *config.stage2] or list(config.stages)
     if not stages:
@@ -70,7 +70,7 @@ def stages_of(config: Config) -> list[str]:
     return stages
 
 
-#: Name, job, the keys that differ from the shared configuration, and what reads the inputs.
+#: Name, job, the keys that differ from the shared configuration, and the reader of the inputs.
 _Part = tuple[str, str, Mapping[str, Any], Callable[[Config], inputs.Inputs]]
 
 
@@ -87,7 +87,7 @@ def _parts(config: Config, stages: list[str]) -> Iterator[_Part]:
 
 
 def _places(config: Config, model: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """By job: the keys that put its result under `output`, if that is set."""
+    """Returns, by job, the keys that put its result under `output`; none if that is not set."""
     if config.output is None:
         return {job: {} for job in ("shard", "evaluate", "export", "register")}
     output = resolve(config.output)
@@ -111,7 +111,10 @@ def _check_last(config: Config, stage: str) -> None:
 
 
 def _compared(config: Config, stages: list[str]) -> list[str]:
-    """The run of the last stage before the final one that trains all that inference needs."""
+    """Returns the run of the last stage before the final one after which inference works.
+
+    The list is empty if there is no such stage.
+    """
     ready = (s for s in reversed(stages[:-1]) if stage_on_meta(config, s).previews_inference)
     return [f"run:{run_name(config, stage)}" for stage in ready][:1]
 
@@ -130,7 +133,7 @@ def _step(
 
 
 def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of the configuration with other values for some keys."""
+    """Returns a copy of the configuration with other values for some keys."""
     changed = copy.deepcopy(config)
     for key, value in changes.items():
         *sections, name = key.split(".")
@@ -143,6 +146,6 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _written(value: Any) -> str:
-    """The value as the command line takes it: YAML in one line."""
+    """Returns the value as the command line takes it: YAML in one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
     return text.removesuffix("...\n").strip()

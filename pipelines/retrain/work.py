@@ -1,4 +1,4 @@
-"""Plans and runs the steps of a chain, and says of each why it runs."""
+"""Plans and runs the steps of a chain, and says why each of them runs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from pipelines.training.stage_run import check_pretrained
 from pipelines.training.start import start_checkpoint
 from pipelines.training.teacher import find_teacher
 
-#: By job: its plan in words, and its work.
+#: Two functions for each job: one says its plan in words, the other does its work.
 _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
     "shard": (shard.plan, shard.run),
     "train": (plan_chosen_stage, run_chosen_stage),
@@ -30,7 +30,7 @@ _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
 
 
 def plan(config: Config) -> str:
-    """Every step with its reason and its plan.
+    """Returns every step with its reason and its plan.
 
     Raises:
         UserError: a step cannot work.

@@ -80,7 +80,7 @@ def kept_weights(
     Args:
         name: the name of the run that holds the weights, as in `keep_weights`.
         used_by: the name of the run that began with them.
-        asked: as in `keep_weights`.
+        asked: the request for the weights, as in `keep_weights`.
 
     Returns:
         the checkpoint; None where `used_by` has not begun, or was asked to begin with others.

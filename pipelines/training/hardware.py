@@ -20,7 +20,7 @@ class _Peak:
 
 #: Peaks by a pattern of the whole name that torch.cuda.get_device_name returns. A part of the name
 #: would not do: the names of a GPU's slice (MIG), a GH200 and a GB200 contain another GPU's name.
-#: Where NVIDIA prints figures with 2:4 sparsity only, these are half of them.
+#: They are half of the figures that NVIDIA prints with 2:4 sparsity only.
 _PEAKS = {
     # "NVIDIA A100 Tensor Core GPU" data sheet; both form factors, 40 and 80 GB.
     r"(NVIDIA )?A100-(SXM4|PCIE)-[48]0GB|NVIDIA A100 80GB PCIe": _Peak(312.0, 156.0, 19.5),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How many values MLflow takes in one request.
+#: The number of values that MLflow takes in one request.
 MAX_BATCH = 1000
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 15.0
 #: Errors that no other attempt would mend: the run is gone, or a name is not allowed.

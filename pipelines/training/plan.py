@@ -178,7 +178,11 @@ def plan_stages(config: Config, stages: Sequence[str]) -> str:
 
 
 def plan_chosen_stage(config: Config) -> str:
-    """The plan of `stage`; raises UserError if that is not set."""
+    """Returns the plan of the setting `stage`.
+
+    Raises:
+        UserError: `stage` is not set.
+    """
     return stage_plan(config, chosen_stage(config))
 
 

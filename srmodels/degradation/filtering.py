@@ -34,7 +34,7 @@ class Separable:
     total: int
 
     def dense(self) -> Kernel:
-        """The kernel that is in effect applied, `[size, size]`, summing to 1."""
+        """Returns the kernel that is in effect applied, `[size, size]`, summing to 1."""
         products = [np.outer(c.astype(np.float64), r.astype(np.float64)) for c, r in self.terms]
         return np.asarray(np.sum(products, axis=0) / self.total)
 

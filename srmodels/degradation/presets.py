@@ -35,7 +35,7 @@ def _realesrgan() -> SecondOrder:
 
 
 def _realsr_diffusion() -> SecondOrder:
-    """Real-ESRGAN's chain with the weaker ranges of published diffusion SR training runs."""
+    """Returns Real-ESRGAN's chain with the weaker ranges of published diffusion SR trainings."""
     return SecondOrder(
         first=Pass(
             resize=Resize(range=[0.3, 1.5]),

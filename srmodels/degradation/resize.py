@@ -120,7 +120,7 @@ def _bands(kind: str, source: int, target: int, bits: int) -> tuple[_Band, ...]:
 
 
 def _taps(kind: str, source: int, target: int) -> tuple[NDArray[np.int64], Floats]:
-    """Input indices and weights `[target, taps]`, rows summing to about 1."""
+    """Returns input indices and weights, `[target, taps]`; rows of weights sum to about 1."""
     ratio = source / target
     number = np.arange(target, dtype=np.float64)[:, None]
     if kind == "area":

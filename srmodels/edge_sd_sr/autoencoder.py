@@ -98,7 +98,10 @@ class Decoder(nn.Module):
 
 
 def _kaiming(layers: nn.Sequential) -> None:
-    """He initialisation of the convolutions between the residual blocks, which have their own."""
+    """Initialises the convolutions between the residual blocks by He's method.
+
+    The residual blocks have an initialisation of their own.
+    """
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -14,9 +14,9 @@ class HREncoderConfig:
     kind: `tiny`, one of TAESD's shape, or `kl`, Stable Diffusion's own (see `vae`), whose numbers
         are channels [128, 256, 512, 512] and num_blocks [2, 2, 2, 2].
 
-    pooled: whether the blocks of the coarsest level are TAEF2's, see `ResBlock`; of `tiny`.
+    pooled: True where the blocks of the coarsest level are TAEF2's, see `ResBlock`; `tiny` alone.
 
-    num_groups: of `kl`'s group norms.
+    num_groups: number of groups of `kl`'s group norms.
     """
 
     kind: str = "tiny"
@@ -60,12 +60,13 @@ class ConditioningConfig:
     """The ways in which the LR latent enters the diffusion, besides being concatenated to the
     UNet's input.
 
-    forward: what the forward process ends at (see `diffusion.ForwardProcess`): `none` at the noise
-    n, `additive` at z_l + n, `resshift` at z_l + `resshift_kappa` · n, on ResShift's way.
+    forward: the end of the forward process (see `diffusion.ForwardProcess`). `none` ends at the
+    noise n, `additive` at z_l + n, and `resshift` at z_l + `resshift_kappa` · n, on ResShift's way.
 
-    variance: v² of the noise n = v·ε; `zero`, `constant` (with `none` and a `constant_variance` of
-    1, ordinary diffusion), or `learned`, the LR encoder's per latent element. With `zero`, a UNet
-    that is given z_t and z_l can work out z_h before the last timestep, which is no help at it.
+    variance: v² of the noise n = v·ε. It is `zero`, `constant` or `learned`. The LR encoder gives
+    the learned one for each latent element. `none` with a `constant_variance` of 1 is ordinary
+    diffusion. With `zero`, a UNet can work out z_h from z_t and z_l before the last timestep. At
+    the last timestep, where inference starts, that is no help.
 
     Both reconstruct "bidirectional" and "variance conditioning": the text of the paper (arXiv
     2412.06978) was not at hand.
@@ -82,15 +83,16 @@ class ConditioningConfig:
 class EdgeSDSRConfig:
     """Networks of Edge-SD-SR. Latents live at 1/8 of HR, whatever the scale.
 
-    prediction: what the UNet's output stands for, see `diffusion.Prediction`.
+    prediction: the meaning of the UNet's output, see `diffusion.Prediction`.
 
-    teacher: whether there are a UNet and an LR encoder for half the scale beside the ones that
-    ship, from which these learn by scale distillation.
+    teacher: True where there are a UNet and an LR encoder for half the scale. Those that ship learn
+    from them by scale distillation.
 
-    latent_of: what HR encoder and decoder code. `image` as in Stable Diffusion; `residual` is the
-    difference between the HR and the bilinearly enlarged LR image (SRDiff, Li et al., arXiv
-    2104.14951), `residual_gain` times: a small network need not learn again what the LR image
-    already shows. The paper does not say that it does this; it is the tiny recipe's way.
+    latent_of: the input of the HR encoder and the output of the decoder. `image` is that of Stable
+    Diffusion. `residual` is the difference between the HR and the bilinearly enlarged LR image
+    (SRDiff, Li et al., arXiv 2104.14951), `residual_gain` times. With it a small network need not
+    learn again the content of the LR image. The paper does not say that it does this; the tiny
+    recipe does.
     """
 
     scale: int = 4

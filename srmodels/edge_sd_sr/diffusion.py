@@ -1,5 +1,4 @@
-"""The forward process: where a latent stands at timestep t, what a UNet can predict of it there,
-and which t are worth training."""
+"""The forward process of latents, the kinds of a UNet's prediction, and the draw of timesteps."""
 
 import math
 
@@ -27,7 +26,7 @@ class ForwardProcess:
 
     @classmethod
     def towards_noise(cls, num_timesteps: int) -> "ForwardProcess":
-        """Ordinary diffusion: to pure noise, and nothing of z_l on the way.
+        """Returns ordinary diffusion, which ends at pure noise and never uses z_l.
 
         signal_t = α_t and noise_t = σ_t of Stable Diffusion's scaled-linear schedule, α² + σ² = 1
         (Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models").
@@ -37,7 +36,9 @@ class ForwardProcess:
 
     @classmethod
     def towards_latent(cls, num_timesteps: int) -> "ForwardProcess":
-        """The same schedule, to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
+        """Returns diffusion to the noised LR latent: z_t = α_t z_h + σ_t (z_l + n).
+
+        α and σ are those of `towards_noise`.
 
         It reconstructs Edge-SD-SR's forward conditioning: the text of the paper (arXiv 2412.06978)
         was not at hand.
@@ -47,7 +48,9 @@ class ForwardProcess:
 
     @classmethod
     def residual_shift(cls, num_timesteps: int, kappa: float, power: float) -> "ForwardProcess":
-        """z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n, as in ResShift (Yue et al., arXiv 2307.12348).
+        """Returns ResShift's process: z_t = (1 − η_t) z_h + η_t z_l + κ √η_t n.
+
+        See Yue et al., arXiv 2307.12348.
 
         √η_t rises geometrically from 0.04 / κ (at most 0.04), a step that hardly shows, to √0.999;
         with a `power` below 1 most of the way lies in the first steps.
@@ -66,7 +69,7 @@ class ForwardProcess:
         return signal * z_h + end * z_l + scale * noise
 
     def start(self, z_l: Tensor, noise: Tensor) -> Tensor:
-        """Returns the start of inference: z_T without what is left of z_h there."""
+        """Returns the start of inference: z_T without its last share of z_h."""
         end, scale = self.last
         return end * z_l + scale * noise
 
@@ -84,7 +87,7 @@ class Prediction:
 
     kind: `z_h` itself; `residual`, z_h − z_l, since z_l is a first guess of z_h already (a
         reconstruction in the spirit of ResShift); `epsilon`, the noise n (Ho et al., arXiv
-        2006.11239); `v`, signal · (what the process ends at) − noise · z_h (Salimans and Ho, arXiv
+        2006.11239); `v`, signal · (end of the process) − noise · z_h (Salimans and Ho, arXiv
         2202.00512), for processes with signal² + noise² = 1.
     """
 
@@ -93,7 +96,7 @@ class Prediction:
         self.kind, self.process = kind, process
 
     def target(self, z_h: Tensor, z_l: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns what the UNet should say, `[B, C, h, w]`."""
+        """Returns the right output of the UNet, `[B, C, h, w]`."""
         if self.kind == "z_h":
             return z_h
         if self.kind == "residual":
@@ -104,7 +107,7 @@ class Prediction:
         return signal * (end / scale * z_l + noise) - scale * z_h
 
     def z_h(self, output: Tensor, z_t: Tensor, z_l: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns ẑ_h `[B, C, h, w]` of what the UNet says."""
+        """Returns ẑ_h `[B, C, h, w]` from an output of the UNet."""
         if self.kind == "z_h":
             return output
         if self.kind == "residual":

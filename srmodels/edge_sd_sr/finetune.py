@@ -14,9 +14,10 @@ from srmodels.stages.perceptual import PerceptualStage
 
 
 class DecoderStage(PerceptualStage):
-    """Finetunes the decoder on the frozen UNet's one-step output, where its input really lives.
+    """Finetunes the decoder on the latents that the frozen UNet predicts in one step.
 
-    The paper names no losses. `grid_weight` is for `grid_error`.
+    Inference gives the decoder such latents. The paper names no losses. `grid_weight` is the weight
+    of `grid_error`.
 
     Raises:
         ValueError: impossible options, or an adversarial loss without `networks.discriminator`.
@@ -34,8 +35,10 @@ class DecoderStage(PerceptualStage):
         return [ParameterGroup("decoder", list(self.network.decoder.parameters()))]
 
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """Returns the image `[B, 3, scale·h, scale·w]` that one step of the UNet leads to, from
-        each sample's own noise."""
+        """Returns the images `[B, 3, scale·h, scale·w]` after one step of the UNet.
+
+        The noise of each sample is drawn from its own seed.
+        """
         network = self.network
         height, width = (side // network.lr_factor for side in x_l.shape[2:])
         noise = per_sample_normal(seeds, (network.config.latent_channels, height, width))
@@ -49,12 +52,15 @@ class DecoderStage(PerceptualStage):
 
 
 def grid_error(error: Tensor) -> Tensor:
-    """Returns the mean square of what an error `[B, 3, H, W]` repeats from block to block, a
-    scalar.
+    """Returns the mean square of the error that repeats from block to block, a scalar.
 
-    The decoder makes blocks of 8 x 8 px; the error at each of their places is averaged over 4 x 4
-    blocks first, which leaves of one that does not repeat a sixteenth. LPIPS alone rewards a
-    faint pattern on what is flat. Not the paper's.
+    The decoder makes blocks of 8 x 8 px. The error at each place of a block is averaged over 4 x 4
+    blocks before it is squared. An error that repeats stays as it is. The mean square of an error
+    that does not repeat falls to a sixteenth. LPIPS alone rewards a faint pattern in flat areas.
+    The paper has no such loss.
+
+    Args:
+        error: the difference of two images, `[B, 3, H, W]`.
     """
     places = F.pixel_unshuffle(error, LATENT_STRIDE)
     return F.avg_pool2d(places, min(4, *places.shape[2:])).square().mean()

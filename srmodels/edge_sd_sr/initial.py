@@ -17,12 +17,15 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 @dataclass
 class EdgeSDSRInitialWeights(InitialWeights):
-    """Each is a .safetensors file, a folder in diffusers' layout, or OWNER/NAME on the Hugging Face
-    hub; none: at random.
+    """The sources of first weights. Networks without a source start at random.
+
+    Each is a .safetensors file, a folder in diffusers' layout, or OWNER/NAME on the Hugging Face
+    hub. Files in TAESD's own layout do as well.
 
     vae: for the HR encoder, an `AutoencoderKL` (kind `kl`) or `AutoencoderTiny` (kind `tiny`).
-    decoder: an `AutoencoderTiny`'s. unet: a `UNet2DConditionModel`, sliced to the widths of
-    `networks.unet`; the teacher starts from it too. Files in TAESD's own layout do as well.
+    decoder: for the decoder, an `AutoencoderTiny`.
+    unet: for the UNet, a `UNet2DConditionModel`, sliced to the widths of `networks.unet`. The
+        teacher starts from it too.
     """
 
     vae: str | None = None
@@ -77,8 +80,11 @@ def _load_unet(network: EdgeSDSR, weights: dict[str, Tensor]) -> str:
 
 
 def _layers(weights: dict[str, Tensor], prefix: str, first: int) -> dict[str, Tensor]:
-    """Returns the tensors below `prefix` in diffusers' layout, or, in TAESD's own, whose names
-    begin with the layers' numbers, which count from `first`."""
+    """Returns the tensors of the layers, by their names in our networks.
+
+    In diffusers' layout they are those below `prefix`. In TAESD's own layout their names begin with
+    the layers' numbers, which count from `first`.
+    """
     if any(name.startswith(prefix) for name in weights):
         own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     else:

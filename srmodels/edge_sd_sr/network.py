@@ -51,20 +51,21 @@ class EdgeSDSR(SRNetwork):
         self.prediction = Prediction(config.prediction, self.process)
 
     def inference_modules(self) -> dict[str, nn.Module]:
-        """The networks that ship; the HR encoder stays behind."""
+        """Returns the networks that ship; the HR encoder stays behind."""
         return {"lr_encoder": self.lr_encoder, "unet": self.unet, "decoder": self.decoder}
 
     def finetuning_modules(self) -> dict[str, nn.Module]:
-        """The HR encoder: the latent space is its."""
+        """Returns the HR encoder, which defines the latent space."""
         return {"hr_encoder": self.hr_encoder}
 
     def checkpointed_modules(self) -> list[nn.Module]:
-        """The residual blocks of all networks and the UNet's attention."""
+        """Returns the residual blocks of all networks and the UNet's attention."""
         blocks = (ResBlock, ResnetBlock, SpatialTransformer)
         return [module for module in self.modules() if isinstance(module, blocks)]
 
     def to_coded(self, x_h: Tensor, x_l: Tensor) -> Tensor:
-        """Returns what the latent codes, `[B, 3, H, W]` in about unit range: image or residual."""
+        """Returns the image or residual that the latent codes, `[B, 3, H, W]`, of about unit
+        range."""
         if self.config.latent_of == "image":
             return x_h
         return (x_h - self._enlarge(x_l)) * self.config.residual_gain
@@ -88,10 +89,10 @@ class EdgeSDSR(SRNetwork):
         return self.from_coded(self.decoder(z), x_l)
 
     def noise(self, log_variance: Tensor, unit_noise: Tensor) -> Tensor:
-        """Returns n = v·ε `[B, C, h, w]`, by the recipe's `conditioning.variance`.
+        """Returns n = v·ε `[B, C, h, w]`; the recipe's `conditioning.variance` says what v is.
 
         Args:
-            log_variance: the LR encoder's, log v².
+            log_variance: log v², from the LR encoder.
             unit_noise: ε, standard normal.
         """
         conditioning = self.config.conditioning
@@ -103,16 +104,24 @@ class EdgeSDSR(SRNetwork):
     def predict(
         self, z_t: Tensor, z_l: Tensor, timesteps: Tensor, by: "EdgeSDSR | Teacher | None" = None
     ) -> Tensor:
-        """Returns what a UNet says, by default the one that ships, `[B, C, h, w]`: what that means
-        is `prediction`'s to know."""
+        """Returns the output of a UNet, `[B, C, h, w]`; `self.prediction` says what it means.
+
+        Args:
+            by: the network whose UNet is called; by default this one.
+        """
         output: Tensor = (by or self).unet(torch.cat([z_t, z_l], dim=1), timesteps)
         return output
 
     def one_step_latent(
         self, x_l: Tensor, noise: Tensor, by: "EdgeSDSR | Teacher | None" = None
     ) -> Tensor:
-        """Returns ẑ_h for LR images `[B, 3, h, w]`, from noise of the latent's shape, in one UNet
-        call. The teacher's LR images are twice as large."""
+        """Returns ẑ_h in one UNet call.
+
+        Args:
+            x_l: LR images `[B, 3, h, w]`; those of the teacher are twice as large.
+            noise: standard normal, of the latent's shape.
+            by: the network whose LR encoder and UNet are called; by default this one.
+        """
         z_l, log_variance = (by or self).lr_encoder(x_l)
         z_t = self.process.start(z_l, self.noise(log_variance, noise))
         last = self.process.num_timesteps - 1
@@ -120,8 +129,7 @@ class EdgeSDSR(SRNetwork):
         return self.prediction.z_h(self.predict(z_t, z_l, timesteps, by), z_t, z_l, timesteps)
 
     def inference_noise(self, x_l: Tensor) -> Tensor:
-        """Returns the fixed noise for `x_l`: the same for every image of a batch and for every
-        call."""
+        """Returns the fixed noise for `x_l`. It is the same for every image and every call."""
         height, width = x_l.shape[2] // self.lr_factor, x_l.shape[3] // self.lr_factor
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         shape = (1, self.config.latent_channels, height, width)

@@ -1,10 +1,10 @@
-"""A Stable Diffusion UNet, sliced by channel to the widths of ours.
+"""Slices a Stable Diffusion UNet by channel to the widths of ours.
 
-Of every tensor the leading channels are kept; where channels mean something by their place (the
-two halves of a GEGLU, what is concatenated, the sinusoids of the timestep) those that mean the
-same. Heads are as wide as `networks.unet.head_channels`, whatever they were there. What has no
-counterpart stays as it was initialised. Which channels to keep is a reconstruction: the paper
-starts from Stable Diffusion and does not say how.
+Each tensor keeps its leading channels. Some channels have a meaning by their place: the two halves
+of a GEGLU, the parts of a concatenated input, and the sinusoids of the timestep. There the channels
+with the same meaning are kept. Heads are as wide as `networks.unet.head_channels`, whatever their
+width in the source. A tensor without a counterpart stays as it was initialised. The choice of
+channels is a reconstruction: the paper starts from Stable Diffusion and does not say how.
 """
 
 import re
@@ -23,7 +23,10 @@ _MID = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Widths from fine to coarse and resnets per level on the way down; one more on the way up."""
+    """The widths of a UNet from fine to coarse, and its number of resnets per level.
+
+    The number holds on the way down. Each level has one more on the way up.
+    """
 
     widths: Sequence[int]
     num_layers: int
@@ -39,8 +42,8 @@ class _Layout:
         return cls(widths, 1 + max(layer for _, layer in places))
 
     def up_inputs(self, level: int, layer: int) -> tuple[int, int]:
-        """Returns what an upward resnet's input is concatenated of: channels so far, channels of a
-        skip."""
+        """Returns the channels of the two parts of an upward resnet's input: of the result so far,
+        and of the skip."""
         own, above = self.widths[level], min(level + 1, len(self.widths) - 1)
         current = self.widths[above] if layer == 0 else own
         skip = own if layer < self.num_layers else self.widths[max(level - 1, 0)]
@@ -51,7 +54,7 @@ def slice_unet(unet: UNet, source: Mapping[str, Tensor]) -> list[str]:
     """Fills `unet` from the weights of a diffusers `UNet2DConditionModel`.
 
     Returns:
-        The names of `unet`'s tensors that have no counterpart, and are as they were.
+        the names of `unet`'s tensors that have no counterpart, and stay as they were.
 
     Raises:
         ValueError: `source` is no such model, or narrower, or shorter than `unet`.
@@ -108,7 +111,7 @@ def _check_size(name: str, weight: Tensor, given: Tensor) -> None:
 
 
 def _outputs(name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _Layout) -> Index:
-    """Returns which of the first dimension to keep."""
+    """Returns the indices of the output channels (the first dimension) that are kept."""
     size, of = weight.shape[0], given.shape[0]
     if ".ff.net.0.proj." in name:
         return _segments((size // 2, size // 2), (of // 2, of // 2))
@@ -120,7 +123,7 @@ def _outputs(name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _L
 def _with_inputs(
     name: str, weight: Tensor, given: Tensor, ours: _Layout, theirs: _Layout
 ) -> Tensor:
-    """Returns the same tensor with the input channels (its second dimension) that are kept."""
+    """Returns the tensor with only the input channels (its second dimension) that are kept."""
     if weight.ndim == 1:
         return given
     if name == "conv_in.weight":
@@ -129,7 +132,7 @@ def _with_inputs(
         return torch.cat([kept, torch.zeros_like(kept)], dim=1)
     size, of = weight.shape[1], given.shape[1]
     if name == "time_embedding.linear_1.weight":
-        # Of the sinusoids the nearest frequencies: cosines first, then sines.
+        # The sinusoids with the nearest frequencies: cosines first, then sines.
         nearest = (torch.arange(size // 2) * (of / size)).round().long().clamp(max=of // 2 - 1)
         return given[:, torch.cat([nearest, nearest + of // 2])]
     if parts := _concatenated(name, ours, theirs):
@@ -140,8 +143,10 @@ def _with_inputs(
 def _concatenated(
     name: str, ours: _Layout, theirs: _Layout
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Returns what an upward resnet's input is made of, here and there, for a tensor that sees
-    it."""
+    """Returns the channels of the two parts of an upward resnet's input, in our UNet and in theirs.
+
+    Returns None for a tensor that does not depend on these channels.
+    """
     match = _BLOCK.fullmatch(name)
     if match is None or match[1] != "up" or match[3] != "resnets":
         return None
@@ -156,7 +161,7 @@ def _concatenated(
 
 
 def _segments(sizes: Sequence[int], of: Sequence[int]) -> Index:
-    """Returns the leading `sizes` of parts that lie one after the other and are `of` long."""
+    """Returns the indices of the leading `sizes` channels of adjacent parts, `of` channels long."""
     starts = [sum(of[:number]) for number in range(len(of))]
     return torch.cat(
         [torch.arange(start, start + n) for start, n in zip(starts, sizes, strict=True)]

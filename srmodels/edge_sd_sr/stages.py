@@ -16,8 +16,10 @@ _NOISE, _TIMESTEP, _LATENT = 0, 1, 2
 
 
 class AutoencoderStage(Stage):
-    """Trains HR encoder and decoder on what the latent codes, where no pretrained ones are at hand;
-    with `train_encoder: false` the decoder alone, for a pretrained encoder (`init.vae`).
+    """Trains HR encoder and decoder on the image or residual that the latent codes.
+
+    It is for a recipe that has no pretrained ones. With `train_encoder: false` it trains the
+    decoder alone, for a pretrained encoder (`init.vae`).
 
     Loss: mean squared error + a penalty that holds each latent channel near zero mean and unit
     variance, which is what the diffusion assumes of z_h. A little noise on the latent keeps the
@@ -58,17 +60,16 @@ class AutoencoderStage(Stage):
         }
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """Returns x_h through encoder and decoder, since inference needs a UNet, which learns
-        later."""
+        """Returns x_h after encoder and decoder. Inference needs a UNet, which learns later."""
         return self.network.decode(self.network.encode(x_h, x_l), x_l)
 
 
 class JointStage(Stage):
     """Trains UNet and LR encoder together; HR encoder and decoder are frozen.
 
-    Loss: the squared error of what the UNet predicts, at timesteps drawn towards the last, plus,
-    with learned variance, the negative log-likelihood of z_h under N(z_l, v²): without it v would
-    shrink, since noise only makes the first term's task harder. The second term is a
+    Loss: the squared error of the UNet's prediction, at timesteps drawn towards the last. With
+    learned variance, the negative log-likelihood of z_h under N(z_l, v²) is added. Without it v
+    would shrink, since noise only makes the first term's task harder. The second term is a
     reconstruction; its weight is a switch.
 
     Raises:
@@ -94,7 +95,7 @@ class JointStage(Stage):
         return self.network
 
     def learners_view(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """The LR image that it sees."""
+        """Returns the LR image that the learner sees."""
         return x_l
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -135,8 +136,10 @@ class JointStage(Stage):
 
 
 class TeacherStage(JointStage):
-    """The same for the teacher, whose LR image is x_h at half its size: the first half of scale
-    distillation (YONOS-SR, Noroozi et al., arXiv 2401.17258).
+    """Trains the teacher's UNet and LR encoder as `JointStage` trains those of the network.
+
+    The teacher's LR image is twice as large as x_l. This is the first half of scale distillation
+    (YONOS-SR, Noroozi et al., arXiv 2401.17258).
 
     Raises:
         ValueError: there is no teacher.
@@ -157,18 +160,19 @@ class TeacherStage(JointStage):
         return teachers_view(x_h, self.network.scale)
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """Returns what the teacher makes of its own, better, LR image."""
+        """Returns the teacher's result for its own, larger LR image."""
         network, noise = self.network, self.network.inference_noise(x_l)
         z_h = network.one_step_latent(self.learners_view(x_l, x_h), noise, self.learner)
         return network.decode(z_h, x_l)
 
 
 class DistillationStage(JointStage):
-    """Trains UNet and LR encoder on what the frozen teacher says of the same z_t: the second half
-    of scale distillation. The UNet starts as a copy of the teacher's.
+    """Trains UNet and LR encoder on the frozen teacher's prediction for the same z_t.
 
-    Loss: ‖ẑ_h(z_t, z_l) − target‖², the target a mixture of the teacher's ẑ_h(z_t, z_l′), in the
-    proportion `teacher_weight`, and z_h; plus the joint stage's likelihood. z_t is the student's,
+    This is the second half of scale distillation. The UNet starts as a copy of the teacher's.
+
+    Loss: ‖ẑ_h(z_t, z_l) − target‖², plus the joint stage's likelihood. The target mixes the
+    teacher's ẑ_h(z_t, z_l′), in the proportion `teacher_weight`, with z_h. z_t is the student's,
     which ends at its own z_l. That, the mixture, and a weight of 1 at every t are reconstructions.
 
     Raises:
@@ -209,7 +213,7 @@ class DistillationStage(JointStage):
 
 @dataclass(frozen=True)
 class _Diffused:
-    """A point of the forward process, and what it was made of."""
+    """A point of the forward process, and the values that it was made of."""
 
     z_t: Tensor
     z_l: Tensor
@@ -219,9 +223,11 @@ class _Diffused:
 
 
 def teachers_view(x_h: Tensor, scale: int) -> Tensor:
-    """Returns x_l′ `[B, 3, 2h, 2w]`: x_h as the teacher of a network for ×`scale` sees it, reduced
-    by half of that with an antialiased bicubic filter and degraded in no other way (a
-    reconstruction)."""
+    """Returns the teacher's LR image x_l′ `[B, 3, 2h, 2w]`, for a network that enlarges by `scale`.
+
+    It is x_h, reduced by `scale / 2` with an antialiased bicubic filter. It is degraded in no other
+    way, which is a reconstruction.
+    """
     reduced = F.interpolate(x_h, scale_factor=2 / scale, mode="bicubic", antialias=True)
     return reduced.clamp(0.0, 1.0)
 

@@ -20,7 +20,8 @@ _VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 51
 class LPIPS(nn.Module):
     """Learned perceptual image patch similarity v0.1, Zhang et al., arXiv 1801.03924.
 
-    0 for equal images; the lower the more alike. Has no weights of use before `load`.
+    It is 0 for equal images, and lower for images that are more alike. Its weights are useful after
+    `load` alone.
 
     Args:
         backbone: `alex`, the usual one to report, or `vgg`, the usual one to train with.
@@ -88,13 +89,13 @@ class LPIPS(nn.Module):
 
 
 def pretrained_names(backbone: str) -> tuple[str, str]:
-    """Returns what `pretrained` calls the features and the heads of a backbone."""
+    """Returns the names of a backbone's features and heads, for `pretrained`."""
     features = {"alex": "alexnet_features", "vgg": "vgg16_features"}[backbone]
     return features, f"lpips_{backbone}_heads"
 
 
 def _alex() -> list[nn.Module]:
-    """torchvision's `alexnet().features`, up to its last pooling."""
+    """Returns torchvision's `alexnet().features`, up to its last pooling."""
     return [
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
         nn.ReLU(),
@@ -112,7 +113,7 @@ def _alex() -> list[nn.Module]:
 
 
 def _vgg() -> list[nn.Module]:
-    """torchvision's `vgg16().features`, up to its last pooling."""
+    """Returns torchvision's `vgg16().features`, up to its last pooling."""
     layers: list[nn.Module] = []
     previous = 3
     for channels in _VGG:

@@ -1,4 +1,4 @@
-"""The metrics by name: what each measures, by which protocol, and which way is better."""
+"""The metrics by name, each with its protocol and the direction that is better."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -20,19 +20,19 @@ Score = Callable[[Pixels, Pixels], float]
 
 @dataclass(frozen=True)
 class AnyMetric:
-    """A metric as tables and readers need to know it.
+    """The facts of a metric that tables and readers need.
 
     Attributes:
-        name: as a recipe names it.
-        title: for tables.
-        protocol: for those who want to repeat it.
-        higher_is_better: whether more is better.
-        digits: that are worth showing.
+        name: its name in a recipe.
+        title: its name in tables.
+        protocol: the description that somebody needs to repeat the measurement.
+        higher_is_better: True where a higher score is better.
+        digits: number of decimals that are worth showing.
         margin: a difference that does not matter to anybody.
-        has_reference: whether it looks at the HR of each image; without, it cannot tell detail from
-            invention.
-        unit: of the score, if it has one.
-        cropped: whether a border is left out; its width then belongs to `label`.
+        has_reference: True where the metric looks at the HR of each image. Others cannot tell
+            detail from invention.
+        unit: unit of the score; empty if it has none.
+        cropped: True where a border is left out; its width is then a part of `label`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class AnyMetric:
     cropped: bool = False
 
     def label(self, crop: int) -> str:
-        """The name with its protocol: what results are kept under, `psnr_y_crop4`."""
+        """Returns the label of the metric's results, such as `psnr_y_crop4`."""
         return f"{self.name}_crop{crop}" if self.cropped else self.name
 
 
@@ -66,16 +66,16 @@ class Metric(AnyMetric):
     pretrained: Sequence[str] = ()
 
     def is_at_hand(self) -> bool:
-        """Returns whether it needs no weights, or finds them without the web."""
+        """Returns True if the metric needs no weights, or finds them without the web."""
         return all(map(is_at_hand, self.pretrained))
 
 
 @dataclass(frozen=True)
 class SetMetric(AnyMetric):
-    """One way to judge all results for a set of images together: one number, and no interval.
+    """One way to judge all results for a set of images together, by one number without an interval.
 
     Attributes:
-        create: makes what measures it; raises ValueError as above.
+        create: makes the score; raises ValueError as that of `Metric` does.
     """
 
     _: KW_ONLY

@@ -12,11 +12,12 @@ PRIORS = ("none", "regressed", "diffused")
 class PriorEncoderConfig:
     """Latent prior encoder: image → a vector of `prior_channels` numbers.
 
-    num_blocks: DiffIR has 9; 8 give the paper's number of parameters. A reconstruction.
+    num_blocks: number of residual blocks. DiffIR has 9; 8 give the paper's number of parameters.
+        The 8 are a reconstruction.
 
-    unshuffle: the image is read at 1/unshuffle of the LR resolution, its pixels in channels.
-        (DiffIR, which RDSR follows, reads LR at full resolution: that alone costs more than a
-        decoder of this size. A reconstruction.)
+    unshuffle: the encoder reads the image at 1/unshuffle of the LR resolution, its pixels in
+        channels. That is a reconstruction. DiffIR, which RDSR follows, reads LR at full resolution:
+        that alone costs more than a decoder of this size.
     """
 
     channels: int = 64
@@ -30,8 +31,8 @@ class DecoderConfig:
 
     conv: `ecb`, `repvgg` or `plain`; all cost the same at inference.
 
-    modulate_every: of the `num_convs` convolutions of the body every which one is scaled and
-        shifted by the prior; 1: all.
+    modulate_every: n, where the prior scales and shifts every n-th of the `num_convs` convolutions
+        of the body; 1 for all of them.
     """
 
     channels: int = 48
@@ -44,11 +45,11 @@ class DecoderConfig:
 class RDSRConfig:
     """Networks of RDSR.
 
-    prior: what steers the decoder at inference. `diffused`: the reverse process makes it from noise
-        and what the LR image says. `regressed`: what the LR image says, without a process, to tell
-        what diffusion is good for. `none`: nothing does, and there is nothing but the decoder.
+    prior: kind of the prior that steers the decoder at inference. `diffused`: the reverse process
+        makes it from noise and the LR encoder's output. `regressed`: it is the LR encoder's output,
+        to find out the use of diffusion. `none`: there is no prior, and only the decoder.
 
-    discriminator: of the perceptual stage; it does not ship.
+    discriminator: the discriminator of the perceptual stage; it does not ship.
 
     prior_channels, num_timesteps: DiffIR's 256 numbers and T = 4 (Xia et al., arXiv 2303.09472).
     """

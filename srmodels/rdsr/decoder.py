@@ -15,12 +15,12 @@ _DETAILS = 0.1
 class RepD(nn.Module):
     """LR image and prior → HR image.
 
-    Everything happens at the LR resolution; the last convolution gives scale² pixels for each,
-    which come on top of the bilinearly enlarged x_l. The paper says no more than "a stack of 3x3
-    convolution and ReLU": that sum, and how the prior modulates, are reconstructions.
+    Everything happens at the LR resolution. The last convolution gives scale² pixels for each LR
+    pixel, and these are added to the bilinearly enlarged x_l. The paper says no more than "a stack
+    of 3x3 convolution and ReLU". So the sum and the modulation by the prior are reconstructions.
 
     Args:
-        prior_channels: of the prior; 0: there is none.
+        prior_channels: number of channels of the prior; 0 if there is none.
     """
 
     def __init__(self, config: DecoderConfig, scale: int, prior_channels: int) -> None:
@@ -34,8 +34,12 @@ class RepD(nn.Module):
         self.tail = make_conv(config.conv, width, 3 * scale**2, identity=False)
 
     def forward(self, x_l: Tensor, prior: Tensor | None) -> Tensor:
-        """Returns `[B, 3, scale·h, scale·w]`, about [0, 1], of x_l `[B, 3, h, w]` and a prior
-        `[B, prior_channels]`."""
+        """Returns images `[B, 3, scale·h, scale·w]`, about [0, 1].
+
+        Args:
+            x_l: LR images `[B, 3, h, w]`.
+            prior: `[B, prior_channels]`.
+        """
         x = F.relu(self.head(x_l - 0.5))
         for layer in self.body:
             x = layer(x, prior)

@@ -49,7 +49,7 @@ class RDSR(SRNetwork):
         self.register_buffer("noise", noise.to(device), persistent=False)
 
     def inference_modules(self) -> dict[str, nn.Module]:
-        """The networks that ship; the encoder that reads HR images stays behind."""
+        """Returns the networks that ship; the encoder that reads HR images stays behind."""
         shipped = {
             "lr_encoder": self.lr_encoder,
             "denoiser": self.denoiser,
@@ -58,12 +58,14 @@ class RDSR(SRNetwork):
         return {name: module for name, module in shipped.items() if module is not None}
 
     def finetuning_modules(self) -> dict[str, nn.Module]:
-        """The encoder that teaches; none once the network is fused, which ends all training."""
+        """Returns the encoder that teaches; none if the network is fused or has no prior."""
         return {} if self.hr_encoder is None or self.fused else {"hr_encoder": self.hr_encoder}
 
     def oracle_prior(self, x_l: Tensor, x_h: Tensor) -> Tensor | None:
-        """Returns what an encoder that sees x_h too says, `[B, prior_channels]`; None if nothing
-        steers."""
+        """Returns the prior of the encoder that sees x_h too, `[B, prior_channels]`.
+
+        Returns None if no prior steers the decoder.
+        """
         if self.hr_encoder is None:
             return None
         unshuffle = self.config.prior_encoder.unshuffle
@@ -73,7 +75,7 @@ class RDSR(SRNetwork):
         return prior
 
     def prior(self, x_l: Tensor, start: Tensor | None = None) -> Tensor | None:
-        """Returns the prior that inference has, `[B, prior_channels]`; None if nothing steers.
+        """Returns the prior that inference uses, `[B, prior_channels]`; None if there is none.
 
         Args:
             start: x_T of the reverse process `[B, prior_channels]`; by default its fixed noise.

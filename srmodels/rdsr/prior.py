@@ -22,7 +22,7 @@ class PriorEncoder(nn.Module):
     three convolutions that widen, the mean over all places, and two linear layers.
 
     Args:
-        in_channels: of all images together, once their pixels are unshuffled.
+        in_channels: channels of all images together, after their pixels are unshuffled.
     """
 
     def __init__(self, config: PriorEncoderConfig, in_channels: int, prior_channels: int) -> None:

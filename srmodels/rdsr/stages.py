@@ -1,5 +1,7 @@
-"""The stages of RDSR: the prior that an oracle gives, then the one that diffusion makes, and then,
-if wanted, what looks right."""
+"""The stages of RDSR: training with the prior of an oracle, then with the one that diffusion makes.
+
+A third stage, which is optional, finetunes the networks until the image looks right.
+"""
 
 from dataclasses import dataclass
 
@@ -15,8 +17,9 @@ from srmodels.stages.perceptual import PerceptualStage
 
 
 class PriorStage(Stage):
-    """Trains the decoder and the encoder that reads LR and HR image; without a prior, the decoder
-    alone.
+    """Trains the decoder and the encoder that reads LR and HR image.
+
+    Without a prior it trains the decoder alone.
 
     Loss: L1 between the decoded image and x_h (DiffIR's first stage, arXiv 2303.09472, Eq. 5).
     """
@@ -43,18 +46,18 @@ class PriorStage(Stage):
         return {"loss": F.l1_loss(x, x_h)}
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:
-        """Returns what the decoder makes with the oracle's prior."""
+        """Returns the decoder's image for the oracle's prior."""
         x: Tensor = self.network.decoder(x_l, self.network.oracle_prior(x_l, x_h))
         return x
 
 
 class DiffusionStage(Stage):
-    """Trains what inference needs: the encoder that reads the LR image alone, the denoiser and the
-    decoder; the encoder of the first stage is frozen, and teaches.
+    """Trains the networks of inference: the encoder that reads the LR image alone, the denoiser and
+    the decoder. The encoder of the first stage is frozen, and teaches.
 
     Loss: L1 between the decoded image and x_h, plus L1 between the prior that the reverse process
     makes and the oracle's (DiffIR, Eqs. 11 and 12). In training the process starts from the
-    oracle's prior, diffused; what is left of it there is a twentieth.
+    diffused prior of the oracle. A twentieth of that prior is left there.
 
     Raises:
         ValueError: impossible options, or a network without a prior.
@@ -101,11 +104,12 @@ class DiffusionStage(Stage):
 
 
 class PerceptualFinetuning(PerceptualStage):
-    """Trains what inference needs with LPIPS, a discriminator or both, after the other stages: what
-    DiffIR does for its GAN-trained models. A trade of decibels for looks.
+    """Trains the networks of inference with LPIPS, a discriminator or both, after the other stages.
+
+    DiffIR does this for its GAN-trained models. It trades decibels for looks.
 
     Raises:
-        ValueError: as the other perceptual stages, and where there is neither.
+        ValueError: the options are impossible for a perceptual stage, or have neither loss.
     """
 
     network: RDSR
@@ -128,8 +132,10 @@ class PerceptualFinetuning(PerceptualStage):
         ]
 
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """Returns the image `[B, 3, scale·h, scale·w]`, about [0, 1], where the reverse process
-        starts from each sample's own noise."""
+        """Returns the images `[B, 3, scale·h, scale·w]`, about [0, 1].
+
+        The reverse process starts from noise that is drawn from each sample's own seed.
+        """
         network = self.network
         start = per_sample_normal(seeds, network.noise.shape[1:])
         x: Tensor = network.decoder(x_l, network.prior(x_l, start))

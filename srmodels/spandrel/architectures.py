@@ -20,10 +20,10 @@ _SCALE_ARGUMENTS = ("scale", "upscale", "upscaling_factor", "upscale_factor", "u
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of spandrel's, and what reads its checkpoints.
+    """A class of spandrel's, and the reader of its checkpoints.
 
     Attributes:
-        name: of the class.
+        name: name of the class.
         create: the class; it takes keyword arguments alone, and keeps them as `hyperparameters`.
         reader: spandrel's `Architecture`, which recognises the options of a state dict.
     """

@@ -14,8 +14,11 @@ from srmodels.system import InitialWeights
 
 @dataclass
 class SpandrelInitialWeights(InitialWeights):
-    """checkpoint: a file that spandrel reads (.pth, .ckpt, .safetensors), of the recipe's
-    architecture and options; none: at random."""
+    """The source of first weights. Without one, they are random.
+
+    checkpoint: a file that spandrel reads (.pth, .ckpt, .safetensors), of the recipe's architecture
+        and options.
+    """
 
     checkpoint: str | None = None
 

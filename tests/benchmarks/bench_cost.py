@@ -1,7 +1,8 @@
-"""What each part of Edge-SD-SR costs, as a share of the machine's measured matrix-multiply peak.
+"""Measures the cost of each part of Edge-SD-SR, as a share of the machine's peak.
 
-For one tile, 128 → 512 px, and for 25 of them and their blending, 512 → 2048 px, in PyTorch and in
-ONNX Runtime; on a GPU, if there is one, in PyTorch too. Weights are random: they take as long.
+The peak is that of matrix multiplications, and is measured too. The costs are those of one tile,
+128 → 512 px, and of 25 tiles and their blending, 512 → 2048 px. They are measured in PyTorch and in
+ONNX Runtime, and on a GPU, if there is one, in PyTorch. The weights are random: they take as long.
 """
 
 import statistics
@@ -60,7 +61,7 @@ class _Product(nn.Module):
 
 
 def inputs_of_parts(network: SRNetwork, x_l: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """What each part sees when the network upscales x_l."""
+    """Returns the inputs of each part when the network upscales x_l."""
     seen: dict[str, tuple[Tensor, ...]] = {}
 
     def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

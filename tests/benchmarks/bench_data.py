@@ -1,4 +1,4 @@
-"""How fast the data plane is, and where its time goes. Ratios are of alternating runs."""
+"""Measures the speed of the data plane and of its parts. Ratios are of alternating runs."""
 
 import statistics
 import subprocess

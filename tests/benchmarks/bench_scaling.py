@@ -1,4 +1,6 @@
-"""What one sample and one checkpoint cost, from which docs/scaling.md derives larger machines."""
+"""Measures the cost of one sample and of one checkpoint, for the larger machines of
+docs/scaling.md.
+"""
 
 import statistics
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Whether tiles show: the tiled output of a photo against its untiled one.
+"""Compares the tiled output of a photo with its untiled one, to find out whether tiles show.
 
-By the models that ship; needs SRMILL_DATA.
+It uses the models that ship, and needs SRMILL_DATA.
 """
 
 import numpy as np

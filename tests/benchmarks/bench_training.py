@@ -1,5 +1,7 @@
-"""What the training runtime costs over a bare PyTorch loop, and where a step's time goes. Ratios
-are of alternating runs of the same steps on the same batches."""
+"""Measures the cost of the training runtime over a bare PyTorch loop, and the parts of a step.
+
+Ratios are of alternating runs of the same steps on the same batches.
+"""
 
 import json
 import os
@@ -53,7 +55,7 @@ def configure(tiles: Path, *arguments: str) -> Config:
 
 
 def run_bare(config: Config) -> Stopwatch:
-    """What anybody would write for this stage, with nothing around it."""
+    """Trains the stage in the plain loop that anybody would write for it."""
     from pipelines.training.build import build_stage
 
     train = config.stages["joint"].train

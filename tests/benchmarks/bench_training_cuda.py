@@ -63,7 +63,7 @@ def random_batch(batch_size: int, crop: int, scale: int, device: torch.device) -
 
 
 def step_seconds(config: Config, device: torch.device, warm_up: int, steps: int) -> float:
-    """Of the median step of the joint stage, its EMA included."""
+    """Returns the seconds of the median step of the joint stage, its EMA included."""
     from pipelines.training.build import build_engine
 
     train = config.stages["joint"].train

@@ -10,10 +10,10 @@ _HERE = ROOT / "tests" / "benchmarks"
 
 @dataclass(frozen=True)
 class Arm:
-    """One row: what is changed, the stages that are trained, and whose result is measured.
+    """One row: its changes of the recipe, and its stages. The last stage's result is measured.
 
-    oracle: whether it is measured with the prior that HR images give.
-    recipe: in place of the grid's.
+    oracle: True where it is measured with the prior that HR images give.
+    recipe: a recipe in place of the grid's.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Grid:
-    """The first arm is what the others are compared with."""
+    """The arms of a table; the others are compared with the first."""
 
     recipe: Path
     arms: dict[str, Arm]

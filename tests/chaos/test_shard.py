@@ -38,7 +38,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def kill_all(process: "subprocess.Popen[bytes]") -> None:
-    """As a machine that loses power: the job, its tasks and its Ray."""
+    """Kills the job, its tasks and its Ray, like a machine that loses power."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.kill()

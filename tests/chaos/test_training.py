@@ -48,7 +48,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of a stage whose loss does not depend on the number of workers."""
+    """The loss of the stage does not depend on the number of workers."""
     nodes.add(2)
     elastic = (*SETTINGS, "train.workers=[1,2]", "train.zero_stage=1", "stage=joint")
 

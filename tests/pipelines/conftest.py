@@ -1,4 +1,4 @@
-"""What tests of the pipelines share."""
+"""Fixtures that the tests of the pipelines share."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from pipelines.evaluation.methods import Method
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """What is measured, image by image; in this process instead of as Ray tasks."""
+    """The tasks that are measured, in this process instead of by Ray."""
     seen: list[tuple[str, list[str]]] = []
 
     def run(

@@ -1,4 +1,4 @@
-"""What Ray takes along to its workers."""
+"""Tests the code that Ray takes along to its workers."""
 
 import shutil
 import sys
@@ -53,13 +53,13 @@ def test_a_package_inside_the_checkout_is_there_already(
 
 
 def name_of(path: str) -> str:
-    """On a worker."""
+    """Returns the name of a system that a worker loads."""
     return system.load_system(path).name
 
 
 @pytest.mark.slow
 def test_workers_import_it(package: Path) -> None:
-    """On a cluster of its own, from where the package's folder is gone meanwhile."""
+    """The cluster is the test's own. The package's folder is gone when the workers import it."""
     system.load_system("somebodys_package.network")
     with connect():
         shutil.rmtree(package)

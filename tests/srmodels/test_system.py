@@ -74,7 +74,7 @@ def test_installed_modules_come_before_the_current_directory(
 
 
 def refusal(name: str) -> str:
-    """What is said of a system that cannot be used: one sentence."""
+    """Returns the message for a system that cannot be used, which is one sentence."""
     with pytest.raises(ValueError, match=r"\.$") as error:
         load_system(name)
     assert error.value.__suppress_context__ or error.value.__context__ is None

@@ -1,4 +1,4 @@
-"""What a broken training is measured by: one that nobody disturbed, and a table of the damage."""
+"""Compares a broken training with an undisturbed one, and keeps a table of the damage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ NewRun = Callable[..., Run]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run arrived at: digests of its files, and each (step, loss) that was logged."""
+    """The result of a run: digests of its files, and each (step, loss) that was logged."""
 
     weights: dict[str, str]
     losses: list[tuple[int, float]]
 
     @staticmethod
     def of(run: Run) -> "Outcome":
-        """Waits for its end."""
+        """Waits for the end of a run and returns its outcome."""
         assert run.wait() == 0, run.output
         result = run.result()
         assert result.step == STEPS

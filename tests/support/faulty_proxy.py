@@ -18,7 +18,7 @@ REFUSALS = {"slow_down": (503, "SlowDown"), "gone": (404, "NoSuchUpload")}
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one request.
+    """A fault of one request.
 
     kind:
         drop: no answer. lost: carried out, but no answer. slow_down: 503. gone: 404.

@@ -13,12 +13,12 @@ import pytest
 
 @dataclass
 class WebFile:
-    """What the server serves, and how badly.
+    """A file that the server serves, with its faults.
 
-    cuts: how many bytes of each next answer's body are sent before the line drops.
-    statuses: answered to the next requests instead of the file.
-    delay_s: before each 64 KiB of a body.
-    answers: after so many answers with a body the server only says 503.
+    cuts: number of bytes of each next answer's body that are sent before the line drops.
+    statuses: status codes of the next answers, which come without the file.
+    delay_s: delay before each 64 KiB of a body.
+    answers: number of answers with a body, after which the server only says 503.
     sent: (first byte, bytes sent) of every answer with a body.
     """
 
@@ -47,7 +47,7 @@ class WebServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, name: str, file: WebFile) -> str:
-        """The file's URL."""
+        """Adds a file and returns its URL."""
         self.files[f"/{name}"] = file
         return f"{self.url}/{name}"
 

@@ -65,7 +65,7 @@ class MLflowServer:
             return False
 
     def kill(self) -> None:
-        """At once, in the middle of whatever it does."""
+        """Kills the server at once, in the middle of whatever it does."""
         if self._process is not None:
             assert self._process.stdin
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""What a method scores on the benchmark sets at hand, image by image, in this process."""
+"""Measures a method on the benchmark sets at hand, image by image, in this process."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,11 +29,12 @@ def scores(
     config: Config | None = None,
     every: int = 1,
 ) -> NDArray[np.float64]:
-    """`[images, metrics]`, sets one after the other, of every so many images of a set the first.
+    """Returns scores `[images, metrics]`, one set after the other.
 
     Args:
-        reference: as in evaluate.compare.
-        metrics: their names; a border of the scale is left out of those that leave one out.
+        reference: the method, as in evaluate.compare.
+        metrics: names of metrics; those that leave out a border leave out `scale` pixels.
+        every: number of images of which only the first is measured.
     """
     config = config or load_config([])
     method = open_method(ModelReference.parse(reference), config)
@@ -43,7 +44,10 @@ def scores(
 def oracle_scores(
     config: Config, stage: str, benchmarks: Sequence[str], metrics: Sequence[str]
 ) -> NDArray[np.float64]:
-    """The same of what a stage previews, given HR images too: of tiles as the model has them."""
+    """Returns scores of a stage's preview, which sees HR images too.
+
+    The images are not larger than the model's tiles, and are mirrored up to them.
+    """
     newest = run_checkpoints(config, run_name(config, stage)).newest_intact(RESULT)
     assert newest is not None
     built, tile = build_stage(config, stage, newest.weights()).eval(), config.export.tile

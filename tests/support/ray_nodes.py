@@ -27,22 +27,22 @@ class Nodes:
         return str(self._cluster.address)
 
     def add(self, count: int) -> None:
-        """Nodes whose workers have the environment of this moment."""
+        """Adds nodes whose workers have the environment of this moment."""
         for _ in range(count):
             self._cluster.add_node(num_cpus=1)
         self._cluster.wait_for_nodes()
 
     def workers(self) -> list[psutil.Process]:
-        """The training processes, on all nodes."""
+        """Returns the training processes, on all nodes."""
         return [worker for node in self._nodes() for worker in _workers(node)]
 
     def node_of(self, worker: psutil.Process) -> Any:
-        """Where a training process runs."""
+        """Returns the node that a training process runs on."""
         [node] = [node for node in self._nodes() if worker in _workers(node)]
         return node
 
     def kill(self, node: Any) -> None:
-        """With all that runs there."""
+        """Kills a node with all that runs there."""
         self._cluster.remove_node(node, allow_graceful=False)
 
     def drain(self, node: Any, seconds: int) -> None:

@@ -27,7 +27,7 @@ class Run:
 
     The driver has the environment of this process, where SRMILL_HOME is its home.
 
-    address: of the Ray cluster.
+    address: address of the Ray cluster.
     """
 
     def __init__(self, address: str, *settings: str) -> None:
@@ -41,7 +41,7 @@ class Run:
         self._config = config
 
     def start(self) -> None:
-        """The same command each time."""
+        """Starts the driver, with the same command each time."""
         self.process = subprocess.Popen(
             [sys.executable, "jobs/train.py", *self.arguments],
             cwd=ROOT,
@@ -75,13 +75,13 @@ class Run:
             time.sleep(0.2)
 
     def until_step(self, step: int) -> None:
-        """As MLflow knows it."""
+        """Waits until MLflow knows a step."""
         # Before that, the driver may still be making MLflow's database.
         self.until_said("0%|")
         self.until(lambda: self.last_step() >= step, f"step {step}")
 
     def until_saved(self, step: int) -> Checkpoint:
-        """The checkpoint of this step or a later one."""
+        """Waits for the checkpoint of a step or a later one, and returns it."""
         self.until(lambda: max(self.checkpoints.steps(), default=0) >= step, f"checkpoint {step}")
         newest = self.checkpoints.newest()
         assert newest is not None
@@ -128,8 +128,8 @@ class Run:
         return newest
 
     def damage(self, fault: float) -> tuple[int, float]:
-        """What a fault at this time cost: steps that had to be trained again, and seconds until the
-        next step that is new."""
+        """Returns the cost of a fault at this time: steps that had to be trained again, and seconds
+        until the next new step."""
         resumed = [(at, int(m[1])) for at, line in self.lines if (m := RESUMING.search(line))]
         again, step = next(((at, step) for at, step in resumed if at > fault), (fault, sys.maxsize))
         logged = [(metric.timestamp / 1000, metric.step) for metric in self.history()]

@@ -31,7 +31,7 @@ SERVICES = ("master", "volume", "filer", "s3")
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a running server is; `environment` is all that a client of it needs."""
+    """The address of a running server; `environment` is all that its clients need."""
 
     port: int
 

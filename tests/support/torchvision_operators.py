@@ -17,7 +17,7 @@ _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def declare() -> None:
-    """Where torchvision is there and its import fails for want of them; else nothing happens."""
+    """Declares the operators if torchvision is installed and its import fails for want of them."""
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         return

@@ -16,7 +16,7 @@ from tests.conftest import write_dataset
 
 
 def test_the_digest_can_be_computed_without_us(dataset: Path) -> None:
-    """As docs/data.md says it, from the file alone."""
+    """The test computes it from the file alone, as docs/data.md says it."""
     raw = json.loads((dataset / "manifest.json").read_text())
     head = {"version": raw["version"], "settings": raw["settings"]}
     lines = [json.dumps(x, sort_keys=True, separators=(",", ":")) for x in (head, *raw["shards"])]
@@ -73,7 +73,7 @@ def test_a_location_may_name_an_earlier_manifest() -> None:
 def test_an_opened_dataset_reads_the_same_elsewhere(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a worker, which has another home and another current directory."""
+    """A worker has another home and another current directory."""
     opened = open_dataset(str(dataset), StreamConfig())
     sample = opened.manifest.split("train")[0]
     data = pickle.dumps(opened)

@@ -78,7 +78,7 @@ def test_a_position_does_not_depend_on_what_was_asked_before(
 def test_blocks_name_every_shard_before_it_is_needed(
     order: SampleOrder, start: int, world: int
 ) -> None:
-    """For every rank: the shard of each sample is in a block that began at or before it."""
+    """The shard of each sample of a rank is in a block that began at or before it."""
     end = start + 2 * order.num_samples
     for rank in range(world):
         begun: dict[int, set[int]] = {}

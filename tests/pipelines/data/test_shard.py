@@ -36,7 +36,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def reversed_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """As if later tasks had been faster."""
+    """Calls the function in reverse order, as if later tasks had been faster."""
     results = [function(*call) for call in reversed(list(calls))]
     return iter(results[::-1])
 
@@ -62,7 +62,7 @@ def test_names_and_containers_do_not_matter_content_does(photos: Path, tmp_path:
 
 
 def test_stock_webdataset_reads_the_shards(photos: Path, dataset: Path) -> None:
-    """With nothing of ours: the manifest is read as JSON, the shards by webdataset."""
+    """The test reads the manifest as JSON and the shards by webdataset, with no code of ours."""
     raw = json.loads((dataset / "manifest.json").read_text())
     urls = [str(dataset / s["path"]) for s in raw["shards"]]
     found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))

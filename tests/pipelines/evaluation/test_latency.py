@@ -45,7 +45,7 @@ def test_every_size_is_timed_on_all_threads_after_a_warm_up() -> None:
 
 
 def test_peak_memory_is_what_a_call_takes_and_gives_back() -> None:
-    """Not what it computes with: 40 MiB, whichever way the allocator gets them."""
+    """The call takes 40 MiB. The memory that it held before does not count."""
     held = np.ones(2**23)
 
     def call() -> float:

@@ -1,4 +1,4 @@
-"""What can be measured beside a model."""
+"""Tests the methods that can be measured beside a model."""
 
 import importlib.util
 import pickle

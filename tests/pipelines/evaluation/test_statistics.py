@@ -32,7 +32,7 @@ def test_the_comparison_is_paired() -> None:
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
-    """Of 100 differences with deviation 1: ± 1.96 / √100."""
+    """The interval of 100 differences with deviation 1 is ± 1.96 / √100."""
     difference = scores(0.5, 1.0)
     found = compare(difference, scores(0), ALONE, higher_is_better=True, margin=0)
     assert found.low is not None
@@ -116,7 +116,7 @@ def test_metrics_are_judged_together(verdicts: list[str], outcome: str) -> None:
 
 @pytest.mark.parametrize("photos", [2, 5, 19, 20])
 def test_equal_methods_are_seldom_told_apart(photos: int) -> None:
-    """By five in a hundred intervals at most, about, also where there are few photos."""
+    """About five in a hundred intervals tell them apart at most, even with few photos."""
     generator, apart, rounds = np.random.default_rng(0), 0, 300
     for _ in range(rounds):
         values = {str(key): float(value) for key, value in enumerate(generator.normal(size=photos))}

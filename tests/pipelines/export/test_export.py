@@ -27,7 +27,7 @@ MODEL = "run:small-joint"
 
 
 def write_evidence(config: Config, **changes: object) -> EvaluationResults:
-    """What evaluating the trained model would leave behind."""
+    """Writes the results that an evaluation of the trained model would leave behind."""
     weights = load_model(ModelReference.parse(MODEL), config).weights_sha256
     found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, MODEL: {"psnr": 29.0}})
     titles = {"bicubic": "bicubic", MODEL: "model"}
@@ -56,7 +56,7 @@ def home(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """How the run is exported, with folders of this test's own for evidence and bundle."""
+    """The configuration of the export, with folders of this test for evidence and bundle."""
     monkeypatch.setenv("SRMILL_HOME", str(home))
     folders = f"export.evidence={tmp_path / 'evidence'}", f"output={tmp_path / 'bundles'}"
     return configure(dataset, "train.steps=1", f"model={MODEL}", *folders)

@@ -129,7 +129,7 @@ def test_what_is_fused_cannot_be_trained_on(trained: Config, tmp_path: Path) -> 
 
 
 def test_a_bundle_of_branches_is_refused(tmp_path: Path) -> None:
-    """What another version, or a hand, put there unfused."""
+    """Another version, or a hand, may have put unfused weights into a bundle."""
     bundle = make_bundle(tmp_path / "bundle", RECIPE)
     config = bundle.config()
     weights = load_system("rdsr").build(config.networks).inference_state_dict()

@@ -94,7 +94,7 @@ def test_a_dry_run_tells_the_reason_and_the_plan_of_each_step(photos: Path, data
 def test_stages_follow_each_other_and_are_not_trained_again(
     dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, without Ray."""
+    """The stages run in this process, without Ray."""
     arguments = [f"recipe={SMALL}", f"data={dataset}", "train.workers=0", "stage1=[autoencoder]",
                  "stage2=[joint]"]  # fmt: skip
     stages = chain(load_config(arguments))[1:3]

@@ -1,4 +1,4 @@
-"""What readers see of checkpoints in folders and on a real S3 server."""
+"""Tests the readers of checkpoints, in folders and on a real S3 server."""
 
 import multiprocessing
 import pickle

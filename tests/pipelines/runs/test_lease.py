@@ -126,7 +126,7 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
 
 @pytest.mark.slow
 def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> None:
-    """As one whose machine slept, which another job had to take for dead."""
+    """Its machine may have slept, so that another job had to take it for dead."""
     run = open_run(s3_url, tmp_path)
 
     def sleep_through_it() -> None:

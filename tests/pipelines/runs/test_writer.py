@@ -150,7 +150,10 @@ def test_publishing_goes_on_in_the_background(
 
 
 def _killed_at(run: Checkpoints, step: int, count: int) -> bool:
-    """Whether an attempt at `step` does so much to the run's files that it can be killed there."""
+    """Kills an attempt at `step` when it touches the run's files for the `count`-th time.
+
+    Returns False if the attempt ends before that.
+    """
     pid = os.fork()
     if pid == 0:
         touched = itertools.count(1)
@@ -174,8 +177,11 @@ def _killed_at(run: Checkpoints, step: int, count: int) -> bool:
 
 
 def check_what_is_left(run: Checkpoints, step: int) -> bool:
-    """After an attempt at `step`, cut short, of a run that had the checkpoint before: there is an
-    intact one, and the next attempt succeeds. Returns whether the one of `step` was complete."""
+    """Checks a run after an attempt at `step` that was cut short.
+
+    There must be an intact checkpoint, and the next attempt must succeed. Returns True if the
+    checkpoint of `step` was complete.
+    """
     for checkpoint in run.complete():
         checkpoint.local()
     newest = run.newest_intact()

@@ -44,7 +44,7 @@ def batch(step: int, rank: int, world_size: int) -> Batch:
 
 
 def train_all(rank: int, world_size: int, folder: str, resume: bool) -> None:
-    """What a rank does: each ZeRO stage in turn. Rank 0 writes down losses, norms and weights."""
+    """Trains as one rank, with each ZeRO stage in turn. Rank 0 writes the results down."""
     os.environ["LOCAL_RANK"] = str(rank)
     store = f"file://{folder}/store-{world_size}-{resume}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
@@ -110,7 +110,7 @@ def save(place: Path, weights: dict[str, Tensor], averaged: dict[str, Tensor]) -
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks, two ranks that resumed and one rank that resumed wrote down."""
+    """The records of two ranks, of two ranks that resumed, and of one rank that resumed."""
     folder = tmp_path_factory.mktemp("ranks")
     for zero_stage in (0, 1, 2, 3):
         (folder / f"zero-{zero_stage}").mkdir()
@@ -222,7 +222,7 @@ def test_a_step_that_is_not_taken_leaves_the_statistics_of_batch_norms() -> None
 
 
 def train_rdsr(rank: int, folder: str) -> None:
-    """What each of two ranks does, and writes down."""
+    """Trains as one of two ranks, and writes down losses and statistics."""
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)

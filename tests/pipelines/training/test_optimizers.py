@@ -114,7 +114,7 @@ def test_another_number_of_ranks_is_refused_where_it_cannot_work(name: str) -> N
 
 
 def test_deepspeeds_converter_knows_adams_moments_alone(tmp_path: Path) -> None:
-    """What `can_be_reshaped` says; a converter that learns more may be used for more."""
+    """`can_be_reshaped` relies on this. A converter that learns more may be used for more."""
     from pipelines.training.engine import Engine
     from pipelines.training.universal import universal_copy
 

@@ -1,4 +1,4 @@
-"""What a stage starts from: weights of others, a model, or nothing, the same on every worker."""
+"""Tests the start of a stage: weights of others, a model, or nothing, the same on every worker."""
 
 import shutil
 from pathlib import Path

@@ -111,7 +111,7 @@ def weights(stage: Stage) -> list[Tensor]:
 @pytest.mark.parametrize("zero_stage", [0, 2])
 @pytest.mark.parametrize("clip", [0.05, 1e9])
 def test_a_step_is_that_of_plain_pytorch(zero_stage: int, clip: float) -> None:
-    """With micro-batches of two sizes, groups of two rates, weight decay and clipping."""
+    """The step has micro-batches of two sizes, groups of two rates, weight decay and clipping."""
     turn, plain = make_turn(zero_stage, clip)
     optimizer = plain_optimizer(plain)
     for step in range(3):

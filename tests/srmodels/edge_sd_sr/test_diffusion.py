@@ -48,7 +48,7 @@ def test_residual_shift_takes_the_steps_of_its_paper() -> None:
         assert float(process.end[t - 1]) == pytest.approx(eta, rel=1e-5)
 
 
-#: What z, z_h, z_l and the noise are multiplied by in a step.
+#: The factors of z, z_h, z_l and the noise in a step.
 Step = tuple[float, float, float, float]
 
 

@@ -96,8 +96,8 @@ def test_every_stage_learns_one_batch(name: str) -> None:
 def test_the_unet_learns_what_inference_makes_of_it(
     forward: str, variance: str, prediction: str
 ) -> None:
-    """Where the UNet says what the joint stage asks of it, the latent that inference would take is
-    the HR latent, and the loss is zero."""
+    """A UNet that predicts the joint stage's target has no loss, and inference takes the HR latent
+    from its prediction."""
     settings = [
         f"networks.conditioning.forward={forward}", f"networks.conditioning.variance={variance}",
         f"networks.prediction={prediction}",

@@ -15,7 +15,7 @@ KINDS = {"repvgg": RepVGGConv, "ecb": ECBConv}
 
 
 def shaken(conv: ReparameterisedConv, generator: torch.Generator) -> ReparameterisedConv:
-    """With every weight and every statistic somewhere."""
+    """Returns the convolution with random weights and statistics."""
     with torch.no_grad():
         for parameter in conv.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

@@ -43,7 +43,7 @@ def test_without_its_network_it_says_where_to_get_it(monkeypatch: pytest.MonkeyP
 
 
 class _Classes(torch.nn.Module):
-    """What some exports of the network give: probabilities of classes."""
+    """Gives probabilities of classes, as some exports of the network do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3)).repeat(1, 336)

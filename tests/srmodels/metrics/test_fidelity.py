@@ -35,9 +35,11 @@ def two_images() -> list[np.ndarray]:
     ],
 )
 def test_the_values_are_scikit_image_s(metric: Metric, expected: float, tolerance: float) -> None:
-    """By scikit-image 0.26.0, of the images without a border of 4 px: peak_signal_noise_ratio and
-    structural_similarity with gaussian_weights, sigma 1.5 and use_sample_covariance=False, of
-    rgb2ycbcr(...)[..., 0].round() for Y."""
+    """The expected values are those of scikit-image 0.26.0, for images without a border of 4 px.
+
+    They come from peak_signal_noise_ratio, and from structural_similarity with gaussian_weights,
+    sigma 1.5 and use_sample_covariance=False. Y is rgb2ycbcr(...)[..., 0].round().
+    """
     assert metric(*two_images(), crop=4) == pytest.approx(expected, abs=tolerance)
 
 

@@ -34,7 +34,7 @@ def test_it_is_the_reference_implementations(lpips: LPIPS) -> None:
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
 def test_each_image_has_its_own_distance(backbone: str) -> None:
-    """With random weights: what does not need the published ones."""
+    """The weights are random: the test does not need the published ones."""
     torch.manual_seed(0)
     lpips = LPIPS(backbone)
     for head in lpips.heads:

@@ -97,7 +97,7 @@ def test_fused_it_is_the_same_and_a_stack_of_plain_convolutions(conv: str) -> No
 @pytest.mark.parametrize("conv", ["repvgg", "ecb"])
 @pytest.mark.parametrize("seed", range(5))
 def test_fused_a_network_that_learned_is_the_same(conv: str, seed: int) -> None:
-    """To 1e-4 of the output's standard deviation."""
+    """The outputs differ by at most 1e-4 of their standard deviation."""
     network = small(decoder=DecoderConfig(8, 16, conv))
     torch.manual_seed(seed)
     for name, tensor in network.decoder.state_dict().items():

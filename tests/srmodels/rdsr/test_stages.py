@@ -1,4 +1,4 @@
-"""What each stage trains, from what."""
+"""Tests the networks that each stage trains, and the inputs that it trains them from."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What can be said of spandrel's system where the library is not installed, as by default."""
+"""Tests spandrel's system where the library is not installed, as by default."""
 
 import sys
 from pathlib import Path
