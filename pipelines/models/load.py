@@ -24,6 +24,9 @@ from pipelines.runs.names import run_checkpoints
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, weights_of
 
+#: The alias of the version of a registered model that is in use.
+CHAMPION = "champion"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -59,7 +62,7 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
 def champion(settings: MlflowConfig) -> ModelReference:
     """Returns the reference of the recipe's champion."""
     assert settings.model is not None
-    return ModelReference(Kind.REGISTRY, settings.model, alias="champion")
+    return ModelReference(Kind.REGISTRY, settings.model, alias=CHAMPION)
 
 
 def load_model(reference: ModelReference, config: Config, *, to_train: bool = False) -> Model:
@@ -117,7 +120,7 @@ def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
             f"the registry at {tracking.tracking_uri(settings)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
-    uri = f"models:/{reference.name}/{found.version}"
+    uri = str(replace(reference, alias=None, version=str(found.version)))
     try:
         target = tempfile.mkdtemp(prefix="srmill-bundle-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
-from pipelines.config.reference import ModelReference
+from pipelines.config.reference import PEERS, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
+from pipelines.evaluation import methods
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import Method, open_method, unique_titles
 from srmodels.edge.onnx import OnnxFp32
@@ -74,6 +75,10 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
     )
     assert exported.file_bytes == (tmp_path / "model.onnx").stat().st_size
     assert model.identity != exported.identity
+
+
+def test_every_peer_that_a_reference_can_name_is_known_here() -> None:
+    assert methods._PEERS.keys() == set(PEERS)
 
 
 @pytest.fixture
