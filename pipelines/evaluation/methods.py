@@ -21,6 +21,7 @@ from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
 from srmodels.edge.onnx import OnnxRunner
+from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import run_tiled
 from srmodels.upscale import Tiling, to_pixels, to_tensor
 
@@ -210,22 +211,9 @@ class SpandrelFile(NetworkMethod):
 
     def __init__(self, reference: str, path: Path) -> None:
         try:
-            import spandrel
-        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
-            raise UserError(
-                f"'{reference}' needs spandrel, which cannot be imported ({error}): "
-                "pip install -e '.[spandrel]', with the torchvision that belongs to your torch."
-            ) from None
-        try:
-            found = spandrel.ModelLoader(device="cpu").load_from_file(path)
-        except Exception as error:  # of unpickling, of architectures that it does not know, …
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"spandrel cannot read {path} ({reason}).") from None
-        if not isinstance(found, spandrel.ImageModelDescriptor) or (
-            found.input_channels,
-            found.output_channels,
-        ) != (3, 3):
-            raise UserError(f"{path} ({found.architecture.name}) does not enlarge RGB images.")
+            found = read_checkpoint(path)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         self.reference, self.scale = reference, found.scale
         self.title = f"{found.architecture.name} ({path.stem})"
         self.network = found.eval()

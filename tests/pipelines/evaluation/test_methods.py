@@ -126,7 +126,9 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     (tmp_path / "a.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(UserError, match=r"needs spandrel.*pip install -e '\.\[spandrel\]'"):
+    with pytest.raises(
+        UserError, match=r"a\.pth needs the library spandrel, .*pip install -e '\.\[spandrel\]'"
+    ):
         open_method(ModelReference.parse(f"spandrel:{tmp_path / 'a.pth'}"), config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'realsr' is not installed: pip install -e '\.\[peers"):
