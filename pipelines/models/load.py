@@ -15,7 +15,7 @@ from pipelines import tracking
 from pipelines.config.load import from_dict
 from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_models
 from pipelines.config.schema import Config, MlflowConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
 from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import Provenance
@@ -94,7 +94,7 @@ def find_bundle(reference: ModelReference) -> Path:
         return SHIPPED / reference.name
     if reference.kind is Kind.BUNDLE and (path := resolve(reference.name)).is_dir():
         return path
-    shipped = ", ".join(shipped_models()) or "none yet"
+    shipped = listing(shipped_models()) or "none yet"
     raise UserError(
         f"there is no model '{reference}': give a bundle directory, models:/NAME@ALIAS, "
         f"run:NAME, or the name of a shipped model ({shipped})."
