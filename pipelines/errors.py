@@ -14,6 +14,6 @@ class Terminated(BaseException):
     """The process was asked to end and has saved its work. The message says how to go on."""
 
 
-def listing(values: Iterable[object]) -> str:
-    """Returns the values as a message lists them, with commas between."""
-    return ", ".join(str(value) for value in values)
+def listing(values: Iterable[object], between: str = ", ") -> str:
+    """Returns the values as a message lists them, with commas or another text between."""
+    return between.join(str(value) for value in values)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
-from pipelines.errors import Terminated, UserError
+from pipelines.errors import Terminated, UserError, listing
 
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
@@ -65,7 +65,7 @@ def help_text(program: str, description: str, keys: Sequence[str]) -> str:
     usage = f"usage: {program} [key=value ...] [--dry-run] [--help]"
     note = (
         "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
-        f"for one stage. Recipes: {', '.join(recipe_names())}. Relative paths are resolved "
+        f"for one stage. Recipes: {listing(recipe_names())}. Relative paths are resolved "
         "against $SRMILL_HOME, else the current directory; a recipe's always against the "
         "latter. --dry-run prints the configuration "
         "and the plan."

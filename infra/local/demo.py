@@ -7,14 +7,20 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.local.platform import ROOT, Platform, PlatformError, up
+from infra.local.platform import Platform, PlatformError, up
 from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.evaluation import evaluate
+from pipelines.export import export
+from pipelines.models.load import champion
 from pipelines.retrain import Step, chain, follow
 from pipelines.revision import git_commit
+from pipelines.storage.paths import ROOT
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -42,13 +48,28 @@ def demo(home: Path = ROOT) -> None:
     print(platform.describe(), flush=True)
     # The chain reads its inputs here, and the jobs read them on the platform.
     os.environ |= {"SRMILL_HOME": str(home), "MLFLOW_TRACKING_URI": platform.mlflow}
-    follow(steps(), lambda step: run_job(platform, step))
-    _summary(platform, home, time.monotonic() - start)
+    parts = steps()
+    follow(parts, lambda step: run_job(platform, step))
+    _summary(platform, home, parts, time.monotonic() - start)
 
 
 def steps() -> list[Step]:
     """Returns the chain of the demo's recipe, as `jobs/retrain.py` runs it."""
     return chain(load_config([f"recipe={RECIPE}", *SETTINGS]), SETTINGS)
+
+
+def results(parts: Sequence[Step]) -> tuple[Path, Path]:
+    """Returns the report and the folder of the bundle that these steps write."""
+    evaluated, exported = _config(parts, "evaluate"), _config(parts, "export")
+    measured = evaluate.output_directory(
+        evaluated.output, evaluate.wanted(evaluated), evaluated.benchmark
+    )
+    return measured / evaluate.REPORT, export.output_directory(exported)
+
+
+def _config(parts: Sequence[Step], job: str) -> Config:
+    """Returns the configuration of the step that a job does."""
+    return next(step.config for step in parts if step.job == job)
 
 
 def run_job(platform: Platform, step: Step) -> None:
@@ -137,24 +158,23 @@ class _Printer:
         self.open = False
 
 
-def _summary(platform: Platform, home: Path, seconds: float) -> None:
+def _summary(platform: Platform, home: Path, parts: Sequence[Step], seconds: float) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(platform.mlflow)
-    found = client.get_model_version_by_alias(MODEL, "champion")
-    experiment = client.get_experiment_by_name(RECIPE).experiment_id
+    client, settings = MlflowClient(platform.mlflow), _config(parts, "register").mlflow
+    best = champion(settings)
+    found = client.get_model_version_by_alias(best.name, best.alias)
+    experiment = client.get_experiment_by_name(settings.experiment).experiment_id
     runs = f"{platform.mlflow}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-    report = home / "work" / "evaluate" / f"{RECIPE}-decoder" / "report.html"
+    report, bundle = results(parts)
     print(
         f"\nDone in {seconds / 60:.1f} minutes.\n\n"
-        f"Model       {MODEL} version {found.version}, alias champion "
-        f"(models:/{MODEL}@champion)\n"
+        f"Model       {best.name} version {found.version}, alias {best.alias} ({best})\n"
         f"Pairs       {home / PREVIEW}\n"
         f"Report      {report}\n"
-        f"Bundle      {home / 'work' / 'export' / RECIPE}\n"
+        f"Bundle      {bundle}\n"
         f"MLflow      {runs}\n"
         f"Dashboard   {platform.dashboard}\n"
-        f"Try it      .venv/bin/srmill upscale photo.jpg large.png "
-        f"--model models:/{MODEL}@champion\n"
+        f"Try it      .venv/bin/srmill upscale photo.jpg large.png --model {best}\n"
         "Stop        make down"
     )

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from pipelines.cluster import auth_environment
+from pipelines.storage.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120
 STOP_TIMEOUT = 20
 ANSWER_TIMEOUT = 60

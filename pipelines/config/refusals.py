@@ -79,7 +79,7 @@ def _check_stage(config: Config, name: str, system: System) -> None:
     if len(turns) > 1 and train.zero_stage == 3:
         raise UserError(
             f"{where}.zero_stage must be 2 or less: the stage has the turns "
-            f"{' and '.join(turns)}, and ZeRO 3 shards the weights of one alone."
+            f"{listing(turns, ' and ')}, and ZeRO 3 shards the weights of one alone."
         )
     names = [group.name for turn in turns.values() for group in turn.parameter_groups()]
     _check_groups(where, train, names)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
 from srmodels.edge.target import TARGETS
@@ -100,7 +101,7 @@ class DegradationConfig:
     """The keys `degradation.*`: how LR is made from HR."""
 
     preset: str = key(
-        "bicubic", f"how LR is made from HR: {', '.join(PRESETS)}", choices=tuple(PRESETS)
+        "bicubic", f"how LR is made from HR: {listing(PRESETS)}", choices=tuple(PRESETS)
     )
     options: Any = key(None, "the preset's parameters (--dry-run prints them)")
 
@@ -164,7 +165,7 @@ class TrainConfig:
     crop: int = key(128, "side of an HR training crop in pixels", minimum=1)
     optimizer: str = key(
         "adamw",
-        f"{', '.join(OPTIMIZERS)} (sgd has a momentum of {MOMENTUM})",
+        f"{listing(OPTIMIZERS)} (sgd has a momentum of {MOMENTUM})",
         choices=tuple(OPTIMIZERS),
     )
     learning_rate: float = key(1e-3, "peak learning rate", above=0)
@@ -267,7 +268,7 @@ class EvaluateConfig:
     )
     metrics: Any = key(
         "auto",
-        f"a [list] of {', '.join([*METRICS, *SET_METRICS])}; auto: psnr_y, ssim_y, and of "
+        f"a [list] of {listing([*METRICS, *SET_METRICS])}; auto: psnr_y, ssim_y, and of "
         "lpips_alex and niqe those whose weights are at hand",
     )
     preset: str = key(
@@ -293,7 +294,7 @@ class ExportConfig:
     tile: int = key(128, "side of the LR input of the edge artifacts in pixels", minimum=1)
     evidence: str = key("work/evaluate", "directory of the results of jobs/evaluate.py")
     artifacts: list[str] = key(
-        ["onnx_fp32"], f"edge artifacts of the bundle: {', '.join(TARGETS)}, or []"
+        ["onnx_fp32"], f"edge artifacts of the bundle: {listing(TARGETS)}, or []"
     )
     weights: str = key(
         "fp32",

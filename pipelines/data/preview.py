@@ -13,7 +13,7 @@ from pipelines.config.schema import Config
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.order import sample_seed
 from pipelines.data.stream import CropSettings, check_crop, make_pair, training_order
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.paths import resolve
 
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
     """
     ending = Path(config.preview or "").suffix.lower()
     if config.preview is not None and ending not in FORMATS:
-        raise UserError(f"preview={config.preview} must end in {', '.join(FORMATS)}.")
+        raise UserError(f"preview={config.preview} must end in {listing(FORMATS)}.")
 
 
 def run(config: Config, location: str) -> None:

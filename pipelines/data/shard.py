@@ -17,7 +17,7 @@ from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_sha
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
 from pipelines.data.writer import NOTES, Written, write_shard
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location
@@ -153,7 +153,7 @@ def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
     if differing:
         raise UserError(
             f"{store.location} holds a dataset with other settings "
-            f"({', '.join(f'shard.{k}' for k in differing)}): choose another output, or delete it."
+            f"({listing(f'shard.{k}' for k in differing)}): choose another output, or delete it."
         )
     return manifest
 
@@ -228,7 +228,7 @@ def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> No
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     store.write(REPORT, text.encode())
     if inventory.skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in inventory.reasons().items())
+        reasons = listing(f"{count} {reason}" for reason, count in inventory.reasons().items())
         print(
             f"Skipped {len(inventory.skipped)} of {inventory.num_files} files: {reasons}; "
             f"{store.location}/{REPORT} names them.",

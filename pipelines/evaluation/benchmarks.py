@@ -14,7 +14,7 @@ from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
 from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import low_resolution
 from pipelines.storage.digests import digest
@@ -71,7 +71,7 @@ def parse_names(benchmark: Any) -> list[str]:
         raise UserError("benchmark names nothing: give a folder, or several with commas between.")
     titles = [set_name(name) for name in names]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        raise UserError(f"two benchmark sets are called {', '.join(twice)}: rename one's folder.")
+        raise UserError(f"two benchmark sets are called {listing(twice)}: rename one's folder.")
     return names
 
 
@@ -95,7 +95,7 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     paths = {name: path for name, path in files.items() if is_photo_name(name) and path.is_file()}
     if not paths:
-        raise UserError(f"{folder} holds no image: expected {', '.join(EXTENSIONS)}.")
+        raise UserError(f"{folder} holds no image: expected {listing(EXTENSIONS)}.")
     scale = config.networks.scale
     for layout in _LAYOUTS:
         hr, lr = (_matching(pattern, paths, scale) for pattern in (layout.hr, layout.lr))

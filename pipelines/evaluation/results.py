@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from pipelines.config.reference import INTERPOLATIONS
 from pipelines.evaluation.latency import Cost
 from pipelines.evaluation.measure import Failure, ImageResult
-from pipelines.evaluation.methods import BICUBIC, INTERPOLATIONS
+from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.statistics import Comparison
 from pipelines.models.facts import MetricFacts, Scores
 from pipelines.storage.typed import Document

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.config.load import from_dict
 from pipelines.config.schema import Config, RunConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network
 from pipelines.models.facts import BundleFacts, FileFacts
 from pipelines.storage.digests import digest
@@ -94,7 +94,7 @@ def load_bundle(directory: Path) -> Bundle:
     present = _files(directory)
     if unlisted := sorted(present.keys() - facts.files.keys()):
         raise UserError(
-            f"bundle {directory} holds files it does not list: {', '.join(unlisted)}: remove them."
+            f"bundle {directory} holds files it does not list: {listing(unlisted)}: remove them."
         )
     for name, listed in facts.files.items():
         if name not in present or file_sha256(present[name]) != listed.sha256:

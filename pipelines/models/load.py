@@ -15,7 +15,7 @@ from pipelines import tracking
 from pipelines.config.load import from_dict
 from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_models
 from pipelines.config.schema import Config, MlflowConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
 from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import Provenance
@@ -23,6 +23,9 @@ from pipelines.runs.checkpoint import RESULT, RunState
 from pipelines.runs.names import run_checkpoints
 from pipelines.storage.paths import resolve
 from srmodels.network import SRNetwork, weights_of
+
+#: The alias of the version of a registered model that is in use.
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
 def champion(settings: MlflowConfig) -> ModelReference:
     """Returns the reference of the recipe's champion."""
     assert settings.model is not None
-    return ModelReference(Kind.REGISTRY, settings.model, alias="champion")
+    return ModelReference(Kind.REGISTRY, settings.model, alias=CHAMPION)
 
 
 def load_model(reference: ModelReference, config: Config, *, to_train: bool = False) -> Model:
@@ -91,7 +94,7 @@ def find_bundle(reference: ModelReference) -> Path:
         return SHIPPED / reference.name
     if reference.kind is Kind.BUNDLE and (path := resolve(reference.name)).is_dir():
         return path
-    shipped = ", ".join(shipped_models()) or "none yet"
+    shipped = listing(shipped_models()) or "none yet"
     raise UserError(
         f"there is no model '{reference}': give a bundle directory, models:/NAME@ALIAS, "
         f"run:NAME, or the name of a shipped model ({shipped})."
@@ -117,7 +120,7 @@ def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
             f"the registry at {tracking.tracking_uri(settings)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
-    uri = f"models:/{reference.name}/{found.version}"
+    uri = str(replace(reference, alias=None, version=str(found.version)))
     try:
         target = tempfile.mkdtemp(prefix="srmill-bundle-")
         atexit.register(shutil.rmtree, target, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipelines.errors import listing
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import IMAGES, by_image, from_csv
 from pipelines.evaluation.statistics import Comparison, compare, judge
@@ -35,11 +36,12 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
         )
     compared = {label: _compare(new, old, label) for label in old.deciding_labels()}
     judgement = judge(compared)
+    better, worse = listing(judgement.better, " and "), listing(judgement.worse, " and ")
     reason = {
-        "better": f"better by {_listing(judgement.better)}, worse by none",
-        "worse": f"worse by {_listing(judgement.worse)}, better by none",
-        "trade-off": f"better by {_listing(judgement.better)}, but worse by "
-        f"{_listing(judgement.worse)} (register.promote=always, if that is what you want)",
+        "better": f"better by {better}, worse by none",
+        "worse": f"worse by {worse}, better by none",
+        "trade-off": f"better by {better}, but worse by {worse} "
+        "(register.promote=always, if that is what you want)",
         "equal": "no difference that matters",
         "undecided": "these images cannot tell which one is better (measure on more of them, or "
         "use register.promote=always)",
@@ -105,10 +107,6 @@ def _compare(new: _Evidence, old: _Evidence, label: str) -> Comparison:
         higher_is_better=facts.higher_is_better,
         margin=facts.margin,
     )
-
-
-def _listing(labels: list[str]) -> str:
-    return " and ".join(labels)
 
 
 def _tell(label: str, facts: MetricFacts, comparison: Comparison) -> str:

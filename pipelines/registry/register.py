@@ -8,14 +8,14 @@ from pipelines import tracking
 from pipelines.config.schema import Config, RegisterConfig
 from pipelines.models import bundle as bundles
 from pipelines.models.bundle import Bundle, load_bundle
-from pipelines.models.load import champion, fetch
+from pipelines.models.load import CHAMPION, champion, fetch
 from pipelines.registry.gate import Decision, decide
 from pipelines.storage.paths import resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION, PREVIOUS = "champion", "previous"
+PREVIOUS = "previous"
 _NEVER = "register.promote=never"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 
@@ -58,7 +58,7 @@ def run(config: Config) -> str:
             print(f"Not promoted: {decision.reason}.")
         # Last: a register that was interrupted before it is asked again.
         client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
-    print(f"Champion: models:/{name}@{CHAMPION} = version {champion_version(client, name)}")
+    print(f"Champion: {champion(config.mlflow)} = version {champion_version(client, name)}")
     return version
 
 

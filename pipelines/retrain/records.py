@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipelines.errors import listing
 from pipelines.retrain.inputs import Inputs
 from pipelines.storage.digests import canonical, digest
 from pipelines.storage.store import Store, open_store
@@ -53,7 +54,7 @@ def reason(record: Record | None, inputs: Inputs) -> str:
     )
     changed = [name for name in now | before if now.get(name) != before.get(name)]
     if changed:
-        return f"runs: {', '.join(changed)} changed"
+        return f"runs: {listing(changed)} changed"
     return f"same inputs as before ({digest(inputs)[:6]}…): checks its result"
 
 

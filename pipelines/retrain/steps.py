@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.export import export
@@ -75,7 +76,7 @@ _Part = tuple[str, str, Mapping[str, Any], Callable[[Config], inputs.Inputs]]
 
 
 def _parts(config: Config, stages: list[str]) -> Iterator[_Part]:
-    model = {"model": f"run:{run_name(config, stages[-1])}"}
+    model = {"model": _run(config, stages[-1])}
     compare = {"evaluate.compare": [*config.evaluate.compare, *_compared(config, stages)]}
     places = _places(config, model)
     yield "shard", "shard", places["shard"], inputs.of_shard
@@ -116,7 +117,12 @@ def _compared(config: Config, stages: list[str]) -> list[str]:
     The list is empty if there is no such stage.
     """
     ready = (s for s in reversed(stages[:-1]) if stage_on_meta(config, s).previews_inference)
-    return [f"run:{run_name(config, stage)}" for stage in ready][:1]
+    return [_run(config, stage) for stage in ready][:1]
+
+
+def _run(config: Config, stage: str) -> str:
+    """Returns the reference of a stage's run."""
+    return str(ModelReference(Kind.RUN, run_name(config, stage)))
 
 
 def _step(

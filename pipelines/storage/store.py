@@ -156,9 +156,7 @@ class LocalStore:
             return file.read(-1 if size is None else size)
 
     def write(self, name: str, data: bytes) -> None:
-        path = self._path(name)
-        with local_files(path):
-            write_bytes(path, data)
+        write_bytes(self._path(name), data)
 
     def write_file(self, name: str, path: Path) -> None:
         with (

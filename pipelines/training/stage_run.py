@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.config.load import to_dict
 from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
-from pipelines.errors import Terminated, UserError
+from pipelines.errors import Terminated, UserError, listing
 from pipelines.models.build import stage_on_meta
 from pipelines.runs.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
 from pipelines.runs.names import run_checkpoints, run_name
@@ -234,7 +234,7 @@ def check_resumable(
         print(f"{name}: goes on with another dataset, {identity['data']}.", flush=True)
     elif differing:
         raise UserError(
-            f"run '{name}' was started with other settings ({', '.join(differing)}): "
+            f"run '{name}' was started with other settings ({listing(differing)}): "
             "set another run.name, or delete its folder to start over."
         )
     if state.zero_stage != zero_stage:

@@ -92,22 +92,27 @@ def architecture(name: str) -> Architecture:
     return found[name]
 
 
-def read_checkpoint(path: Path) -> nn.Module:
-    """Returns the network that a published checkpoint is of, with its weights, on the CPU.
+def read_checkpoint(path: Path) -> Any:
+    """Returns spandrel's descriptor of a published checkpoint: it enlarges RGB images as it is
+    called, and `model` is the network with its weights, on the CPU.
 
     Raises:
-        ValueError: spandrel is not installed, or cannot read the file.
+        ValueError: spandrel is not installed, cannot read the file, or finds another kind of
+            network in it.
     """
-    spandrel = _import()
+    spandrel = _import(str(path))
     try:
-        network: nn.Module = spandrel.ModelLoader(device="cpu").load_from_file(path).model
+        found = spandrel.ModelLoader(device="cpu").load_from_file(path)
     except Exception as error:  # a file may be anything
         raise ValueError(f"spandrel cannot read {path} ({_line(error)}).") from None
-    return network
+    channels = found.input_channels, found.output_channels
+    if not isinstance(found, spandrel.ImageModelDescriptor) or channels != (3, 3):
+        raise ValueError(f"{path} ({found.architecture.name}) does not enlarge RGB images.")
+    return found
 
 
 def _architectures() -> dict[str, Architecture]:
-    package = _import().architectures
+    package = _import("the system spandrel").architectures
     found = {}
     for module_info in pkgutil.iter_modules(package.__path__):
         if module_info.name.startswith("_"):
@@ -121,15 +126,19 @@ def _architectures() -> dict[str, Architecture]:
     return found
 
 
-def _import() -> Any:
+def _import(who: str) -> Any:
+    """Returns the library; `who` needs it.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
     try:
         import spandrel
         import spandrel.architectures
     except (ImportError, RuntimeError) as error:  # the latter: torchvision of another torch
         raise ValueError(
-            f"the system spandrel needs the library spandrel, which cannot be imported "
-            f"({_line(error)}): pip install -e '.[spandrel]', with the torchvision that belongs to "
-            "your torch."
+            f"{who} needs the library spandrel, which cannot be imported ({_line(error)}): "
+            "pip install -e '.[spandrel]', with the torchvision that belongs to your torch."
         ) from None
     return spandrel
 

@@ -33,7 +33,7 @@ class SpandrelInitialWeights(InitialWeights):
     def load(self, network: SpandrelNetwork, files: Mapping[str, Path]) -> list[str]:
         lines = []
         for path in files.values():
-            found = read_checkpoint(path)
+            found = read_checkpoint(path).model
             _check_same(network, found, path)
             network.body.load_state_dict(found.state_dict())
             lines.append(f"init.checkpoint: {len(found.state_dict())} tensors of {path}")

@@ -50,6 +50,18 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         )
 
 
+def test_a_checkpoint_for_other_images(tmp_path: Path) -> None:
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    network = RRDBNet(in_nc=1, out_nc=1, num_filters=8, num_blocks=1, scale=4)
+    torch.save(network.state_dict(), tmp_path / "grey.pth")
+    with pytest.raises(UserError, match=r"grey\.pth \(ESRGAN\) does not enlarge RGB images"):
+        open_method(
+            ModelReference.parse(f"spandrel:{tmp_path / 'grey.pth'}"),
+            load_config([f"recipe={SMALL}"]),
+        )
+
+
 #: Small ones of several kinds: reparameterised, with a size to be a multiple of, with attention.
 TRAINED = {
     "SPAN": "{num_in_ch: 3, num_out_ch: 3, feature_channels: 8}",

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
 from pipelines.data.sources.public import SETS, archives_of, missing_archives
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.storage.digests import digest
 from pipelines.storage.files import whole_file
 from pipelines.storage.paths import home, resolve
@@ -41,7 +41,7 @@ def find_entries(
         found = list(_find(name, mirror, policy))
         if not found:
             raise UserError(
-                f"source '{name}' holds no photo: expected files ending in {', '.join(EXTENSIONS)}."
+                f"source '{name}' holds no photo: expected files ending in {listing(EXTENSIONS)}."
             )
         entries += sorted(found, key=lambda entry: (entry.container, entry.name))
     return entries
@@ -59,7 +59,7 @@ def describe_source(
     for name in as_list(source):
         if name in SETS and (missing := missing_archives(name)):
             size = sum(archive.size or 0 for archive in missing) / 1e9
-            files = ", ".join(archive.file for archive in missing)
+            files = listing(archive.file for archive in missing)
             lines.append(f"source '{name}' would be downloaded first: {files} ({size:.1f} GB)")
             continue
         if Path(name).suffix in _COMPRESSED and resolve(name).is_file():
@@ -96,11 +96,11 @@ def _find(name: str, mirror: str | None, policy: RetryPolicy) -> Iterator[Entry]
         return _in_store(str(path))
     if path.is_file():
         return _in_archive(path)
-    listing = ", ".join(["sample", *SETS])
+    known = listing(["sample", *SETS])
     hint = " (several sources are a list: source=[a,b])" if "," in name else ""
     raise UserError(
         f"source '{name}' does not exist ({path}): give a folder, a zip, a tar, an s3:// prefix, "
-        f"or one of {listing}{hint}."
+        f"or one of {known}{hint}."
     )
 
 

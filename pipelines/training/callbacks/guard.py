@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.training.loop import StepResult
 from pipelines.training.ranks import gathered
 
@@ -26,7 +26,7 @@ class NonFiniteGuard:
         if result.applied:
             return
         self.skipped += 1
-        samples = ", ".join(_suspects(result))
+        samples = listing(_suspects(result))
         what = f"step {result.step}: the loss or its gradient is not finite on samples {samples}"
         if self.skipped > self.budget:
             raise UserError(

