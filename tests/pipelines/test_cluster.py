@@ -52,15 +52,14 @@ def test_a_package_inside_the_checkout_is_there_already(
     assert cluster._runtime_env() == {"working_dir": str(package.parent)}
 
 
-def name_of(path: str) -> str:
-    """Returns the name of a system that a worker loads."""
-    return system.load_system(path).name
-
-
 @pytest.mark.slow
 def test_workers_import_it(package: Path) -> None:
     """The cluster is the test's own. The package's folder is gone when the workers import it."""
     system.load_system("somebodys_package.network")
+
+    def name_of(path: str) -> str:  # Local, so that Ray sends its code: workers lack `tests`.
+        return system.load_system(path).name
+
     with connect():
         shutil.rmtree(package)
         assert list(ray_map(name_of, [("somebodys_package.network",)])) == ["rdsr"]
