@@ -13,11 +13,8 @@ from pipelines.registry import register
 from pipelines.retrain.records import Record, load, reason, records_of, save
 from pipelines.retrain.steps import Step, chain, stages_of
 from pipelines.storage.store import Store
-from pipelines.training.launch import run_chosen_stage
+from pipelines.training.launch import check_sources, run_chosen_stage
 from pipelines.training.plan import plan_chosen_stage
-from pipelines.training.stage_run import check_pretrained
-from pipelines.training.start import start_checkpoint
-from pipelines.training.teacher import find_teacher
 
 #: Two functions for each job: one says its plan in words, the other does its work.
 _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
@@ -56,15 +53,12 @@ def run(config: Config) -> str:
         UserError: a step cannot work, or failed.
         Terminated: SIGTERM came while a stage trained; its work is saved.
     """
-    steps, stages = chain(config), stages_of(config)
+    steps = chain(config)
     # Everything that can be known is checked before the first step.
     for step in steps:
         _plan(step)
     tracking.connect(config.mlflow)
-    for place, stage in enumerate(stages):
-        check_pretrained(config, stage)
-        start_checkpoint(config, stage, planned=stages[:place])
-        find_teacher(config, stage, planned=stages[:place])
+    check_sources(config, stages_of(config))
     with connect():
         return str(follow(steps, run_here))
 

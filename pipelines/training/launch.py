@@ -40,10 +40,7 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
     dataset = open_dataset(config.data, config.stream)
     for name in stages:
         check_crop(dataset, config.stages[name].train.crop)
-        check_pretrained(config, name)
-    for place, name in enumerate(stages):
-        start_checkpoint(config, name, planned=stages[:place])
-        find_teacher(config, name, planned=stages[:place])
+    check_sources(config, stages)
     checkpoints = []
     with ExitStack() as stack:
         for name in stages:
@@ -60,6 +57,18 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
             assert newest is not None
             checkpoints.append(newest)
     return checkpoints
+
+
+def check_sources(config: Config, stages: Sequence[str]) -> None:
+    """Finds the weights that each stage will need, before the first of the stages is trained.
+
+    Raises:
+        UserError: weights are missing, or a stage needs another one that does not come before it.
+    """
+    for place, name in enumerate(stages):
+        check_pretrained(config, name)
+        start_checkpoint(config, name, planned=stages[:place])
+        find_teacher(config, name, planned=stages[:place])
 
 
 def run_chosen_stage(config: Config) -> list[Checkpoint]:
