@@ -5,7 +5,6 @@ All processes of a node share the folder: ranks, loader processes, the next run.
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest
@@ -153,7 +152,7 @@ class ShardCache:
                     return _reserve(part, shard.bytes)
             # Arrivals of other processes fill the cache. They end soon, or `_evict` sweeps them
             # after their process was killed.
-            time.sleep(POLL_S)
+            self._policy.clock.sleep(POLL_S)
 
     def _evict(self, most: int) -> bool:
         """Deletes least recently used shards; returns True if at most `most` bytes stay."""

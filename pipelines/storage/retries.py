@@ -3,10 +3,10 @@
 import logging
 import math
 import random
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.errors import UserError
+from pipelines.storage.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,14 @@ class RetryPolicy:
         timeout_s: the longest time for one answer.
         first_delay_s: the longest pause before the first repetition; each failure doubles it.
         max_delay_s: the longest pause of all.
+        clock: tells the time, and pauses.
     """
 
     budget_s: float = 600.0
     timeout_s: float = 60.0
     first_delay_s: float = 0.2
     max_delay_s: float = 20.0
+    clock: Clock = field(default=Clock(), repr=False, compare=False)
 
     @property
     def answer_s(self) -> float:
@@ -52,7 +54,7 @@ class Retries:
 
     def progress(self) -> None:
         """Restores the whole budget, since bytes have come through."""
-        self._since = time.monotonic()
+        self._since = self._policy.clock.now()
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
@@ -61,7 +63,7 @@ class Retries:
         Raises:
             UserError: the budget is spent.
         """
-        now = time.monotonic()
+        now = self._policy.clock.now()
         left = self._policy.budget_s - (now - self._since)
         told = " ".join(str(error).split()) or type(error).__name__
         if left <= 0:
@@ -74,4 +76,4 @@ class Retries:
             log.warning("could not %s (%s); trying for %.0f s more", self._what, told, left)
         longest = min(self._policy.max_delay_s, self._policy.first_delay_s * 2**self._failures)
         self._failures = min(self._failures + 1, 30)
-        time.sleep(min(left, self._random.uniform(0, longest)))
+        self._policy.clock.sleep(min(left, self._random.uniform(0, longest)))

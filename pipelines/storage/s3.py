@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,8 @@ class S3Store:
                 self._complete(retries, name, upload, _in_parts(size, length, part), size)
             except BaseException:
                 # A server keeps and bills the parts of an upload until somebody aborts it.
-                patience = Retries(RetryPolicy(budget_s=5), f"abort the upload of {name}")
+                brief = replace(self._policy, budget_s=5.0)
+                patience = Retries(brief, f"abort the upload of {name}")
                 with suppress(UserError):
                     self._call(patience, "abort_multipart_upload", name, UploadId=upload)
                 raise
