@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pipelines.config.schema import TrainConfig
+from pipelines.training.extensions import load_extension
 from pipelines.training.footprint import bucket_size
 from pipelines.training.schedule import group_settings, learning_rate
 from srmodels.optimizers import OPTIMIZERS
@@ -74,6 +75,7 @@ class Turn:
             train.learning_rate,
             device.type == "cuda",
         )
+        load_extension()
         self.engine, *_ = deepspeed.initialize(
             model=stage,
             optimizer=optimizer,
