@@ -25,12 +25,12 @@ _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that go through forward and backward together, on the device.
+    """Samples that go through forward and backward together, images on the device.
 
     Attributes:
         x_l: LR crops `[B, 3, h, w]` in [0, 1].
         x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
-        seeds: `[B]` int64, one for each sample.
+        seeds: `[B]` int64, one for each sample, in main memory.
         weight: a factor of the loss, such that the mean of weight · loss over all micro-batches and
             ranks is the mean over the samples of the step.
     """
