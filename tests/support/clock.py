@@ -12,6 +12,10 @@ class TurnedClock(Clock):
         self._now = 0.0
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["TurnedClock"], tuple[()]]:
+        """Another process has a clock of its own."""
+        return TurnedClock, ()
+
     def now(self) -> float:
         return self._now
 
