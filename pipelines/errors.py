@@ -1,13 +1,21 @@
 """The exceptions whose message is for the user, and the words that their messages share."""
 
+import re
 from collections.abc import Iterable
+
+#: The user and the password of an address.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?#]*@")
 
 
 class UserError(ValueError):
     """A user's mistake. The message says in one sentence what is wrong and what to do.
 
-    Jobs and the command line print it without a traceback and exit with code 2.
+    Jobs and the command line print it without a traceback and exit with code 2. The message shows
+    no password of an address.
     """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class Terminated(BaseException):
@@ -17,3 +25,8 @@ class Terminated(BaseException):
 def listing(values: Iterable[object], between: str = ", ") -> str:
     """Returns the values as a message lists them, with commas or another text between."""
     return between.join(str(value) for value in values)
+
+
+def redacted(text: str) -> str:
+    """Returns a text in which no address has a user and a password any more."""
+    return _CREDENTIALS.sub("***@", text)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
-from pipelines.errors import Terminated, UserError, listing
+from pipelines.errors import Terminated, UserError, listing, redacted
 
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
@@ -42,7 +42,7 @@ def main(
             raise SystemExit(0)
         config = load_config([a for a in arguments if a != "--dry-run"])
         if "--dry-run" in arguments:
-            print(f"{to_yaml(config)}\nPlan: {plan(config)}")
+            print(redacted(f"{to_yaml(config)}\nPlan: {plan(config)}"))
             raise SystemExit(0)
         work(config)
     except UserError as error:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config.refusals import check
 from pipelines.config.schema import Config, DegradationConfig, StageConfig, TrainConfig
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, listing, redacted
 from pipelines.storage.digests import digest
 from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
@@ -95,8 +95,20 @@ def find_recipe(recipe: str) -> Path:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Returns a configuration as JSON values, to print, to log and to send to workers."""
-    return dataclasses.asdict(config)
+    """Returns a configuration as JSON values, to print, to log and to keep in documents.
+
+    No address in it holds a password any more.
+    """
+    values: dict[str, Any] = _without_passwords(dataclasses.asdict(config))
+    return values
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_passwords(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_passwords, value))
+    return redacted(value) if isinstance(value, str) else value
 
 
 def from_dict(values: dict[str, Any]) -> Config:

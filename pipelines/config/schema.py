@@ -86,7 +86,10 @@ class StreamConfig:
     cache: str = key("work/cache", "node-local folder that keeps shards from s3://")
     cache_mib: int = key(20480, "largest size of that folder, MiB", minimum=1)
     retry_seconds: float = key(
-        600.0, "seconds without progress from object storage before a job gives up", above=0
+        600.0,
+        "seconds without progress from object storage before a job gives up (10 at most for a "
+        "server that has not answered yet)",
+        above=0,
     )
     timeout_seconds: float = key(60.0, "longest wait for one answer of it, seconds", above=0)
 
@@ -328,6 +331,17 @@ class MlflowConfig:
     )
     experiment: str | None = key(None, "experiment (default: the recipe's name)")
     model: str | None = key(None, "name of the registered model (default: the recipe's name)")
+    retry_seconds: float = key(
+        600.0,
+        "seconds that a job waits for a server that has answered it before (10 at most for one "
+        "that has not)",
+        above=0,
+    )
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The limits on waiting for the server."""
+        return RetryPolicy(budget_s=self.retry_seconds, first_delay_s=1.0)
 
 
 @dataclass

@@ -125,7 +125,9 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
         for metric, value in scores.items():
             client.log_metric(run_id, f"val/{metric}", value)
         if tracking.lookup(client.get_registered_model, name) is None:
-            client.create_registered_model(name, description=config.description)
+            tracking.create_unless_there(
+                client.create_registered_model, name, description=config.description
+            )
         created = client.create_model_version(
             name,
             source=f"runs:/{run_id}/bundle",

@@ -198,6 +198,24 @@ def test_an_unreachable_server(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> 
         open_store(s3_url).read("x")
 
 
+def test_a_server_that_has_never_answered_is_given_up_within_seconds(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = RetryPolicy(clock=(clock := TurnedClock()))
+    store = open_store(s3_url, policy=policy)
+    store.write("x", b"")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    stranger = open_store(s3_url, policy=policy)
+    with pytest.raises(UserError, match=r"nothing came through for 1\d s"):
+        stranger.read("x")
+    assert clock.now() < 15
+    # What has answered the driver is known to its workers, also when it is away at their start.
+    rebuild, arguments = store.__reduce__()  # A turned clock cannot be pickled.
+    sent = rebuild(*arguments)
+    with pytest.raises(UserError, match=r"nothing came through for 6\d\d s"):
+        sent.read("x")
+
+
 def test_refusals_are_not_retried_and_keep_secrets(
     s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
