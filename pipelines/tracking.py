@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -210,6 +211,11 @@ def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> N
     known = client.get_run(run_id).data.params
     flat = {name: str(value)[:500] for name, value in _flatten(values) if name not in known}
     client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
+
+
+def allowed(name: str) -> str:
+    """Returns the name of a metric or tag without the characters that MLflow refuses."""
+    return re.sub(r"[^\w\-./ ]", ".", name)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

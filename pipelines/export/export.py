@@ -15,7 +15,6 @@ from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
-from pipelines.evaluation.results import IMAGES
 from pipelines.export.artifacts import export_artifact, real_tiles
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
@@ -72,9 +71,10 @@ def run(config: Config) -> Path:
         if model.finetuning_weights:
             _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
-        for name in (evaluate.REPORT, IMAGES):
+        for name in (evaluate.REPORT, bundle.IMAGES):
             shutil.copyfile(evidence.directory / name, new / name)
-        (new / CARD).write_text(model_card(config.description, facts))
+        card = model_card(config.description, model.config.degradation.preset, facts)
+        (new / CARD).write_text(card)
         bundle.seal(new, facts)
     print(f"Bundle: {directory}")
     return directory

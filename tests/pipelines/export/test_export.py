@@ -11,10 +11,10 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import IMAGES, RESULTS, EvaluationResults, from_csv, to_csv
+from pipelines.evaluation.results import RESULTS, EvaluationResults, from_csv, to_csv
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import IMAGES, load_bundle
 from pipelines.models.load import load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
@@ -31,7 +31,8 @@ def write_evidence(config: Config, **changes: object) -> EvaluationResults:
     weights = load_model(ModelReference.parse(MODEL), config).weights_sha256
     found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, MODEL: {"psnr": 29.0}})
     titles = {"bicubic": "bicubic", MODEL: "model"}
-    values = {"weights_sha256": weights, "benchmarks": {"Set5": found}, "titles": titles}
+    benchmarks = {"Set5": found, "Set14": replace(found, identity="another")}
+    values = {"weights_sha256": weights, "benchmarks": benchmarks, "titles": titles}
     results = make_results(model=MODEL, **values | changes)
     folder = evaluate.output_directory(
         config.export.evidence, ModelReference.parse(MODEL), config.benchmark
@@ -86,9 +87,11 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     assert facts.weights_sha256 == model.weights_sha256
     assert weights_sha256(load_file(directory / "model.safetensors")) == model.weights_sha256
     assert facts.manifest == model.provenance.manifest
-    assert facts.metrics.model == {"psnr": 29.0}
-    assert facts.metrics.bicubic == {"psnr": 28.0}
-    assert (facts.metrics.benchmark, facts.metrics.reference) == ("Set5", "model")
+    assert list(facts.metrics.benchmarks) == ["Set5", "Set14"]
+    for found, image in zip(facts.metrics.benchmarks.values(), ("i", "another"), strict=True):
+        assert (found.identity, found.degradation, found.num_images) == (image, "bicubic", 2)
+        assert (found.model, found.bicubic) == ({"psnr": 29.0}, {"psnr": 28.0})
+    assert facts.metrics.reference == "model"
     assert facts.metrics.by == results.metrics
     assert [row.method for row in from_csv(directory / IMAGES)] == ["model"]
     artifact = facts.edge["onnx_fp32"]

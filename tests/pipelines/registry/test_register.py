@@ -46,7 +46,7 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     config = config_for(tmp_path / "first")
     for reference, psnr in (("models:/small@champion", 30.75), ("models:/small/2", 29.75)):
         facts = load_bundle(fetch(ModelReference.parse(reference), config.mlflow)).facts
-        assert facts.metrics.model["psnr_y_crop4"] == psnr
+        assert facts.metrics.means()["validation/psnr_y_crop4"] == psnr
         assert load_model(ModelReference.parse(reference), config).provenance == facts.provenance
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
