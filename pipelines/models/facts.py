@@ -20,7 +20,8 @@ class Provenance:
         precision: precision of the stored weights, fp32 or fp16.
         step: step of the checkpoint, for a model that is a run.
         git_commit: commit of the code that exported the bundle.
-        parent_version: version of the registry's champion at the time of the export.
+        parent_version: the registered version that they descend from, as models:/NAME/VERSION; None
+            where training began from scratch, or from weights that no registry holds.
     """
 
     manifest: str
@@ -142,7 +143,7 @@ class BundleFacts(Document):
         tile: side of the edge artifacts' LR input, pixels.
         artifacts: names of the edge targets that the recipe asked for.
         precision: precision of the stored weights, fp32 or fp16.
-        parent_version: version of the registry's champion at the time of the export.
+        parent_version: see `Provenance`.
         weights_sha256: identity of the weights that ship, see `Model.weights_sha256`.
         manifest: digest of the dataset that the model was trained on.
         gmacs: multiply-adds for an LR tile, 10⁹.

@@ -1,5 +1,6 @@
 """The export job: what a bundle of a trained run holds, and what it refuses."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipelines.evaluation.results import RESULTS, EvaluationResults, from_csv, t
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
 from pipelines.models.bundle import IMAGES, load_bundle
-from pipelines.models.load import load_model, weights_sha256
+from pipelines.models.load import at_precision, load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
 from pipelines.storage.typed import to_json
@@ -26,21 +27,22 @@ from tests.support.training import configure
 MODEL = "run:small-joint"
 
 
-def write_evidence(config: Config, **changes: object) -> EvaluationResults:
+def write_evidence(config: Config, model: str = MODEL, **changes: object) -> EvaluationResults:
     """Writes the results that an evaluation of the trained model would leave behind."""
-    weights = load_model(ModelReference.parse(MODEL), config).weights_sha256
-    found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, MODEL: {"psnr": 29.0}})
-    titles = {"bicubic": "bicubic", MODEL: "model"}
+    loaded = load_model(ModelReference.parse(model), config)
+    weights = at_precision(loaded, config.export.weights).weights_sha256
+    found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, model: {"psnr": 29.0}})
+    titles = {"bicubic": "bicubic", model: "model"}
     benchmarks = {"Set5": found, "Set14": replace(found, identity="another")}
     values = {"weights_sha256": weights, "benchmarks": benchmarks, "titles": titles}
-    results = make_results(model=MODEL, **values | changes)
+    results = make_results(model=model, **values | changes)
     folder = evaluate.output_directory(
-        config.export.evidence, ModelReference.parse(MODEL), config.benchmark
+        config.export.evidence, ModelReference.parse(model), config.benchmark
     )
     folder.mkdir(parents=True)
     (folder / RESULTS).write_bytes(to_json(results))
     (folder / evaluate.REPORT).write_text("<html>")
-    rows = [ImageResult("Set5", "a", "a", MODEL, {"psnr": 29.0})]
+    rows = [ImageResult("Set5", "a", "a", model, {"psnr": 29.0})]
     (folder / IMAGES).write_text(to_csv(rows, ["psnr"], titles))
     return results
 
@@ -111,6 +113,26 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     assert load_bundle(directory).facts.weights_sha256 == model.weights_sha256
 
 
+def test_the_parent_is_what_the_weights_descend_from_not_the_champion(
+    trained: Config, tmp_path: Path
+) -> None:
+    write_evidence(trained)
+    trained.export.artifacts = []
+    first = load_bundle(export.run(trained))
+    trained.bundle = str(first.path)
+    register.run(trained)
+    trained.export.weights = "fp16"
+    shutil.rmtree(tmp_path / "evidence")
+    write_evidence(trained)
+    again = load_bundle(export.run(trained))
+    assert again.facts.precision == "fp16"
+    assert first.facts.parent_version is again.facts.parent_version is None
+    # What is made of a registered model descends from it.
+    trained.model = "models:/small@champion"
+    write_evidence(trained, trained.model)
+    assert load_bundle(export.run(trained)).facts.parent_version == "models:/small/1"
+
+
 def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_path: Path) -> None:
     model = load_model(ModelReference.parse(MODEL), trained)
     with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
@@ -118,6 +140,7 @@ def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_pat
     write_evidence(trained, weights_sha256="others")
     with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
         export.run(trained)
+    assert not export.output_directory(trained).exists()
     path = tmp_path / "evidence" / "small-joint" / RESULTS
     path.write_text(path.read_text().replace('"scale": 4', '"scale": "4"'))
     with pytest.raises(UserError, match=r"results\.json is damaged \(scale: .* or run jobs/evalu"):

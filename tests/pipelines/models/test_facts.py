@@ -59,7 +59,7 @@ def test_a_bundle_of_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_provenance_is_what_the_facts_say(tmp_path: Path) -> None:
-    facts = replace(make_bundle(tmp_path).facts, precision="fp16", parent_version="7")
+    facts = replace(make_bundle(tmp_path).facts, precision="fp16", parent_version="models:/small/7")
     origin = facts.provenance
     assert (origin.manifest, origin.git_commit, origin.step) == ("m", "c", None)
-    assert (origin.precision, origin.parent_version) == ("fp16", "7")
+    assert (origin.precision, origin.parent_version) == ("fp16", "models:/small/7")

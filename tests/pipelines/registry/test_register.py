@@ -47,7 +47,10 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     for reference, psnr in (("models:/small@champion", 30.75), ("models:/small/2", 29.75)):
         facts = load_bundle(fetch(ModelReference.parse(reference), config.mlflow)).facts
         assert facts.metrics.means()["validation/psnr_y_crop4"] == psnr
-        assert load_model(ModelReference.parse(reference), config).provenance == facts.provenance
+        model = load_model(ModelReference.parse(reference), config)
+        assert model.provenance == facts.provenance
+        version = "models:/small/3" if psnr > 30 else "models:/small/2"
+        assert (str(model.version), model.parent_version) == (version, version)
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
             load_model(ModelReference.parse(reference), config)
