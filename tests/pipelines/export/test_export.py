@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipelines.config.reference import ModelReference
@@ -21,6 +22,7 @@ from pipelines.registry import register
 from pipelines.storage.files import file_sha256
 from pipelines.storage.typed import to_json
 from pipelines.training.launch import run_stages
+from srmodels.edge.onnx import OnnxRunner
 from tests.support.results import BENCHMARK, make_results
 from tests.support.training import configure
 
@@ -151,5 +153,23 @@ def test_an_artifact_too_far_from_pytorch_is_refused(trained: Config) -> None:
     write_evidence(trained)
     trained.export.max_error = 1e-12
     with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by .*export\.max_error="):
+        export.run(trained)
+    assert not export.output_directory(trained).exists()
+
+
+def test_evidence_of_the_unrounded_weights_is_none_of_the_rounded_ones(trained: Config) -> None:
+    write_evidence(trained)
+    trained.export.weights = "fp16"
+    with pytest.raises(UserError, match=r"has not been measured as it is now: .*weights=fp16"):
+        export.run(trained)
+    assert not export.output_directory(trained).exists()
+
+
+def test_an_artifact_that_computes_no_number_is_refused(
+    trained: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_evidence(trained)
+    monkeypatch.setattr(OnnxRunner, "run", lambda _, x_l: torch.full((1, 3, 128, 128), torch.nan))
+    with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by nan, more than"):
         export.run(trained)
     assert not export.output_directory(trained).exists()
