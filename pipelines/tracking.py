@@ -201,6 +201,11 @@ def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> N
     client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
 
 
+def allowed(name: str) -> str:
+    """Returns the name of a metric or tag without the characters that MLflow refuses."""
+    return re.sub(r"[^\w\-./ ]", ".", name)
+
+
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in values.items():

@@ -119,7 +119,8 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
 
     bundle = load_bundle(home / "export" / "small")
     assert bundle.facts.edge["onnx_fp32"].parity.max_error <= 1e-4
-    assert bundle.facts.metrics.model == summary["run:small-decoder"]
+    (found,) = bundle.facts.metrics.benchmarks.values()
+    assert found.model == summary["run:small-decoder"]
     assert (bundle.path / "report.html").exists()
     assert not [p for p in bundle.path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
 

@@ -1,6 +1,5 @@
 """Measures a model against bicubic and others, on the validation split or on benchmark sets."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -32,7 +31,6 @@ from pipelines.evaluation.methods import (
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import (
-    IMAGES,
     RESULTS,
     EvaluationResults,
     counted,
@@ -41,6 +39,7 @@ from pipelines.evaluation.results import (
 )
 from pipelines.evaluation.sets import measure_sets
 from pipelines.evaluation.summary import Measurements, Subject, summarise
+from pipelines.models.bundle import IMAGES
 from pipelines.models.load import at_precision, champion, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import new_directory
@@ -298,7 +297,7 @@ def _write_pictures(examples: Sequence[Example], titles: Mapping[str, str], fold
 def _log(client: Any, config: Config, results: EvaluationResults, output: Path) -> None:
     name = f"{config.run.name}-evaluate"
     sets = results.benchmarks.items()
-    identities = {_mlflow_name(f"srmill.{n}"): found.identity for n, found in sets}
+    identities = {tracking.allowed(f"srmill.{n}"): found.identity for n, found in sets}
     run_id = tracking.new_run(client, config, name, identities)
     with tracking.active_run(client, run_id):
         for benchmark, found in sets:
@@ -306,16 +305,11 @@ def _log(client: Any, config: Config, results: EvaluationResults, output: Path) 
                 title = results.titles[method]
                 for metric, value in values.items():
                     if value is not None:
-                        label = _mlflow_name(f"{benchmark}/{title}/{metric}")
+                        label = tracking.allowed(f"{benchmark}/{title}/{metric}")
                         client.log_metric(run_id, label, value)
         metrics = {label: asdict(metric) for label, metric in results.metrics.items()}
         tracking.log_params(client, run_id, {"model": results.model, "metrics": metrics})
         client.log_artifacts(run_id, str(output))
-
-
-def _mlflow_name(name: str) -> str:
-    """Returns a name without the characters that MLflow refuses in metrics and tags."""
-    return re.sub(r"[^\w\-./ ]", ".", name)
 
 
 def _print(results: EvaluationResults) -> None:

@@ -17,8 +17,6 @@ from pipelines.storage.typed import Document
 
 #: Means, comparisons and what was measured.
 RESULTS = "results.json"
-#: Scores by image, for those who want to look closer, and for the gate.
-IMAGES = "images.csv"
 
 
 @dataclass(frozen=True)

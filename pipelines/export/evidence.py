@@ -9,7 +9,7 @@ from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.results import RESULTS, EvaluationResults
-from pipelines.models.facts import BundleMetrics
+from pipelines.models.facts import BenchmarkFacts, BundleMetrics
 from pipelines.models.load import Model
 from pipelines.storage.typed import read_typed
 
@@ -22,19 +22,19 @@ class Evidence:
     results: EvaluationResults
 
     def metrics(self) -> BundleMetrics:
-        """Returns the means of the first benchmark set, for `bundle.json`."""
-        name, found = next(iter(self.results.benchmarks.items()))
+        """Returns the means of every benchmark set, for `bundle.json`."""
         model = self.results.model
-        return BundleMetrics(
-            benchmark=name,
-            identity=found.identity,
-            degradation=found.degradation,
-            num_images=found.num_images,
-            by=self.results.metrics,
-            reference=self.results.titles[model],
-            model=found.summary[model],
-            bicubic=found.summary[BICUBIC],
-        )
+        benchmarks = {
+            name: BenchmarkFacts(
+                identity=found.identity,
+                degradation=found.degradation,
+                num_images=found.num_images,
+                model=found.summary[model],
+                bicubic=found.summary[BICUBIC],
+            )
+            for name, found in self.results.benchmarks.items()
+        }
+        return BundleMetrics(self.results.metrics, self.results.titles[model], benchmarks)
 
 
 def find_evidence(settings: ExportConfig, model: Model, benchmark: Any) -> Evidence:

@@ -8,14 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines import tracking
 from pipelines.config.load import config_digest, to_yaml
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
-from pipelines.evaluation.results import IMAGES
 from pipelines.export.artifacts import export_artifact, real_tiles
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
@@ -23,7 +21,6 @@ from pipelines.models import bundle
 from pipelines.models.cost import network_cost
 from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.models.load import Model, at_precision, load_model
-from pipelines.registry.register import champion_version
 from pipelines.revision import git_commit
 from pipelines.runs.names import run_name
 from pipelines.storage.files import new_directory
@@ -72,9 +69,10 @@ def run(config: Config) -> Path:
         if model.finetuning_weights:
             _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
-        for name in (evaluate.REPORT, IMAGES):
+        for name in (evaluate.REPORT, bundle.IMAGES):
             shutil.copyfile(evidence.directory / name, new / name)
-        (new / CARD).write_text(model_card(config.description, facts))
+        card = model_card(config.description, model.config.degradation.preset, facts)
+        (new / CARD).write_text(card)
         bundle.seal(new, facts)
     print(f"Bundle: {directory}")
     return directory
@@ -89,9 +87,8 @@ def _is_exported(directory: Path, facts: BundleFacts) -> bool:
     except UserError as error:
         print(f"Exporting anew, since {error}")
         return False
-    # Neither the next commit nor the next champion makes another model of it.
-    known = replace(known, git_commit=facts.git_commit, parent_version=facts.parent_version)
-    return replace(known, edge={}, files={}) == facts
+    # The next commit makes no other model of it.
+    return replace(known, git_commit=facts.git_commit, edge={}, files={}) == facts
 
 
 def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str, EdgeArtifact]:
@@ -122,7 +119,7 @@ def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
         opset=config.export.opset,
         artifacts=tuple(config.export.artifacts),
         precision=config.export.weights,
-        parent_version=champion_version(tracking.connect(config.mlflow), config.mlflow.model),
+        parent_version=model.parent_version,
         weights_sha256=model.weights_sha256,
         manifest=model.provenance.manifest,
         config_digest=config_digest(model.config),

@@ -31,6 +31,9 @@ FINETUNING = "finetuning.safetensors"
 
 CONFIG = "config.yaml"
 
+#: Scores by image, for those who want to look closer, and for the gate.
+IMAGES = "images.csv"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -91,6 +94,11 @@ def load_bundle(directory: Path) -> Bundle:
             "with jobs/export.py."
         )
     facts = read_typed(BundleFacts, path.read_bytes(), str(path))
+    if absent := sorted({WEIGHTS, CONFIG, IMAGES} - facts.files.keys()):
+        raise UserError(
+            f"bundle {directory} is incomplete (its {FILE_NAME} lists no {listing(absent)}): fetch "
+            "or export it again."
+        )
     present = _files(directory)
     if unlisted := sorted(present.keys() - facts.files.keys()):
         raise UserError(

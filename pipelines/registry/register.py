@@ -117,13 +117,13 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
-    scores = {k: v for k, v in facts.metrics.model.items() if v is not None}
+    scores = {tracking.allowed(name): mean for name, mean in facts.metrics.means().items()}
     tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts.manifest}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     with tracking.active_run(client, run_id):
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in scores.items():
-            client.log_metric(run_id, f"val/{metric}", value)
+            client.log_metric(run_id, metric, value)
         if tracking.lookup(client.get_registered_model, name) is None:
             tracking.create_unless_there(
                 client.create_registered_model, name, description=config.description
@@ -132,7 +132,7 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
             name,
             source=f"runs:/{run_id}/bundle",
             run_id=run_id,
-            tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in scores.items()},
+            tags=tags | {metric: f"{value:.4f}" for metric, value in scores.items()},
             description=f"{facts.recipe}, commit {facts.git_commit}",
         )
     return str(created.version)

@@ -54,9 +54,10 @@ class RunState(Document):
         stage: the stage's name in the recipe.
         networks: the configuration of the networks that the weights fit; it may differ from the
             recipe's.
+        parent_version: the registered version that the weights descend from, see `Provenance`.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "choose another run.name"
 
     step: int
@@ -71,6 +72,7 @@ class RunState(Document):
     config: dict[str, Any]
     stage: str
     networks: dict[str, Any]
+    parent_version: str | None = None
 
 
 @dataclass(frozen=True)

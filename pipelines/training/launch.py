@@ -82,6 +82,8 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
 
     open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
     tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}
+    if run.parent_version:
+        tags["srmill.parent_version"] = run.parent_version
     run_id = open_run(client, config, run.name, tags)
     run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config.mlflow), run_id))
     with tracking.active_run(client, run_id):

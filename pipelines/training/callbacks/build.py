@@ -120,6 +120,7 @@ def _saving(
             config=to_dict(run.config),
             stage=run.stage,
             networks=asdict(run.config.stages[run.stage].networks),
+            parent_version=run.parent_version,
         )
 
     writer = CheckpointWriter(

@@ -1,9 +1,11 @@
 """The export job: what a bundle of a trained run holds, and what it refuses."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipelines.config.reference import ModelReference
@@ -11,35 +13,38 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import IMAGES, RESULTS, EvaluationResults, from_csv, to_csv
+from pipelines.evaluation.results import RESULTS, EvaluationResults, from_csv, to_csv
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
-from pipelines.models.bundle import load_bundle
-from pipelines.models.load import load_model, weights_sha256
+from pipelines.models.bundle import IMAGES, load_bundle
+from pipelines.models.load import at_precision, load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
 from pipelines.storage.typed import to_json
 from pipelines.training.launch import run_stages
+from srmodels.edge.onnx import OnnxRunner
 from tests.support.results import BENCHMARK, make_results
 from tests.support.training import configure
 
 MODEL = "run:small-joint"
 
 
-def write_evidence(config: Config, **changes: object) -> EvaluationResults:
+def write_evidence(config: Config, model: str = MODEL, **changes: object) -> EvaluationResults:
     """Writes the results that an evaluation of the trained model would leave behind."""
-    weights = load_model(ModelReference.parse(MODEL), config).weights_sha256
-    found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, MODEL: {"psnr": 29.0}})
-    titles = {"bicubic": "bicubic", MODEL: "model"}
-    values = {"weights_sha256": weights, "benchmarks": {"Set5": found}, "titles": titles}
-    results = make_results(model=MODEL, **values | changes)
+    loaded = load_model(ModelReference.parse(model), config)
+    weights = at_precision(loaded, config.export.weights).weights_sha256
+    found = replace(BENCHMARK, summary={"bicubic": {"psnr": 28.0}, model: {"psnr": 29.0}})
+    titles = {"bicubic": "bicubic", model: "model"}
+    benchmarks = {"Set5": found, "Set14": replace(found, identity="another")}
+    values = {"weights_sha256": weights, "benchmarks": benchmarks, "titles": titles}
+    results = make_results(model=model, **values | changes)
     folder = evaluate.output_directory(
-        config.export.evidence, ModelReference.parse(MODEL), config.benchmark
+        config.export.evidence, ModelReference.parse(model), config.benchmark
     )
     folder.mkdir(parents=True)
     (folder / RESULTS).write_bytes(to_json(results))
     (folder / evaluate.REPORT).write_text("<html>")
-    rows = [ImageResult("Set5", "a", "a", MODEL, {"psnr": 29.0})]
+    rows = [ImageResult("Set5", "a", "a", model, {"psnr": 29.0})]
     (folder / IMAGES).write_text(to_csv(rows, ["psnr"], titles))
     return results
 
@@ -86,9 +91,11 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     assert facts.weights_sha256 == model.weights_sha256
     assert weights_sha256(load_file(directory / "model.safetensors")) == model.weights_sha256
     assert facts.manifest == model.provenance.manifest
-    assert facts.metrics.model == {"psnr": 29.0}
-    assert facts.metrics.bicubic == {"psnr": 28.0}
-    assert (facts.metrics.benchmark, facts.metrics.reference) == ("Set5", "model")
+    assert list(facts.metrics.benchmarks) == ["Set5", "Set14"]
+    for found, image in zip(facts.metrics.benchmarks.values(), ("i", "another"), strict=True):
+        assert (found.identity, found.degradation, found.num_images) == (image, "bicubic", 2)
+        assert (found.model, found.bicubic) == ({"psnr": 29.0}, {"psnr": 28.0})
+    assert facts.metrics.reference == "model"
     assert facts.metrics.by == results.metrics
     assert [row.method for row in from_csv(directory / IMAGES)] == ["model"]
     artifact = facts.edge["onnx_fp32"]
@@ -108,6 +115,26 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     assert load_bundle(directory).facts.weights_sha256 == model.weights_sha256
 
 
+def test_the_parent_is_what_the_weights_descend_from_not_the_champion(
+    trained: Config, tmp_path: Path
+) -> None:
+    write_evidence(trained)
+    trained.export.artifacts = []
+    first = load_bundle(export.run(trained))
+    trained.bundle = str(first.path)
+    register.run(trained)
+    trained.export.weights = "fp16"
+    shutil.rmtree(tmp_path / "evidence")
+    write_evidence(trained)
+    again = load_bundle(export.run(trained))
+    assert again.facts.precision == "fp16"
+    assert first.facts.parent_version is again.facts.parent_version is None
+    # What is made of a registered model descends from it.
+    trained.model = "models:/small@champion"
+    write_evidence(trained, trained.model)
+    assert load_bundle(export.run(trained)).facts.parent_version == "models:/small/1"
+
+
 def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_path: Path) -> None:
     model = load_model(ModelReference.parse(MODEL), trained)
     with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
@@ -115,6 +142,7 @@ def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_pat
     write_evidence(trained, weights_sha256="others")
     with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
         export.run(trained)
+    assert not export.output_directory(trained).exists()
     path = tmp_path / "evidence" / "small-joint" / RESULTS
     path.write_text(path.read_text().replace('"scale": 4', '"scale": "4"'))
     with pytest.raises(UserError, match=r"results\.json is damaged \(scale: .* or run jobs/evalu"):
@@ -125,5 +153,23 @@ def test_an_artifact_too_far_from_pytorch_is_refused(trained: Config) -> None:
     write_evidence(trained)
     trained.export.max_error = 1e-12
     with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by .*export\.max_error="):
+        export.run(trained)
+    assert not export.output_directory(trained).exists()
+
+
+def test_evidence_of_the_unrounded_weights_is_none_of_the_rounded_ones(trained: Config) -> None:
+    write_evidence(trained)
+    trained.export.weights = "fp16"
+    with pytest.raises(UserError, match=r"has not been measured as it is now: .*weights=fp16"):
+        export.run(trained)
+    assert not export.output_directory(trained).exists()
+
+
+def test_an_artifact_that_computes_no_number_is_refused(
+    trained: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_evidence(trained)
+    monkeypatch.setattr(OnnxRunner, "run", lambda _, x_l: torch.full((1, 3, 128, 128), torch.nan))
+    with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by nan, more than"):
         export.run(trained)
     assert not export.output_directory(trained).exists()

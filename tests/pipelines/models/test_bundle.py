@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.errors import UserError
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import load_bundle, seal
 from tests.support.bundles import make_bundle
 
 
@@ -35,6 +35,15 @@ def test_files_that_are_not_listed_are_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["images.csv", "model.safetensors", "config.yaml"])
+def test_a_bundle_that_never_had_a_file_it_needs_is_refused(tmp_path: Path, name: str) -> None:
+    facts = make_bundle(tmp_path).facts
+    (tmp_path / name).unlink()
+    seal(tmp_path, facts)
+    with pytest.raises(UserError, match=rf"is incomplete \(its bundle\.json lists no {name}\)"):
+        load_bundle(tmp_path)
+
+
 def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no bundle"):
         load_bundle(tmp_path)
@@ -42,5 +51,5 @@ def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"schema_version": 99, "files": {}}')
-    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 2"):
+    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 3"):
         load_bundle(tmp_path)

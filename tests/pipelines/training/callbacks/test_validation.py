@@ -21,6 +21,7 @@ from pipelines.runs.names import run_checkpoints
 from pipelines.training.callbacks.metrics import MetricsCallback
 from pipelines.training.callbacks.validation import ValidationCallback
 from pipelines.training.launch import run_stages
+from srmodels.degradation.resize import bicubic
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
 from tests.support.training import (
@@ -67,8 +68,8 @@ def test_it_measures_the_centre_of_the_first_images_as_evaluation_does(
         lr = low_resolution(config, hr, sample.key)
         with torch.no_grad():
             sr = to_pixels(stage.network.eval()(to_tensor(lr)))
-        bicubic = enlarge(lr, 4, Image.Resampling.BICUBIC)
-        scores.append((psnr(config, sr, hr), psnr(config, bicubic, hr)))
+        simple = enlarge(lr, 4, Image.Resampling.BICUBIC)
+        scores.append((psnr(config, sr, hr), psnr(config, simple, hr)))
     mean = np.mean(scores, axis=0)
     ((step, values),) = recorded_in(tmp_path)
     assert step == 1
@@ -81,6 +82,37 @@ def test_it_measures_the_centre_of_the_first_images_as_evaluation_does(
         assert image.height == 4 * (96 + 22)
         first = np.ascontiguousarray(opened.tile(opened.manifest.split("val")[0])[16:112, 16:112])
         assert (np.asarray(image)[:96, -96:] == first).all()
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y of BT.601 in 8 bits, by the published coefficients, of `[H, W, 3]` uint8."""
+    return np.round(16 + image.astype(float) @ np.array([65.481, 128.553, 24.966]) / 255)
+
+
+@pytest.mark.parametrize(("extra", "border"), [
+    ((), 4), (("evaluate.crop_border=0",), 0), (("evaluate.crop_border=9",), 9),
+])  # fmt: skip
+def test_its_psnr_is_that_of_luma_without_the_border(
+    dataset: Path, tmp_path: Path, extra: tuple[str, ...], border: int
+) -> None:
+    join()
+    config = configure(dataset, *EVERY, *extra)
+    stage = make_stage(config, "joint")
+    validation(config, tmp_path, built=stage).after_step(result(1, loss=0.0))
+    opened = open_dataset(config.data, config.stream)
+    errors = []
+    for sample in opened.manifest.split("val")[:5]:
+        hr = opened.tile(sample)[16:112, 16:112]
+        lr = bicubic(np.ascontiguousarray(hr), 4)
+        with torch.no_grad():
+            sr = to_pixels(stage.network.eval()(to_tensor(lr)))
+        simple = np.asarray(Image.fromarray(lr).resize((96, 96), Image.Resampling.BICUBIC))
+        inner = slice(border, 96 - border)
+        errors.append([np.square(luma(x) - luma(hr))[inner, inner].mean() for x in (sr, simple)])
+    ours, theirs = (10 * np.log10(255**2 / np.array(errors))).mean(0)
+    ((_, values),) = recorded_in(tmp_path)
+    assert values["validation/psnr_y"] == pytest.approx(ours)
+    assert values["validation/psnr_y_bicubic"] == pytest.approx(theirs)
 
 
 def test_the_autoencoder_shows_what_it_reconstructs_and_claims_no_bicubic(
