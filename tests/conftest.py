@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from infra.local import platform as local_platform
-from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries
+from pipelines.ray_auth import MODE, OTHER_MACHINES, TOKEN, keep_token, new_token
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Every cluster of the session has this token. Ray keeps the first that it reads in a process.
+os.environ |= {MODE: "token", OTHER_MACHINES: "0", TOKEN: os.environ.get(TOKEN) or new_token()}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +71,8 @@ def cluster(
 ) -> Iterator[local_platform.Platform]:
     """The local platform, real Ray and MLflow servers, shared by the test session."""
     home = tmp_path_factory.mktemp("platform")
-    os.environ |= auth_environment()
+    local_platform.token_file(home).parent.mkdir()
+    keep_token(local_platform.token_file(home), os.environ[TOKEN])
     platform = local_platform.up(home)
     yield platform
     local_platform.down(home, quiet=True)
