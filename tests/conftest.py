@@ -1,8 +1,11 @@
 """Fixtures that tests share: small real photos, a dataset of them, and one running platform."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import starmap
 from pathlib import Path
@@ -28,6 +31,10 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # Every cluster of the session has this token. Ray keeps the first that it reads in a process.
 os.environ |= {MODE: "token", OTHER_MACHINES: "0", TOKEN: os.environ.get(TOKEN) or new_token()}
+if "RAY_TMPDIR" not in os.environ:
+    # Ray notes here which cluster runs. A job of a test must not find the user's own.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="srmill-", dir="/tmp")
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +80,10 @@ def cluster(
     home = tmp_path_factory.mktemp("platform")
     local_platform.token_file(home).parent.mkdir()
     keep_token(local_platform.token_file(home), os.environ[TOKEN])
-    platform = local_platform.up(home)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (MODE, TOKEN, OTHER_MACHINES):  # A user's environment has none of them.
+            environment.delenv(name)
+        platform = local_platform.up(home)
     yield platform
     local_platform.down(home, quiet=True)
 
