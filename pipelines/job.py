@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipelines import interrupts
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
 from pipelines.errors import Terminated, UserError, listing, redacted
@@ -37,6 +38,7 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        interrupts.raise_again()
         if {"-h", "--help"} & set(arguments):
             print(help_text(program, description, keys))
             raise SystemExit(0)

@@ -1,8 +1,11 @@
 """Fixtures that tests share: small real photos, a dataset of them, and one running platform."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import starmap
 from pathlib import Path
@@ -11,11 +14,11 @@ import pytest
 from PIL import Image
 
 from infra.local import platform as local_platform
-from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries
+from pipelines.ray_auth import MODE, OTHER_MACHINES, TOKEN, keep_token, new_token
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
@@ -25,6 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Every cluster of the session has this token. Ray keeps the first that it reads in a process.
+os.environ |= {MODE: "token", OTHER_MACHINES: "0", TOKEN: os.environ.get(TOKEN) or new_token()}
+if "RAY_TMPDIR" not in os.environ:
+    # Ray notes here which cluster runs. A job of a test must not find the user's own.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="srmill-", dir="/tmp")
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +78,12 @@ def cluster(
 ) -> Iterator[local_platform.Platform]:
     """The local platform, real Ray and MLflow servers, shared by the test session."""
     home = tmp_path_factory.mktemp("platform")
-    os.environ |= auth_environment()
-    platform = local_platform.up(home)
+    local_platform.token_file(home).parent.mkdir()
+    keep_token(local_platform.token_file(home), os.environ[TOKEN])
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (MODE, TOKEN, OTHER_MACHINES):  # A user's environment has none of them.
+            environment.delenv(name)
+        platform = local_platform.up(home)
     yield platform
     local_platform.down(home, quiet=True)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.local.platform import Platform, PlatformError, up
-from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.evaluation import evaluate
 from pipelines.export import export
 from pipelines.models.load import champion
+from pipelines.ray_auth import private_environment
 from pipelines.retrain import Step, chain, follow
 from pipelines.revision import git_commit
 from pipelines.storage.paths import ROOT
@@ -78,7 +78,7 @@ def run_job(platform: Platform, step: Step) -> None:
     Raises:
         PlatformError: the job did not succeed.
     """
-    os.environ |= auth_environment()
+    os.environ |= private_environment(platform.token_file)
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):

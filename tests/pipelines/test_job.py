@@ -1,5 +1,6 @@
 import os
 import runpy
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ def test_the_eight_jobs_are_there_and_executable() -> None:
         path = ROOT / "jobs" / f"{job}.py"
         assert os.access(path, os.X_OK)
         assert path.read_text().startswith("#!/usr/bin/env python3\n")
+        assert "\ninterrupts.end_quietly()\n\nfrom pipelines" in path.read_text()
 
 
 @dataclass(frozen=True)
@@ -150,3 +152,28 @@ def check_refusal(done: Done, message: str) -> None:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+if sys.argv[1].endswith(".py"):
+    runpy.run_path(sys.argv[1], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("program", ["jobs/shard.py", "infra.local"])
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(
+    run_python: Runner, program: str
+) -> None:
+    done = run_python("-c", INTERRUPTED, program)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout + done.stderr == ""

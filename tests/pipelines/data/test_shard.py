@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,9 @@ from pipelines.data.sources import find_entries, inspect
 from pipelines.data.verify import check_shard
 from pipelines.errors import UserError
 from pipelines.storage.store import open_store
-from tests.conftest import SMALL, write_dataset
+from tests.conftest import ROOT, SMALL, write_dataset
+
+PAGE = ROOT / "docs" / "data.md"
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -72,6 +75,21 @@ def test_stock_webdataset_reads_the_shards(photos: Path, dataset: Path) -> None:
         photo = np.asarray(Image.open(photos / sample["json"]["source"]).convert("RGB"))
         assert np.array_equal(sample["webp"], photo[top:bottom, left:right])
         assert "." not in sample["__key__"]
+
+
+def test_the_page_reads_the_shards_with_webdataset(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/data.md, on the shards that are there."""
+    [example] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    shards = sorted(dataset.glob("train-*.tar"))
+    pattern = f"{dataset}/train-{{000000..{len(shards) - 1:06d}}}.tar"
+    found: dict[str, Any] = {}
+    exec(example.replace("work/mine/train-{000000..000003}.tar", pattern), found)
+    assert found["shards"] == pattern
+    height, width, _ = found["tile"].shape
+    left, top, right, bottom = found["facts"]["box"]
+    assert (right - left, bottom - top) == (width, height)
 
 
 def test_nothing_in_a_tar_depends_on_who_made_it_or_when(dataset: Path) -> None:
