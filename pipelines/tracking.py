@@ -36,6 +36,11 @@ def tracking_uri(settings: MlflowConfig | None = None) -> str:
     return uri
 
 
+def local_database(uri: str) -> Path | None:
+    """Returns the sqlite file that a tracking uri names; None for a server."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
 def connect(settings: MlflowConfig | None = None, *, create: bool = True) -> "MlflowClient":
     """Returns a client for the tracking server, after the server has answered.
 
@@ -50,8 +55,7 @@ def connect(settings: MlflowConfig | None = None, *, create: bool = True) -> "Ml
     uri = tracking_uri(settings)
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
-    elif uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE))
+    elif database := local_database(uri):
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "
