@@ -3,13 +3,15 @@
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.ray_auth import authenticate, is_refused
 from pipelines.storage.paths import ROOT, in_submitted_job
+from pipelines.storage.probe import Witness
 from srmodels.system import own_packages
 
 #: Calls a function with each tuple of arguments; the results come in the same order.
@@ -82,6 +84,24 @@ def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> I
     finally:
         for future in pending:
             ray.cancel(future, force=True)
+
+
+def probing(mapper: Mapper, witnesses: Sequence[Witness]) -> Mapper:
+    """Returns a mapper whose tasks check first that their node sees the driver's folders.
+
+    A task on a node that does not see them raises UserError.
+    """
+
+    def mapped(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        @wraps(function)
+        def checked(*arguments: Any) -> Any:
+            for witness in witnesses:
+                witness.check()
+            return function(*arguments)
+
+        return mapper(checked, calls)
+
+    return mapped
 
 
 def _runtime_env() -> dict[str, Any]:

@@ -39,6 +39,11 @@ def tracking_uri(settings: MlflowConfig | None = None) -> str:
     return uri
 
 
+def local_database(uri: str) -> Path | None:
+    """Returns the sqlite file that a tracking uri names; None for a server."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
 def connect(
     settings: MlflowConfig | None = None, *, create: bool = True, clock: Clock | None = None
 ) -> "MlflowClient":
@@ -59,8 +64,7 @@ def connect(
     """
     uri = tracking_uri(settings)
     _check_address(uri)
-    if uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE))
+    if database := local_database(uri):
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "

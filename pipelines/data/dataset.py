@@ -20,10 +20,15 @@ from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Sample, Shard
 from pipelines.data.tiles import decode
 from pipelines.errors import UserError
 from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.probe import Witness
 from pipelines.storage.store import LocalStore, Store, open_store
 
 #: Files that a process keeps open.
 OPEN_FILES = 64
+_REMEDY = (
+    "copy the dataset to s3://bucket/prefix, or to a folder that all nodes share, and set data to "
+    "that"
+)
 
 
 def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
@@ -107,6 +112,20 @@ class Dataset:
             return None
         limit = self.stream.cache_mib * 2**20
         return ShardCache(Path(self.stream.cache), limit, self.stream.policy)
+
+    def witness(self) -> Witness | None:
+        """Returns a file by which a node knows that it has the dataset's directory.
+
+        Returns:
+            None for a dataset in s3://.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if not isinstance(self.store, LocalStore):
+            return None
+        # Not the manifest: photos may be added while a run trains on the shards that it knows.
+        return Witness.of(self.store.directory, self.manifest.shards[0].path, _REMEDY)
 
     def read(self, sample: Sample) -> dict[str, bytes]:
         """Returns the files of a sample by extension.

@@ -2,14 +2,15 @@
 
 import json
 import re
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipelines.cluster import Mapper, connect, ray_map
+from pipelines.cluster import Mapper, connect, probing, ray_map
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.data import preview, verify
 from pipelines.data.dataset import dataset_exists, intact_shards
@@ -21,9 +22,13 @@ from pipelines.errors import UserError, listing
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location
+from pipelines.storage.probe import Witness, token
 from pipelines.storage.store import LocalStore, Store, open_store
 
 REPORT = "report.json"
+_SHARED = "or to a folder that all nodes share"
+_OUTPUT_REMEDY = f"set data to s3://bucket/prefix, {_SHARED}"
+_SOURCE_REMEDY = f"copy the photos to s3://bucket/prefix, {_SHARED}, and set source to that"
 #: The names of shards that this job writes.
 OURS = re.compile(r"(train|val)-\d{6}\.tar")
 
@@ -104,7 +109,8 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     settings = config.shard
     _check_place(output_location(config))
     store = open_store(output_location(config), policy=config.stream.policy)
-    with _alone(store):
+    with _alone(store), _seen_by_nodes(store, entries) as witnesses:
+        mapper = probing(mapper, witnesses)
         before, history = _existing(store, settings), _history(store)
         inventory = inspect(entries, settings, mapper)
         _check_same(store, inventory, before)
@@ -142,6 +148,30 @@ def _alone(store: Store) -> Any:
                 f"another job is writing shards into {root}: wait for it, or choose another output."
             ) from None
     return stack
+
+
+@contextmanager
+def _seen_by_nodes(store: Store, entries: list[Entry]) -> Iterator[list[Witness]]:
+    """Gives the witnesses of the folders that every node must see: the output, and the sources."""
+    witnesses = _of_sources(entries)
+    if not isinstance(store, LocalStore):
+        yield witnesses
+        return
+    with token(store.directory, "shard", _OUTPUT_REMEDY) as own:
+        yield [*witnesses, own]
+
+
+def _of_sources(entries: list[Entry]) -> list[Witness]:
+    """Returns a witness of each local source: its first file that can be read, or its archive."""
+    found: dict[str, Witness] = {}
+    for entry in entries:
+        if "://" in entry.container or entry.container in found:
+            continue
+        path = Path(entry.container)
+        folder, name = (path, entry.name) if entry.kind == "file" else (path.parent, path.name)
+        with suppress(UserError):  # an unreadable photo is counted later
+            found[entry.container] = Witness.of(folder, name, _SOURCE_REMEDY)
+    return list(found.values())
 
 
 def _existing(store: Store, settings: ShardConfig) -> Manifest | None:

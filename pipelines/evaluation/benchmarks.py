@@ -1,7 +1,7 @@
 """Benchmark sets: LR/HR pairs of a validation split, of a folder with both, or of HR alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipelines.evaluation.protocol import low_resolution
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from pipelines.storage.probe import Witness
 from srmodels.degradation import PRESETS
 from srmodels.degradation.resize import bicubic
 
@@ -36,6 +37,7 @@ class Benchmark(ABC):
         identity: digest of the images; equal for equal pairs.
         degradation: the origin of the LR images, in words.
         missing: (key, why) of each image without its partner.
+        witness: a file by which a node knows that it has the images; None where no disk holds them.
     """
 
     name: str
@@ -43,6 +45,16 @@ class Benchmark(ABC):
     identity: str
     degradation: str
     missing: Sequence[tuple[str, str]] = ()
+    witness: Witness | None = None
+
+    def check_node(self) -> None:
+        """Checks that this node has the images.
+
+        Raises:
+            UserError: it does not have them.
+        """
+        if self.witness is not None:
+            self.witness.check()
 
     @abstractmethod
     def load(self, key: str) -> tuple[Pixels, Pixels]:
@@ -135,6 +147,7 @@ class ValidationSplit(Benchmark):
         self.samples = {sample.key: sample for sample in dataset.manifest.split("val")}
         self.keys = list(self.samples)
         self.degradation = config.degradation.preset
+        self.witness = dataset.witness()
         # Of these tiles alone: a dataset that grows by training photos still has them.
         images = sorted([sample.key, sample.size, sample.crc32] for sample in self.samples.values())
         self.identity = digest([images, _degradation(config)])
@@ -178,6 +191,7 @@ class PairedFolder(Benchmark):
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
         files = [[k, _sha256(hr[k]), _sha256(lr[k])] for k in self.keys]
         self.identity = digest(files)
+        self.witness = _witness(hr.values())
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
         lr = _read(self.lr[key], self.max_megapixels, "LR: ")
@@ -231,6 +245,7 @@ class PhotoFolder(Benchmark):
             for file in sorted(files)
             for number in range(preset.crops_per_image)
         ]
+        self.witness = _witness(files.values())
         made_by = [asdict(preset), _degradation(config)]
         self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
 
@@ -267,6 +282,12 @@ def _read(path: Path, max_megapixels: float, which: str = "") -> Pixels:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ValueError(f"{which}{error}") from None
+
+
+def _witness(files: Iterable[Path]) -> Witness:
+    first = min(files)
+    remedy = "copy the set to every node under this path, or put it into a folder that all share"
+    return Witness.of(first.parent, first.name, remedy)
 
 
 def _sha256(path: Path) -> str:

@@ -142,7 +142,12 @@ def measure_images(
     scores: Mapping[str, Score],
     tasks: Sequence[_Task],
 ) -> list[Outcome]:
-    """Measures some methods on a few images, as a Ray task."""
+    """Measures some methods on a few images, as a Ray task.
+
+    Raises:
+        UserError: the node does not have the images, or storage fails.
+    """
+    benchmark.check_node()
     outcomes: list[Outcome] = []
     for key, names in tasks:
         try:

@@ -20,6 +20,7 @@ from pipelines.models.load import Model, find_bundle, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from pipelines.storage.probe import Witness
 from srmodels.edge.onnx import OnnxRunner
 from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import run_tiled
@@ -193,10 +194,12 @@ class OnnxFile(NetworkMethod):
             )
         self.reference, self.title, self.path = reference, path.name, path
         self.scale, self.tiling = enlarged // height, Tiling.for_tile(height)
+        self.witness = Witness.of(path.parent, path.name, "copy it to every node under this path")
         self.identity, self.file_bytes = digest(["onnx", file_sha256(path)]), path.stat().st_size
 
     @cached_property
     def _runner(self) -> OnnxRunner:
+        self.witness.check()
         return OnnxRunner(self.path, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:

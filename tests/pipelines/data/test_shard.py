@@ -218,6 +218,24 @@ def test_two_sources_may_use_the_same_names(photos: Path, tmp_path: Path) -> Non
     assert again.digest == manifest.digest
 
 
+@pytest.mark.parametrize(
+    ("lost", "remedy"),
+    [("photos", "copy the photos to s3://bucket/prefix"), ("data", "set data to s3://bucket")],
+)
+def test_a_node_without_the_source_or_the_output_says_so(
+    photos: Path, tmp_path: Path, lost: str, remedy: str
+) -> None:
+    def elsewhere(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        (tmp_path / lost).rename(tmp_path / "elsewhere")
+        yield from starmap(function, calls)
+
+    shutil.copytree(photos, tmp_path / "photos")
+    source = str(tmp_path / "photos")
+    config = load_config([f"recipe={SMALL}", f"source={source}", f"output={tmp_path / 'data'}"])
+    with pytest.raises(UserError, match=f"does not see the folder {tmp_path / lost} .*: {remedy}"):
+        shard.make_dataset(config, find_entries(source), elsewhere)
+
+
 def test_a_job_that_finds_another_one_s_manifest_does_not_replace_it(
     photos: Path, tmp_path: Path
 ) -> None:
