@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+#: The characters of a value from outside that a message repeats.
+MAX_TOLD = 120
+
 
 class UserError(ValueError):
     """A user's mistake. The message says in one sentence what is wrong and what to do.
@@ -17,3 +20,10 @@ class Terminated(BaseException):
 def listing(values: Iterable[object], between: str = ", ") -> str:
     """Returns the values as a message lists them, with commas or another text between."""
     return between.join(str(value) for value in values)
+
+
+def told(value: object) -> str:
+    """Returns a value from outside as a message tells it: short, on one line, and printable."""
+    text = " ".join(str(value).split())
+    short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
+    return short.encode("utf-8", "backslashreplace").decode()
