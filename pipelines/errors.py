@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 #: The user and the password of an address.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?#]*@")
+#: The characters of a value from outside that a message repeats.
+MAX_TOLD = 120
 
 
 class UserError(ValueError):
@@ -30,3 +32,10 @@ def listing(values: Iterable[object], between: str = ", ") -> str:
 def redacted(text: str) -> str:
     """Returns a text in which no address has a user and a password any more."""
     return _CREDENTIALS.sub("***@", text)
+
+
+def told(value: object) -> str:
+    """Returns a value from outside as a message tells it: short, on one line, and printable."""
+    text = " ".join(str(value).split())
+    short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
+    return short.encode("utf-8", "backslashreplace").decode()

@@ -15,6 +15,7 @@ from infra.local.platform import Platform, PlatformError, up
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.evaluation import evaluate
+from pipelines.evaluation.results import REPORT
 from pipelines.export import export
 from pipelines.models.load import champion
 from pipelines.ray_auth import private_environment
@@ -64,7 +65,7 @@ def results(parts: Sequence[Step]) -> tuple[Path, Path]:
     measured = evaluate.output_directory(
         evaluated.output, evaluate.wanted(evaluated), evaluated.benchmark
     )
-    return measured / evaluate.REPORT, export.output_directory(exported)
+    return measured / REPORT, export.output_directory(exported)
 
 
 def _config(parts: Sequence[Step], job: str) -> Config:

@@ -31,9 +31,12 @@ from pipelines.evaluation.methods import (
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import (
+    PICTURES,
+    REPORT,
     RESULTS,
     EvaluationResults,
     counted,
+    owned,
     rival,
     to_csv,
 )
@@ -43,14 +46,15 @@ from pipelines.models.bundle import IMAGES
 from pipelines.models.load import at_precision, champion, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import new_directory
+from pipelines.storage.ownership import check_replaceable
 from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.store import LocalStore
 from pipelines.storage.typed import read_typed, to_json
 from srmodels.metrics.fid import FID
 from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
 
 T = TypeVar("T")
 
-REPORT = "report.html"
 #: Settings that change the report, not the scores.
 _SHOWN = ("num_pictures", "latency_sizes", "latency_runs")
 #: Metrics of `evaluate.metrics=auto`, those that need weights only where these are at hand.
@@ -79,8 +83,10 @@ def plan(config: Config) -> str:
     """Says in words what would be measured.
 
     Raises:
-        UserError: a model, method, metric or benchmark set does not exist.
+        UserError: a model, method, metric or benchmark set does not exist, or files of somebody
+            else are where the results go.
     """
+    _check_output(config)
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     for reference in (wanted(config), *_compared(config.evaluate)):
         check_method(reference)
@@ -135,9 +141,11 @@ def run(config: Config) -> Path:
     """Measures, writes results and report, logs them to MLflow; returns the report's path.
 
     Raises:
-        UserError: a model, method, metric or benchmark set does not exist, no image can be
-            measured, or the MLflow server does not answer.
+        UserError: a model, method, metric or benchmark set does not exist, files of somebody else
+            are where the results go, no image can be measured, or the MLflow server does not
+            answer.
     """
+    _check_output(config)
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config.mlflow)
@@ -164,17 +172,21 @@ def run(config: Config) -> Path:
     chosen = choose_examples(results, config.evaluate.num_pictures)
     examples = [_draw(subject, *example) for example in chosen]
     report = render(results, measured.images, examples, loss_curves(client, model.config))
-    with new_directory(output) as directory:
+    with new_directory(output, lambda: _check_output(config)) as directory:
         (directory / REPORT).write_text(report)
         labels = [label for label, metric in metrics.items() if isinstance(metric, Metric)]
         (directory / IMAGES).write_text(to_csv(measured.images, labels, results.titles))
-        _write_pictures(examples, results.titles, directory / "pictures")
+        _write_pictures(examples, results.titles, directory / PICTURES)
         (directory / RESULTS).write_bytes(to_json(results))
         # Before the results are in place: a rerun after a failure must not find them done.
         _log(client, config, results, directory)
     _print(results)
     print(f"Report: {output / REPORT}")
     return output / REPORT
+
+
+def _check_output(config: Config) -> None:
+    check_replaceable(LocalStore(_output(config)), RESULTS, owned)
 
 
 def _is_measured(output: Path, identity: str) -> bool:

@@ -2,21 +2,28 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipelines.config.reference import INTERPOLATIONS
+from pipelines.errors import listing
 from pipelines.evaluation.latency import Cost
 from pipelines.evaluation.measure import Failure, ImageResult
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.statistics import Comparison
+from pipelines.models.bundle import IMAGES
 from pipelines.models.facts import MetricFacts, Scores
+from pipelines.storage.ownership import Owns
 from pipelines.storage.typed import Document
 
 #: Means, comparisons and what was measured.
 RESULTS = "results.json"
+REPORT = "report.html"
+#: The folder of the report's pictures, `<set>-<number>.png`.
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,18 @@ class EvaluationResults(Document):
     machine: str
     latency_runs: int
     costs: dict[str, Cost]
+
+
+def owned(document: dict[str, Any]) -> Owns | None:
+    """Returns which files belong to results of any version, given the content of `results.json`."""
+    sets = document.get("benchmarks")
+    if not isinstance(document.get(EvaluationResults.VERSION_KEY), int):
+        return None
+    if not isinstance(sets, dict):
+        return None
+    pictures = listing(map(re.escape, sets), "|")
+    names = rf"{re.escape(REPORT)}|{re.escape(IMAGES)}|{PICTURES}/({pictures})-\d+\.png"
+    return lambda name: re.fullmatch(names, name) is not None
 
 
 def rival(results: EvaluationResults) -> str:

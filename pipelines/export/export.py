@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.config.load import config_digest, to_yaml
@@ -13,7 +12,7 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
-from pipelines.evaluation import evaluate
+from pipelines.evaluation.results import REPORT
 from pipelines.export.artifacts import export_artifact, real_tiles
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
@@ -24,6 +23,9 @@ from pipelines.models.load import Model, at_precision, load_model
 from pipelines.revision import git_commit
 from pipelines.runs.names import run_name
 from pipelines.storage.files import new_directory
+from pipelines.storage.ownership import check_replaceable
+from pipelines.storage.store import LocalStore
+from pipelines.storage.tensors import save_tensors
 
 CARD = "MODEL_CARD.md"
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -42,7 +44,12 @@ def output_directory(config: Config) -> Path:
 
 
 def plan(config: Config) -> str:
-    """Returns what would be exported, in words."""
+    """Returns what would be exported, in words.
+
+    Raises:
+        UserError: files of somebody else are where the bundle goes.
+    """
+    _check_output(config)
     tile = config.export.tile
     return (
         f"export {model_reference(config)} as ONNX (opset {config.export.opset}, LR tiles of "
@@ -54,28 +61,33 @@ def run(config: Config) -> Path:
     """Writes the bundle, unless it is there already; returns its directory.
 
     Raises:
-        UserError: the model was not evaluated, does not exist, or an artifact differs from
-            PyTorch by more than `export.max_error`.
+        UserError: files of somebody else are where the bundle goes, the model was not evaluated,
+            does not exist, or an artifact differs from PyTorch by more than `export.max_error`.
     """
+    _check_output(config)
     model = at_precision(load_model(model_reference(config), config), config.export.weights)
     evidence = find_evidence(config.export, model, config.benchmark)
     directory, facts = output_directory(config), _facts(config, model, evidence)
     if _is_exported(directory, facts):
         print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
         return directory
-    with new_directory(directory) as new:
+    with new_directory(directory, lambda: _check_output(config)) as new:
         facts = replace(facts, edge=_export_artifacts(config, model, new))
         _save(model.network.inference_state_dict(), facts.precision, new / bundle.WEIGHTS)
         if model.finetuning_weights:
             _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
-        for name in (evaluate.REPORT, bundle.IMAGES):
+        for name in (REPORT, bundle.IMAGES):
             shutil.copyfile(evidence.directory / name, new / name)
         card = model_card(config.description, model.config.degradation.preset, facts)
         (new / CARD).write_text(card)
         bundle.seal(new, facts)
     print(f"Bundle: {directory}")
     return directory
+
+
+def _check_output(config: Config) -> None:
+    check_replaceable(LocalStore(output_directory(config)), bundle.FILE_NAME, bundle.owned)
 
 
 def _is_exported(directory: Path, facts: BundleFacts) -> bool:
@@ -104,7 +116,7 @@ def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str
 
 def _save(weights: dict[str, Tensor], precision: str, path: Path) -> None:
     dtype = _DTYPES[precision]
-    save_file({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
+    save_tensors({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
 
 
 def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:

@@ -6,6 +6,7 @@ no pickles. Whatever loads a bundle verifies it first.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from pipelines.models.build import build_network
 from pipelines.models.facts import BundleFacts, FileFacts
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256, write_bytes
+from pipelines.storage.ownership import Owns, files_in
 from pipelines.storage.paths import resolve
 from pipelines.storage.typed import read_typed, to_dict, to_json
 from srmodels.network import SRNetwork
@@ -112,10 +114,15 @@ def load_bundle(directory: Path) -> Bundle:
     return Bundle(directory, facts)
 
 
+def owned(document: dict[str, Any]) -> Owns | None:
+    """Returns which files belong to a bundle of any version, given the content of `bundle.json`."""
+    files = document.get("files")
+    if not isinstance(document.get(BundleFacts.VERSION_KEY), int) or not isinstance(files, dict):
+        return None
+    return files.__contains__
+
+
 def _files(directory: Path) -> dict[str, Path]:
-    """Returns every file of a bundle but `bundle.json`, by its path in there, sorted."""
-    return {
-        path.relative_to(directory).as_posix(): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != FILE_NAME
-    }
+    """Returns every file of a bundle but its `bundle.json`, by its path in there, sorted."""
+    found = files_in(directory)
+    return {name: path for name, path in found.items() if name != FILE_NAME}

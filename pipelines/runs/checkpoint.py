@@ -37,6 +37,8 @@ STATE, MODEL, EMA = "state.json", "model.safetensors", "ema.safetensors"
 #: The files that `Checkpoint.state` and `Checkpoint.weights` read: the result of a finished run.
 RESULT = (STATE, MODEL, EMA)
 FOLDER = re.compile(r"step-(\d{6,})-([0-9a-z]+)")
+#: The folders of files that are not published yet, and those that are being removed.
+STAGING = re.compile(rf"(\.swept)?\.{FOLDER.pattern}")
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,10 @@ class Checkpoints:
 
     def sweep_workspace(self, attempt: str | None = None) -> None:
         """Removes the staging folders on this node, except those of `attempt`."""
-        for path in self.workspace.glob(".swept.step-*"):
+        staging = {path: STAGING.fullmatch(path.name) for path in self.workspace.glob(".*step-*")}
+        for path in [path for path, match in staging.items() if match and match[1]]:
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.workspace.glob(".step-*"):
+        for path in [path for path, match in staging.items() if match and not match[1]]:
             if attempt is None or not path.name.endswith(f"-{attempt}"):
                 # The rename removes all files at once. An orphan that is about to publish must not
                 # find half of them.

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.errors import UserError
@@ -33,6 +32,7 @@ from pipelines.runs.marker import MARKER, DamagedError, Marker, StoredFile, for_
 from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore
+from pipelines.storage.tensors import save_tensors
 from pipelines.storage.typed import to_json
 
 # Rank 0 looks for notes after FIRST_LOOK_S, then up to every LOOK_S; after close() for GRACE_S.
@@ -77,8 +77,8 @@ def write_weights(
     Raises:
         UserError: the file system refuses the state.
     """
-    save_file(model, folder / MODEL)
-    save_file(ema, folder / EMA)
+    save_tensors(model, folder / MODEL)
+    save_tensors(ema, folder / EMA)
     write_bytes(folder / STATE, to_json(state))
 
 

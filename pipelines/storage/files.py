@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,24 @@ def local_files(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """Gives a temporary directory, which replaces `target` when the block succeeds.
+def new_directory(target: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Gives a temporary directory, which becomes `target` when the block succeeds.
+
+    Args:
+        check: raises an error if the folder at `target` must not be replaced. It is called after
+            the block, which may take long. Without it, no folder is replaced.
 
     Raises:
         OSError: the file system refuses.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary = _temporary(target)
+    # Unlike tempfile's, its rights follow the umask, and so do those of the files below.
+    temporary.mkdir()
     try:
-        temporary.chmod(0o755)
         yield temporary
-        if target.exists():
+        if check is not None and target.exists():
+            check()
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             target.rename(old / "replaced")
             temporary.rename(target)
@@ -90,19 +97,23 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     with local_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        temporary = _temporary(path)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            yield Path(name)
+            yield temporary
             if durable:
                 os.fsync(handle)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            os.replace(temporary, path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+            temporary.unlink(missing_ok=True)
             raise
         finally:
             os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    """Returns a fresh name beside `path` that TEMPORARY matches."""
+    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -67,6 +67,18 @@ def test_a_shard_is_fetched_once(store: LocalStore, folder: Path) -> None:
     assert files(folder) == {f"{shard.sha256}.tar"}
 
 
+def test_files_of_others_in_the_folder_are_neither_counted_nor_evicted(
+    store: LocalStore, folder: Path
+) -> None:
+    folder.mkdir()
+    theirs = ["train-000007.tar", "movie.part", ".movie.part-abcdefgh"]
+    for name in theirs:
+        (folder / name).write_bytes(bytes(SIZE))
+    for name in "ab":
+        ShardCache(folder, SIZE).open(store, put(store, name)).close()
+    assert set(theirs) < files(folder)
+
+
 def test_the_least_recently_used_goes_first(store: LocalStore, folder: Path) -> None:
     a, b, c, d = (put(store, name) for name in "abcd")
     cache = ShardCache(folder, 3 * SIZE)

@@ -54,6 +54,19 @@ def test_a_file_arrives_whole_and_only_once(
     assert path.read_bytes() == DATA[:-1], "a file of the user's is not deleted"
 
 
+def test_the_part_of_a_browser_stays(web_server: WebServer, path: Path) -> None:
+    url = web_server.add("archive.zip", WebFile(DATA))
+    part, note = (path.with_name(f"archive.zip{suffix}") for suffix in (".part", ".part.json"))
+    path.parent.mkdir()
+    part.write_bytes(b"1")
+    with pytest.raises(UserError, match="is not a download of SRMill: remove or rename it"):
+        get(url, path)
+    note.write_bytes(b"[]")
+    with pytest.raises(UserError, match=r"part\.json is damaged"):
+        get(url, path)
+    assert part.read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("validator", ["etag", "date"])
 def test_a_dropped_line_is_picked_up_where_it_dropped(
     web_server: WebServer, path: Path, validator: str

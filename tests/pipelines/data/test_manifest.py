@@ -106,12 +106,12 @@ def test_a_million_samples_take_little_memory() -> None:
         {
             "path": "train-000000.tar",
             "sha256": "0" * 64,
-            "bytes": 1,
+            "bytes": 2 * count,
             "split": "train",
             "photos": ["0" * 64],
             "keys": [f"0123456789abcdef-{i:04d}" for i in range(count)],
             "offsets": list(range(count)),
-            "sizes": list(range(count)),
+            "sizes": list(range(1, count + 1)),
             "crc32": list(range(count)),
         }
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate, sets
 from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory
@@ -92,6 +94,19 @@ def test_what_is_not_there_is_refused_by_the_plan(key: str, reason: str) -> None
         evaluate.plan(load_config([f"recipe={SMALL}", key]))
 
 
+@pytest.mark.parametrize("start", [evaluate.plan, evaluate.run])
+def test_a_folder_of_somebody_else_is_not_replaced(
+    tmp_path: Path, start: Callable[[Config], object]
+) -> None:
+    thesis = tmp_path / "candidate" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("1")
+    config = load_config([f"recipe={SMALL}", "model=/bundles/candidate", f"output={tmp_path}"])
+    with pytest.raises(UserError, match=r"candidate holds files that SRMill did not write"):
+        start(config)
+    assert thesis.read_text() == "1"
+
+
 def test_what_may_be_there_by_then_is_planned() -> None:
     config = load_config([f"recipe={SMALL}", "evaluate.compare=[lanczos,run:later,models:/m@old]"])
     assert "against bicubic, lanczos, run:later, models:/m@old on" in evaluate.plan(config)
@@ -170,6 +185,12 @@ def test_a_model_on_a_benchmark_set(
     assert costs[model]["parameters"] > 0
     assert costs[model]["gmacs"] > 0
     assert len(list((folder / "pictures").iterdir())) == 2
+
+    # A picture of somebody else among the results keeps them.
+    (folder / "pictures" / "holiday.png").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"did not write \(pictures/holiday\.png\)"):
+        run()
+    (folder / "pictures" / "holiday.png").unlink()
 
     # Results that another SRMill wrote are no results.
     path = folder / "results.json"

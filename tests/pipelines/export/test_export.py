@@ -1,6 +1,7 @@
 """The export job: what a bundle of a trained run holds, and what it refuses."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import RESULTS, EvaluationResults, from_csv, to_csv
+from pipelines.evaluation.results import REPORT, RESULTS, EvaluationResults, from_csv, to_csv
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
 from pipelines.models.bundle import IMAGES, load_bundle
@@ -43,7 +44,7 @@ def write_evidence(config: Config, model: str = MODEL, **changes: object) -> Eva
     )
     folder.mkdir(parents=True)
     (folder / RESULTS).write_bytes(to_json(results))
-    (folder / evaluate.REPORT).write_text("<html>")
+    (folder / REPORT).write_text("<html>")
     rows = [ImageResult("Set5", "a", "a", model, {"psnr": 29.0})]
     (folder / IMAGES).write_text(to_csv(rows, ["psnr"], titles))
     return results
@@ -75,6 +76,18 @@ def test_the_plan_says_where_the_bundle_goes(dataset: Path, tmp_path: Path) -> N
     )
     config = configure(dataset)
     assert export.output_directory(config) == register.bundle_directory(config)
+
+
+@pytest.mark.parametrize("start", [export.plan, export.run])
+def test_a_folder_of_somebody_else_is_not_replaced(
+    dataset: Path, tmp_path: Path, start: Callable[[Config], object]
+) -> None:
+    thesis = tmp_path / "small" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("1")
+    with pytest.raises(UserError, match=r"small holds files that SRMill did not write \(thesis"):
+        start(configure(dataset, f"output={tmp_path}"))
+    assert thesis.read_text() == "1"
 
 
 def test_a_trained_run_becomes_a_bundle_with_its_evidence(
@@ -110,6 +123,8 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     assert "Nothing to do: run:small-joint is exported already" in capsys.readouterr().out
     assert file_sha256(directory / "bundle.json") == before
     (directory / "MODEL_CARD.md").write_text("another")
+    modes = {path.stat().st_mode & 0o777 for path in directory.rglob("*") if path.is_file()}
+    assert len(modes) == 1
     export.run(trained)
     assert "Exporting anew, since bundle" in capsys.readouterr().out
     assert load_bundle(directory).facts.weights_sha256 == model.weights_sha256
