@@ -1,40 +1,35 @@
 """Fixtures that tests share: small real photos, a dataset of them, and one running platform."""
 
-import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from infra.local import platform as local_platform
+from infra.local.platform import Platform
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries
-from pipelines.ray_auth import MODE, OTHER_MACHINES, TOKEN, keep_token, new_token
+from tests.support import session
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
+from tests.support.session import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_unconfigure,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
-
-# Every cluster of the session has this token. Ray keeps the first that it reads in a process.
-os.environ |= {MODE: "token", OTHER_MACHINES: "0", TOKEN: os.environ.get(TOKEN) or new_token()}
-if "RAY_TMPDIR" not in os.environ:
-    # Ray notes here which cluster runs. A job of a test must not find the user's own.
-    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="srmill-", dir="/tmp")
-    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -73,19 +68,9 @@ def write_dataset(photos: Path | str, directory: Path | str, *overrides: str) ->
 
 
 @pytest.fixture(scope="session")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[local_platform.Platform]:
-    """The local platform, real Ray and MLflow servers, shared by the test session."""
-    home = tmp_path_factory.mktemp("platform")
-    local_platform.token_file(home).parent.mkdir()
-    keep_token(local_platform.token_file(home), os.environ[TOKEN])
-    with pytest.MonkeyPatch.context() as environment:
-        for name in (MODE, TOKEN, OTHER_MACHINES):  # A user's environment has none of them.
-            environment.delenv(name)
-        platform = local_platform.up(home)
-    yield platform
-    local_platform.down(home, quiet=True)
+def cluster() -> Platform:
+    """The local platform, real Ray and MLflow servers, shared by all processes of the session."""
+    return session.platform()
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from pipelines.models.bundle import load_bundle
 from pipelines.models.load import weights_sha256
 from tests.conftest import ROOT, SMALL, Runner
 
-pytestmark = pytest.mark.cluster
-
 
 def submit(platform: Platform, entrypoint: str) -> tuple[str, str]:
     """Runs a job through the job API; returns its status and log."""

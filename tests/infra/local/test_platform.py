@@ -66,7 +66,6 @@ def test_down_leaves_foreign_processes_alone(
     assert "Nothing to stop" in capsys.readouterr().out
 
 
-@pytest.mark.cluster
 def test_up_is_idempotent_and_the_servers_answer(cluster: local_platform.Platform) -> None:
     again = local_platform.up(Path(cluster.home))
     assert again == cluster
@@ -75,7 +74,6 @@ def test_up_is_idempotent_and_the_servers_answer(cluster: local_platform.Platfor
         assert "mlflow" in response.read().decode().lower()
 
 
-@pytest.mark.cluster
 def test_only_its_user_can_read_the_token(cluster: Platform) -> None:
     assert stat.S_IMODE(cluster.token_file.stat().st_mode) == 0o600
     assert cluster.token_file.read_text() not in cluster.describe()
@@ -100,7 +98,6 @@ def servers(cluster: Platform) -> list[psutil.Process]:
     return [each for server in found for each in (server, *server.children(recursive=True))]
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize(("token", "status"), [(None, 401), (WRONG, 403)])
 def test_nobody_submits_a_job_without_the_token(
     cluster: Platform, token: str | None, status: int, tmp_path: Path
@@ -114,7 +111,6 @@ def test_nobody_submits_a_job_without_the_token(
     assert get(f"{cluster.dashboard}/api/jobs/", cluster.token_file.read_text()) == 200
 
 
-@pytest.mark.cluster
 def test_a_page_of_another_host_learns_nothing_from_the_dashboard(cluster: Platform) -> None:
     """A rebound name makes a browser send its requests here, with the other's name and no token."""
     for path in ("api/jobs/", "api/version", "api/cluster_status", "nodes?view=summary", "timezone",
@@ -134,7 +130,6 @@ def call(address: str, method: str, request: bytes, token: str | None) -> grpc.S
     return grpc.StatusCode.OK
 
 
-@pytest.mark.cluster
 def test_neither_the_gcs_nor_the_client_port_answers_without_the_token(cluster: Platform) -> None:
     [client] = [p for p in servers(cluster) if "ray.util.client.server" in p.cmdline()]
     [port] = {c.laddr.port for c in client.net_connections() if c.status == "LISTEN"}
@@ -150,7 +145,6 @@ def test_neither_the_gcs_nor_the_client_port_answers_without_the_token(cluster: 
     assert call(*clients, token) == grpc.StatusCode.NOT_FOUND  # It knows of no client yet.
 
 
-@pytest.mark.cluster
 def test_all_servers_listen_on_this_machine_only(cluster: Platform) -> None:
     for process in servers(cluster):
         for connection in process.net_connections():
@@ -159,7 +153,6 @@ def test_all_servers_listen_on_this_machine_only(cluster: Platform) -> None:
                 assert host == "127.0.0.1", (process.cmdline(), connection.laddr)
 
 
-@pytest.mark.cluster
 def test_a_job_without_the_token_is_told_at_once(
     cluster: Platform, run_python: Runner, photos: Path
 ) -> None:
@@ -170,7 +163,6 @@ def test_a_job_without_the_token_is_told_at_once(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.cluster
 def test_the_printed_line_submits_a_job(cluster: Platform) -> None:
     """As printed, in a shell that knows nothing of the token."""
     [line] = [line for line in cluster.describe().splitlines() if line.startswith("Submit")]
