@@ -131,9 +131,7 @@ def _saving(
         retention=Retention(train.keep_checkpoints, train.keep_best, train.keep_every),
         policy=policy,
     )
-    return CheckpointCallback(
-        writer, rank.engine, rank.ema, train, make_state, patience_s=policy.budget_s
-    )
+    return CheckpointCallback(writer, rank.engine, rank.ema, train, make_state, policy=policy)
 
 
 def _for_people(rank: Rank) -> list[Callback]:

@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from pipelines.errors import UserError
 from pipelines.runs.checkpoint import RunState
 from pipelines.runs.writer import CheckpointWriter, write_weights
 from pipelines.storage.files import local_files
+from pipelines.storage.retries import RetryPolicy
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
 from pipelines.training.footprint import checkpoint_bytes
@@ -31,7 +31,7 @@ class CheckpointCallback:
 
     A disk may be full, or a store may not answer. Then the callback warns and gives this checkpoint
     up, and the next one is tried when it is due. The last checkpoint, and one that `save` asks for,
-    are tried again for `patience_s` seconds.
+    are tried again for the policy's budget.
 
     Every rank must make the same calls. All ranks agree on whether a checkpoint has failed.
 
@@ -50,10 +50,10 @@ class CheckpointCallback:
         train: TrainConfig,
         make_state: Callable[[int], RunState],
         *,
-        patience_s: float,
+        policy: RetryPolicy,
     ) -> None:
         self.writer, self.engine, self.ema, self.train = writer, engine, ema, train
-        self.make_state, self.patience_s = make_state, patience_s
+        self.make_state, self.policy = make_state, policy
         self.written = -1
 
     def after_step(self, result: StepResult) -> None:
@@ -64,7 +64,8 @@ class CheckpointCallback:
 
     def save(self, step: int) -> None:
         """Writes a checkpoint of this step, unless one exists, and waits until it is complete."""
-        deadline = time.monotonic() + self.patience_s
+        clock = self.policy.clock
+        deadline = clock.now() + self.policy.budget_s
         while True:
             # A checkpoint that is published for this step may still fail.
             problem = self._arrived() or ("" if self.written == step else self._write(step))
@@ -72,10 +73,10 @@ class CheckpointCallback:
             if not problem:
                 return
             self.written = -1
-            if _agreed(time.monotonic() > deadline):
+            if _agreed(clock.now() > deadline):
                 raise UserError(f"the checkpoint of step {step} cannot be written: {problem}")
             self._warn(problem)
-            time.sleep(PAUSE_S)
+            clock.sleep(PAUSE_S)
 
     def _write(self, step: int) -> str:
         """Stages the files and starts to publish them; returns the problem, or an empty string."""
