@@ -220,9 +220,20 @@ def down(home: Path = ROOT, quiet: bool = False) -> None:
             print("Nothing to stop: the local platform is not running.")
         return
     _stop(servers)
+    with contextlib.suppress(UserError):
+        _forget(load(home))
     state_file(home).unlink(missing_ok=True)
     if not quiet:
         print(f"Stopped the local platform; results stay in {home}/work.")
+
+
+def _forget(platform: Platform | None) -> None:
+    """Removes Ray's note that this platform runs. Another cluster may get its port."""
+    from ray._common.utils import reset_ray_address
+    from ray._private.utils import read_ray_address
+
+    if platform is not None and read_ray_address() == platform.ray_address:
+        reset_ray_address()
 
 
 def _stop(servers: Sequence[psutil.Process]) -> None:

@@ -66,6 +66,20 @@ def test_down_leaves_foreign_processes_alone(
     assert "Nothing to stop" in capsys.readouterr().out
 
 
+def test_down_removes_rays_note_of_this_platform_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    note, state = tmp_path / "ray" / "ray_current_cluster", local_platform.state_file(tmp_path)
+    for folder in (note.parent, state.parent):
+        folder.mkdir()
+    for noted, stays in (("127.0.0.1:1", False), ("127.0.0.1:2", True)):
+        note.write_text(noted)
+        write_json(state, to_dict(Platform(str(tmp_path), "127.0.0.1:1", "", "")))
+        local_platform.down(tmp_path)
+        assert note.exists() is stays
+
+
 def test_up_is_idempotent_and_the_servers_answer(cluster: local_platform.Platform) -> None:
     again = local_platform.up(Path(cluster.home))
     assert again == cluster
