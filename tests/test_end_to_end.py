@@ -146,6 +146,7 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     assert "Starting from models:/small@champion." in done.stdout
     half = load_bundle(home / "export" / "next")
     assert half.facts.edge == {}
+    assert (bundle.facts.parent_version, half.facts.parent_version) == (None, "models:/small/1")
     assert half.facts.weights_sha256 == weights_sha256(half.network().inference_state_dict())
     sizes = [b.facts.files["model.safetensors"].bytes for b in (half, bundle)]
     assert sizes[0] < 0.75 * sizes[1]  # beside the weights there are their names
