@@ -62,10 +62,10 @@ def steps() -> list[Step]:
 def results(parts: Sequence[Step]) -> tuple[Path, Path]:
     """Returns the report and the folder of the bundle that these steps write."""
     evaluated, exported = _config(parts, "evaluate"), _config(parts, "export")
-    measured = evaluate.output_directory(
+    measured = evaluate.output_location(
         evaluated.output, evaluate.wanted(evaluated), evaluated.benchmark
     )
-    return measured / REPORT, export.output_directory(exported)
+    return Path(measured) / REPORT, Path(export.output_location(exported))
 
 
 def _config(parts: Sequence[Step], job: str) -> Config:

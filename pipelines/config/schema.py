@@ -295,7 +295,9 @@ class ExportConfig:
     """The keys `export.*`: the artifacts and weights of a bundle."""
 
     tile: int = key(128, "side of the LR input of the edge artifacts in pixels", minimum=1)
-    evidence: str = key("work/evaluate", "directory of the results of jobs/evaluate.py")
+    evidence: str = key(
+        "work/evaluate", "directory or s3:// prefix of the results of jobs/evaluate.py"
+    )
     artifacts: list[str] = key(
         ["onnx_fp32"], f"edge artifacts of the bundle: {listing(TARGETS)}, or []"
     )
@@ -362,13 +364,18 @@ class Config:
         "work/shards", "directory or s3:// prefix with manifest.json, as jobs/shard.py writes it"
     )
     seed: int = key(0, "seed of all random numbers", minimum=0)
-    output: str | None = key(None, "directory for the job's result (default: work/<job>)")
+    output: str | None = key(
+        None, "directory or s3:// prefix for the job's result (default: work/<job>)"
+    )
     model: str | None = key(
         None,
-        "a bundle directory, models:/NAME@ALIAS, run:NAME (a training run's newest checkpoint), "
-        "or a shipped model's name",
+        "a bundle's directory or s3:// prefix, models:/NAME@ALIAS, run:NAME (a training run's "
+        "newest checkpoint), or a shipped model's name",
     )
-    bundle: str | None = key(None, "bundle to register (default: what jobs/export.py wrote)")
+    bundle: str | None = key(
+        None,
+        "the bundle to register, a directory or s3:// prefix (default: what jobs/export.py wrote)",
+    )
     benchmark: Any = key(
         None,
         "folders of benchmark sets to measure on, with commas between; validation, the default, "

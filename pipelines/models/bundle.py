@@ -18,9 +18,17 @@ from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network
 from pipelines.models.facts import BundleFacts, FileFacts
 from pipelines.storage.digests import digest
-from pipelines.storage.files import file_sha256, write_bytes
+from pipelines.storage.files import (
+    MissingFileError,
+    file_sha256,
+    process_directory,
+    write_bytes,
+)
+from pipelines.storage.folders import fetch_folder
 from pipelines.storage.ownership import Owns, files_in
-from pipelines.storage.paths import resolve
+from pipelines.storage.paths import absolute_location
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import LocalStore, open_store
 from pipelines.storage.typed import read_typed, to_dict, to_json
 from srmodels.network import SRNetwork
 
@@ -67,10 +75,45 @@ class Bundle:
         return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
 
 
-def bundle_directory(folder: str | None, run: RunConfig) -> Path:
-    """Returns where the bundle of a run is: in `folder`, else in work/export, by the run's name."""
+def bundle_location(folder: str | None, run: RunConfig) -> str:
+    """Returns where the bundle of a run is: in `folder`, else in work/export, by the run's name.
+
+    Args:
+        folder: a directory or an `s3://` prefix.
+    """
     assert run.name is not None
-    return resolve(folder or "work/export") / run.name
+    return f"{absolute_location(folder or 'work/export').rstrip('/')}/{run.name}"
+
+
+def check_bundle(location: str, policy: RetryPolicy = RetryPolicy()) -> None:
+    """Checks that there is a bundle in a directory or under an `s3://` prefix; fetches nothing.
+
+    Raises:
+        UserError: there is none, or the store fails.
+    """
+    if open_store(location, policy=policy).size(FILE_NAME) is None:
+        raise _no_bundle(location)
+
+
+def local_bundle(location: str, policy: RetryPolicy = RetryPolicy()) -> Path:
+    """Returns a directory with the files of a bundle, which `load_bundle` verifies.
+
+    Args:
+        location: a directory, which is returned as it is; or an `s3://` prefix. Its files are
+            fetched into a directory of this node that lives as long as this process.
+
+    Raises:
+        UserError: there is no bundle under the prefix, or the store fails.
+    """
+    store = open_store(location, policy=policy)
+    if isinstance(store, LocalStore):
+        return store.directory
+    directory = process_directory()
+    try:
+        fetch_folder(store, FILE_NAME, directory)
+    except MissingFileError:
+        raise _no_bundle(location) from None
+    return directory
 
 
 def seal(directory: Path, facts: BundleFacts) -> None:
@@ -91,10 +134,7 @@ def load_bundle(directory: Path) -> Bundle:
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        raise UserError(
-            f"there is no bundle in {directory} (no {FILE_NAME}): correct the path, or export one "
-            "with jobs/export.py."
-        )
+        raise _no_bundle(directory)
     facts = read_typed(BundleFacts, path.read_bytes(), str(path))
     if absent := sorted({WEIGHTS, CONFIG, IMAGES} - facts.files.keys()):
         raise UserError(
@@ -120,6 +160,13 @@ def owned(document: dict[str, Any]) -> Owns | None:
     if not isinstance(document.get(BundleFacts.VERSION_KEY), int) or not isinstance(files, dict):
         return None
     return files.__contains__
+
+
+def _no_bundle(location: object) -> UserError:
+    return UserError(
+        f"there is no bundle in {location} (no {FILE_NAME}): correct the path, or export one "
+        "with jobs/export.py."
+    )
 
 
 def _files(directory: Path) -> dict[str, Path]:

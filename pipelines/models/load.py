@@ -1,9 +1,6 @@
 """Loads the network behind a model reference."""
 
-import atexit
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +14,13 @@ from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_mo
 from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import load_bundle, local_bundle
 from pipelines.models.facts import Provenance
 from pipelines.runs.checkpoint import RESULT, RunState
 from pipelines.runs.names import run_checkpoints
+from pipelines.storage.files import process_directory
 from pipelines.storage.paths import resolve
+from pipelines.storage.retries import RetryPolicy
 from srmodels.network import SRNetwork, weights_of
 
 #: The alias of the version of a registered model that is in use.
@@ -90,15 +89,19 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
         return replace(_from_bundle(reference, _download(version)), version=version)
     if reference.kind is Kind.RUN:
         return _from_run(reference, config, to_train=to_train)
-    return _from_bundle(reference, find_bundle(reference))
+    return _from_bundle(reference, find_bundle(reference, config.stream.policy))
 
 
-def find_bundle(reference: ModelReference) -> Path:
-    """Returns the directory of a bundle that ships, or that is named by its path.
+def find_bundle(reference: ModelReference, policy: RetryPolicy = RetryPolicy()) -> Path:
+    """Returns the directory of a bundle that ships, or that is named by its path or `s3://` prefix.
+
+    A bundle from s3:// is fetched first, see `local_bundle`.
 
     Raises:
         UserError: there is no such bundle.
     """
+    if is_in_s3(reference):
+        return local_bundle(reference.name, policy)
     if reference.kind is Kind.SHIPPED:
         return SHIPPED / reference.name
     if reference.kind is Kind.BUNDLE and (path := resolve(reference.name)).is_dir():
@@ -108,6 +111,11 @@ def find_bundle(reference: ModelReference) -> Path:
         f"there is no model '{reference}': give a bundle directory, models:/NAME@ALIAS, "
         f"run:NAME, or the name of a shipped model ({shipped})."
     )
+
+
+def is_in_s3(reference: ModelReference) -> bool:
+    """Returns True for a bundle that is named by its `s3://` prefix."""
+    return reference.kind is Kind.BUNDLE and reference.name.startswith("s3://")
 
 
 def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
@@ -143,8 +151,7 @@ def _download(version: ModelReference) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        target = tempfile.mkdtemp(prefix="srmill-bundle-")
-        atexit.register(shutil.rmtree, target, ignore_errors=True)
+        target = str(process_directory())
         return Path(mlflow.artifacts.download_artifacts(str(version), dst_path=target))
     except (MlflowException, OSError) as error:
         raise UserError(f"the bundle of {version} cannot be fetched: {error}") from None

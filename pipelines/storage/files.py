@@ -1,5 +1,6 @@
 """Writes local files and folders whole or not at all, and explains errors of the file system."""
 
+import atexit
 import errno
 import hashlib
 import json
@@ -79,6 +80,17 @@ def new_directory(target: Path, check: Callable[[], None] | None = None) -> Iter
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def process_directory() -> Path:
+    """Returns a new directory that is removed at the end of this process.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    directory = tempfile.mkdtemp(prefix="srmill-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import REPORT, RESULTS, EvaluationResults, from_csv, to_csv
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
-from pipelines.models.bundle import IMAGES, load_bundle
+from pipelines.models.bundle import IMAGES, load_bundle, local_bundle
 from pipelines.models.load import at_precision, load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
+from pipelines.storage.store import open_store
 from pipelines.storage.typed import to_json
 from pipelines.training.launch import run_stages
 from srmodels.edge.onnx import OnnxRunner
@@ -39,8 +40,10 @@ def write_evidence(config: Config, model: str = MODEL, **changes: object) -> Eva
     benchmarks = {"Set5": found, "Set14": replace(found, identity="another")}
     values = {"weights_sha256": weights, "benchmarks": benchmarks, "titles": titles}
     results = make_results(model=model, **values | changes)
-    folder = evaluate.output_directory(
-        config.export.evidence, ModelReference.parse(model), config.benchmark
+    folder = Path(
+        evaluate.output_location(
+            config.export.evidence, ModelReference.parse(model), config.benchmark
+        )
     )
     folder.mkdir(parents=True)
     (folder / RESULTS).write_bytes(to_json(results))
@@ -75,7 +78,7 @@ def test_the_plan_says_where_the_bundle_goes(dataset: Path, tmp_path: Path) -> N
         f"{tmp_path / 'small'}"
     )
     config = configure(dataset)
-    assert export.output_directory(config) == register.bundle_directory(config)
+    assert export.output_location(config) == register.bundle_location(config)
 
 
 @pytest.mark.parametrize("start", [export.plan, export.run])
@@ -94,7 +97,7 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     trained: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = write_evidence(trained)
-    directory = export.run(trained)
+    directory = Path(export.run(trained))
     bundle = load_bundle(directory)
     facts, model = bundle.facts, load_model(ModelReference.parse(MODEL), trained)
     assert set(facts.files) == {
@@ -119,7 +122,7 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     # Again: it is there. Damaged, it is exported anew.
     capsys.readouterr()
     before = file_sha256(directory / "bundle.json")
-    assert export.run(trained) == directory
+    assert export.run(trained) == str(directory)
     assert "Nothing to do: run:small-joint is exported already" in capsys.readouterr().out
     assert file_sha256(directory / "bundle.json") == before
     (directory / "MODEL_CARD.md").write_text("another")
@@ -157,7 +160,7 @@ def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_pat
     write_evidence(trained, weights_sha256="others")
     with pytest.raises(UserError, match="has not been measured as it is now: run jobs/evaluate"):
         export.run(trained)
-    assert not export.output_directory(trained).exists()
+    assert not Path(export.output_location(trained)).exists()
     path = tmp_path / "evidence" / "small-joint" / RESULTS
     path.write_text(path.read_text().replace('"scale": 4', '"scale": "4"'))
     with pytest.raises(UserError, match=r"results\.json is damaged \(scale: .* or run jobs/evalu"):
@@ -169,7 +172,7 @@ def test_an_artifact_too_far_from_pytorch_is_refused(trained: Config) -> None:
     trained.export.max_error = 1e-12
     with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by .*export\.max_error="):
         export.run(trained)
-    assert not export.output_directory(trained).exists()
+    assert not Path(export.output_location(trained)).exists()
 
 
 def test_evidence_of_the_unrounded_weights_is_none_of_the_rounded_ones(trained: Config) -> None:
@@ -177,7 +180,7 @@ def test_evidence_of_the_unrounded_weights_is_none_of_the_rounded_ones(trained: 
     trained.export.weights = "fp16"
     with pytest.raises(UserError, match=r"has not been measured as it is now: .*weights=fp16"):
         export.run(trained)
-    assert not export.output_directory(trained).exists()
+    assert not Path(export.output_location(trained)).exists()
 
 
 def test_an_artifact_that_computes_no_number_is_refused(
@@ -187,4 +190,32 @@ def test_an_artifact_that_computes_no_number_is_refused(
     monkeypatch.setattr(OnnxRunner, "run", lambda _, x_l: torch.full((1, 3, 128, 128), torch.nan))
     with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by nan, more than"):
         export.run(trained)
-    assert not export.output_directory(trained).exists()
+    assert not Path(export.output_location(trained)).exists()
+
+
+def test_evidence_and_bundle_in_a_bucket(
+    trained: Config, s3_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_evidence(trained)
+    local, there = open_store(tmp_path / "evidence"), open_store(f"{s3_url}/evidence")
+    for name in local.names():
+        there.write(name, local.read(name))
+    trained.export.evidence, trained.output = f"{s3_url}/evidence", f"{s3_url}/bundles"
+    trained.export.artifacts = []
+    location = export.run(trained)
+    assert location == f"{s3_url}/bundles/small"
+    facts = load_bundle(local_bundle(location)).facts
+    assert open_store(location).names() == sorted([*facts.files, "bundle.json"])
+    model = load_model(ModelReference.parse(location), trained)
+    assert model.weights_sha256 == facts.weights_sha256
+
+    # Again: it is there. Damaged, it is exported anew.
+    capsys.readouterr()
+    assert export.run(trained) == location
+    assert f"is exported already, see {location}." in capsys.readouterr().out
+    open_store(location).write("MODEL_CARD.md", b"another")
+    with pytest.raises(UserError, match=r"MODEL_CARD\.md is missing or damaged"):
+        load_model(ModelReference.parse(location), trained)
+    export.run(trained)
+    assert "Exporting anew, since bundle" in capsys.readouterr().out
+    assert load_bundle(local_bundle(location)).digest
