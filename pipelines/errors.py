@@ -38,4 +38,4 @@ def told(value: object) -> str:
     """Returns a value from outside as a message tells it: short, on one line, and printable."""
     text = " ".join(str(value).split())
     short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
-    return short.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)

@@ -72,6 +72,9 @@ class ShardConfig:
     effort: int = key(1, "lossless WebP effort: 0 (fast) to 6 (small)", choices=tuple(range(7)))
     max_megapixels: float = key(150.0, "larger photos count as failures", above=0)
     max_file_mib: int = key(256, "larger photo files count as failures, MiB", minimum=1)
+    max_unpacked_gib: float = key(
+        100.0, "compressed tars (.tgz, .tar.xz) that unpack to more are refused, GiB", above=0
+    )
     max_failures: float = key(
         0.05, "share of photo files that may be broken before the job stops", minimum=0
     )

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipelines.config.schema import StreamConfig
 from pipelines.data.cache import ShardCache
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Sample, Shard
-from pipelines.data.tiles import decode
-from pipelines.errors import UserError
+from pipelines.data.tiles import EXTENSION, decode
+from pipelines.errors import UserError, told
 from pipelines.storage.paths import absolute_location, resolve
 from pipelines.storage.probe import Witness
 from pipelines.storage.store import LocalStore, Store, open_store
@@ -140,12 +140,25 @@ class Dataset:
                 f"shard {path} is damaged at sample {sample.key}: `jobs/shard.py verify=true "
                 f"data={self.store.location}` says how much of the dataset is."
             )
-        return dict(_members(data))
+        try:
+            return dict(_members(data))
+        except (tarfile.TarError, ValueError) as error:
+            raise self._no_sample(sample, error) from None
 
     def tile(self, sample: Sample) -> NDArray[np.uint8]:
         """Returns the HR tile of a sample, `[H, W, 3]` uint8 RGB; raises as `read`."""
         files = self.read(sample)
-        return decode(next(data for name, data in files.items() if name != "json"))
+        try:
+            return decode(files.get(EXTENSION, b""))
+        except ValueError as error:
+            raise self._no_sample(sample, error) from None
+
+    def _no_sample(self, sample: Sample, error: Exception) -> UserError:
+        path = f"{self.store.location}/{self.manifest.shards[sample.shard].path}"
+        return UserError(
+            f"sample {sample.key} of {path} is not what jobs/shard.py writes ({told(error)}): make "
+            "the dataset again, from the photos."
+        )
 
     def fetch(self, shard: int) -> None:
         """Brings a shard into the node's cache, if there is one, before it is used.
@@ -189,5 +202,7 @@ def _members(data: bytes) -> Iterable[tuple[str, bytes]]:
     while at < len(data):
         header = tarfile.TarInfo.frombuf(data[at : at + 512], "utf-8", "strict")
         at += 512
+        if not 0 <= header.size <= len(data) - at:
+            raise ValueError("a member that is larger than the sample")
         yield header.name.partition(".")[2], data[at : at + header.size]
         at += -(-header.size // 512) * 512

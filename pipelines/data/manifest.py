@@ -222,6 +222,7 @@ class Manifest:
             raw = json.loads(data, object_hook=lambda o: Shard.from_json(o) if "keys" in o else o)
             manifest = Manifest(dict(check_depth(raw["settings"])), tuple(raw["shards"]))
             intact = raw["version"] == VERSION and raw["digest"] == manifest.digest
+            intact &= type(manifest.settings["tile"]) is int
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         alone = len({shard.path for shard in manifest.shards}) == len(manifest.shards)

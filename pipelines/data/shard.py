@@ -68,7 +68,8 @@ def run(config: Config) -> str:
     if config.verify:
         verify.run(location, config.stream)
     elif not _only_preview(config):
-        entries = find_entries(source(config), config.mirror, config.stream.policy)
+        limit = config.shard.max_unpacked_gib
+        entries = find_entries(source(config), config.mirror, config.stream.policy, limit)
         with connect():
             make_dataset(config, entries, ray_map)
     if config.preview is not None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pipelines.storage.forms import NonNegativeInt, PositiveInt, RelativePath, Sha256
 from pipelines.storage.typed import Document
 from srmodels.edge.target import Parity
 from srmodels.latency import Latency
@@ -117,7 +118,7 @@ class EdgeArtifact:
         latency: latency of one tile, on `machine`.
     """
 
-    file: str
+    file: RelativePath
     input: TensorSpec
     output: TensorSpec
     parity: Parity
@@ -129,8 +130,8 @@ class EdgeArtifact:
 class FileFacts:
     """The content of one file of a bundle."""
 
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ class BundleFacts(Document):
     name: str
     system: str
     recipe: str
-    scale: int
-    tile: int
+    scale: PositiveInt
+    tile: PositiveInt
     opset: int
     artifacts: tuple[str, ...]
     precision: str
@@ -172,7 +173,7 @@ class BundleFacts(Document):
     gmacs: float
     metrics: BundleMetrics
     edge: dict[str, EdgeArtifact] = field(default_factory=dict)
-    files: dict[str, FileFacts] = field(default_factory=dict)
+    files: dict[RelativePath, FileFacts] = field(default_factory=dict)
 
     @property
     def provenance(self) -> Provenance:

@@ -129,7 +129,8 @@ def _listing(name: str, config: Config) -> Any:
     if "://" not in name and (path := resolve(name)).is_file():
         stat = path.stat()
         return [str(path), stat.st_size, stat.st_mtime_ns]
-    entries = find_entries(name, config.mirror, config.stream.policy)
+    limit = config.shard.max_unpacked_gib
+    entries = find_entries(name, config.mirror, config.stream.policy, limit)
     # Not the container's path: a submitted job lies in another folder each time.
     return [name, [[entry.label, entry.size] for entry in entries]]
 

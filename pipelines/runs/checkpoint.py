@@ -30,6 +30,7 @@ from pipelines.runs.marker import (
 )
 from pipelines.storage.digests import digest
 from pipelines.storage.files import local_files
+from pipelines.storage.forms import NonNegativeInt, PositiveInt
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed
 
@@ -62,10 +63,10 @@ class RunState(Document):
     VERSION: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "choose another run.name"
 
-    step: int
-    samples: int
-    world_size: int
-    zero_stage: int
+    step: NonNegativeInt
+    samples: NonNegativeInt
+    world_size: PositiveInt
+    zero_stage: NonNegativeInt
     seed: int
     manifest: str
     identity: dict[str, Any]

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 from pipelines.storage.files import MissingFileError, local_files
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, Store, open_store
+from pipelines.storage.typed import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +171,8 @@ class _ObjectLease:
 
 def _holder(content: bytes) -> str:
     try:
-        values = json.loads(content)
-        return f"process {values['pid']} on {values['host']}"
+        values = parse_json(content)
+        return told(f"process {values['pid']} on {values['host']}")
     except (ValueError, KeyError, TypeError):
         return "a job"
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.storage.files import new_directory
+from pipelines.storage.ownership import PENDING
 from pipelines.storage.store import LocalStore, Store
-
-#: An object that stands beside a folder's files while they are replaced.
-PENDING = ".pending"
 
 
 @contextmanager
@@ -37,8 +35,7 @@ def new_folder(store: Store, marker: str, check: Callable[[], None]) -> Iterator
         return
     with tempfile.TemporaryDirectory(prefix="srmill-") as directory:
         yield Path(directory)
-        if store.size(PENDING) is None:
-            check()
+        check()
         _publish(Path(directory), store, marker)
 
 

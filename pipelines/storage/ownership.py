@@ -10,6 +10,8 @@ from pipelines.storage.files import local_files
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import parse_json
 
+#: An object that stands beside a result under `s3://` while a job replaces the result.
+PENDING = ".pending"
 #: Returns True for the name of a file that belongs to a result.
 Owns = Callable[[str], bool]
 
@@ -46,6 +48,8 @@ def check_replaceable(
         UserError: the place holds a file of somebody else, or it cannot be read.
     """
     names = _names(store)
+    if PENDING in names:
+        return  # A job of ours was killed while it replaced the result.
     owns = _read_mark(store, mark, owned) if mark in names else None
     foreign = [name for name in names if owns is None or not (name == mark or owns(name))]
     if foreign:

@@ -230,7 +230,7 @@ def test_a_model_and_its_results_in_a_bucket(
     ]  # fmt: skip
     with pytest.raises(UserError, match=rf"there is no bundle in {model} \(no bundle\.json\)"):
         evaluate.plan(load_config(arguments))
-    with new_folder(open_store(model), FILE_NAME) as folder:
+    with new_folder(open_store(model), FILE_NAME, lambda: None) as folder:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
     config = load_config(arguments)
     report = f"{s3_url}/out/candidate-three/report.html"

@@ -1,12 +1,14 @@
 """Folders in a directory and in a bucket: whole or absent, and never a mixture of two."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.files import MissingFileError
-from pipelines.storage.folders import PENDING, fetch_folder, new_folder, unchanged
+from pipelines.storage.folders import fetch_folder, new_folder, unchanged
+from pipelines.storage.ownership import PENDING, check_replaceable
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.s3 import S3Store
 from pipelines.storage.store import Store, open_store
@@ -22,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def write(store: Store, *names: str, content: str = "one") -> None:
-    with new_folder(store, MARKER) as folder:
+    with new_folder(store, MARKER, lambda: None) as folder:
         for name in (*names, MARKER):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(f"{name} {content}")
@@ -83,8 +85,10 @@ def test_a_killed_upload_leaves_no_folder_and_the_next_one_a_whole_one(
 def test_files_of_others_in_a_bucket_are_not_replaced(s3_url: str) -> None:
     store = open_store(s3_url)
     store.write("thesis.pdf", b"years")
-    with pytest.raises(UserError, match=r"holds files \(thesis\.pdf, …\) and no results\.json"):
-        write(store, "report.html")
+    check = partial(check_replaceable, store, MARKER, lambda document: None)
+    refused = pytest.raises(UserError, match=r"files that SRMill did not write \(thesis\.pdf\)")
+    with refused, new_folder(store, MARKER, check) as folder:
+        (folder / MARKER).write_text("{}")
     assert store.names() == ["thesis.pdf"]
 
 
