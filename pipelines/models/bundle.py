@@ -161,24 +161,15 @@ def load_bundle(directory: Path) -> Bundle:
     """
     path = directory / FILE_NAME
     if not path.is_file():
-<<<<<<< HEAD
         raise _no_bundle(directory)
-    facts = read_typed(BundleFacts, path.read_bytes(), str(path))
+    facts = read_typed(BundleFacts, _read(path), str(path))
     if absent := sorted({WEIGHTS, CONFIG, IMAGES} - facts.files.keys()):
         raise UserError(
             f"bundle {directory} is incomplete (its {FILE_NAME} lists no {listing(absent)}): fetch "
             "or export it again."
         )
-    present = _files(directory)
-=======
-        raise UserError(
-            f"there is no bundle in {directory} (no {FILE_NAME}): correct the path, or export one "
-            "with jobs/export.py."
-        )
-    facts = read_typed(BundleFacts, _read(path), str(path))
     with local_files(directory):
         present = _files(directory)
->>>>>>> w6
     if unlisted := sorted(present.keys() - facts.files.keys()):
         raise UserError(
             f"bundle {directory} holds files it does not list: {listing(unlisted)}: remove them."
