@@ -135,8 +135,9 @@ def identity_of(
         "initial weights": start.files[MODEL].sha256 if start else None,
         "teacher": teacher.identity if teacher else None,
     } | {f"train.{key}": value for key, value in own["train"].items() if key not in _FREE}
-    if own["train"]["schedule"] == "constant":
-        # A constant rate can go on for ever. The other schedules need the number of steps.
+    groups = own["train"]["groups"].values()
+    if {own["train"]["schedule"], *(group["schedule"] for group in groups)} <= {"constant", None}:
+        # Constant rates can go on for ever. The other schedules need the number of steps.
         del identity["train.steps"]
     return identity
 
