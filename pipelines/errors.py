@@ -17,3 +17,8 @@ class Terminated(BaseException):
 def listing(values: Iterable[object], between: str = ", ") -> str:
     """Returns the values as a message lists them, with commas or another text between."""
     return between.join(str(value) for value in values)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what an error says, without the lines that follow, which are for programmers."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
