@@ -39,3 +39,8 @@ def told(value: object) -> str:
     text = " ".join(str(value).split())
     short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what an error says, without the lines that follow, which are for programmers."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
