@@ -254,8 +254,9 @@ def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
             f"recipe {path.name}: stages is {shown(recipe)}, but must be a mapping: write each "
             "stage as NAME: {kind: …, train: {…}}."
         )
-    stages = {}
-    for name, stage in (recipe or {}).items():
+    stages: dict[str, DictConfig] = {}
+    items: Any = (recipe or {}).items()
+    for name, stage in items:
         if not is_name(name) or "." in name:
             raise UserError(
                 f"recipe {path.name}: {shown(name)} cannot be a stage's name: use letters, digits, "

@@ -111,7 +111,7 @@ def test_names_default_to_the_recipe() -> None:
         ("train.steps=100000000000000000000", "train.steps is too large"),
         ("train.steps=10000000000", "train.steps must be at most 1000000000, not 10000000000"),
         ("train.batch_size=1000000000", "train.batch_size must be at most 1000000, not 10000000"),
-        ("networks.unet.channels=[8,100000000]", r"unet.channels\[1\] is too large"),
+        ("networks.unet.channels=[8,8,80000000]", r"unet.channels\[2\] is too large"),
         ("run.storage=http://u:pw@x", "storage must be a path or s3://bucket/prefix, not an addr"),
         ("run.storage=s3://", "run.storage names no bucket"),
         ("stream.cache=s3://a/b", "stream.cache must be a local folder"),
