@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two processes: one for the tests of the platform, one for the others.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore=tests/benchmarks
+PYTEST := $(BIN)/python -m pytest -n 2 --ignore=tests/benchmarks
 
 .PHONY: help setup demo up down test test-fast test-slow test-extras bench ablations results lint format lock clean
 

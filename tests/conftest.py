@@ -24,6 +24,7 @@ from tests.support.session import (  # noqa: F401
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_unconfigure,
+    pytest_xdist_make_scheduler,
 )
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -183,7 +183,11 @@ class TrainConfig:
     ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps", above=0)
     checkpoint_every: int = key(100, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = key(2, "newest checkpoints that are kept", minimum=1)
-    keep_best: int = key(0, "best checkpoints that are kept, by validation PSNR", minimum=0)
+    keep_best: int = key(
+        0,
+        "best checkpoints that are kept, by validation PSNR; each validation writes one then",
+        minimum=0,
+    )
     keep_every: int = key(
         0, "checkpoints at multiples of this number of steps are kept for ever; 0: none", minimum=0
     )

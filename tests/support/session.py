@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -15,6 +16,12 @@ from pipelines.ray_auth import MODE, OTHER_MACHINES, TOKEN, keep_token, new_toke
 FOLDER = "SRMILL_TEST_SESSION"
 #: Fixtures that are servers. A test that uses one is marked `server`.
 SERVERS = {"cluster", "s3_server", "running_mlflow"}
+#: The files whose tests use the platform. Its two cores are for one test at a time.
+PLATFORM_FILES = {
+    "tests/infra/local/test_platform.py",
+    "tests/test_end_to_end.py",
+    "tests/test_your_own_network.py",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,21 +47,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need servers, and keeps in one process what shares the platform or a
-    module's fixtures.
-
-    The tests of the platform come first, since they take longest: the other process does the rest
-    meanwhile.
-    """
+    """Marks the tests that need servers, and puts those of the platform first, since they take
+    longest: the other process does the rest meanwhile."""
     for item in items:
         needed = SERVERS & set(getattr(item, "fixturenames", ()))
         if needed:
             item.add_marker("server")
-        group = "platform" if "cluster" in needed else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "cluster" not in getattr(item, "fixturenames", ()))
+        if "cluster" in needed:
+            assert _file(item.nodeid) in PLATFORM_FILES, f"PLATFORM_FILES lacks {item.nodeid}"
+    items.sort(key=lambda item: _file(item.nodeid) not in PLATFORM_FILES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps in one process what shares the platform, and what shares a module's fixtures."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "platform" if _file(nodeid) in PLATFORM_FILES else _file(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 def platform() -> local_platform.Platform:

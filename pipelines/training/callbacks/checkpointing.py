@@ -29,6 +29,9 @@ SPARE_BYTES = 1 << 20
 class CheckpointCallback:
     """Writes a checkpoint every `train.checkpoint_every` steps, at the last step, and on `save`.
 
+    With `train.keep_best` it also writes one after each validation, since a score belongs to the
+    weights that were validated, and to no others.
+
     A disk may be full, or a store may not answer. Then the callback warns and gives this checkpoint
     up, and the next one is tried when it is due. The last checkpoint, and one that `save` asks for,
     are tried again for the policy's budget.
@@ -59,8 +62,13 @@ class CheckpointCallback:
     def after_step(self, result: StepResult) -> None:
         if result.step == self.train.steps:
             self.save(result.step)
-        elif result.step % self.train.checkpoint_every == 0:
+        elif self._is_due(result.step):
             self._warn(self._write(result.step))
+
+    def _is_due(self, step: int) -> bool:
+        train = self.train
+        validated = train.validate_every and step % train.validate_every == 0
+        return step % train.checkpoint_every == 0 or bool(train.keep_best and validated)
 
     def save(self, step: int) -> None:
         """Writes a checkpoint of this step, unless one exists, and waits until it is complete."""
