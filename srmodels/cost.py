@@ -54,7 +54,7 @@ class TrainingCost:
     Attributes:
         flops: FLOPs of forward and backward for one sample; recomputed activations count again.
         model_flops: the same, but recomputed activations count once. MFU is made of it (Chowdhery
-            et al., arXiv 2204.02311, appendix B).
+            et al., arXiv 2204.02311).
         fixed_bytes: bytes saved for backward, independent of the number of samples: autocast's
             copies of the weights.
         bytes_per_sample: bytes saved for backward for one sample.
