@@ -91,7 +91,7 @@ class DegradationConfig:
     preset: str = key(
         "bicubic", f"how LR is made from HR: {listing(PRESETS)}", choices=tuple(PRESETS)
     )
-    options: Any = key(None, "the preset's parameters (--dry-run prints them)")
+    options: Any = key(None, "the preset's parameters (--dry-run=full prints them)")
 
 
 SCHEDULES = ("cosine", "constant", "step")
