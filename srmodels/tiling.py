@@ -1,11 +1,16 @@
 """Running a network of fixed tile size over an image of any size, without seams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: Most rows of a result that are finished at once, in HR pixels.
+BAND = 128
+#: Reads the part (top, left, bottom, right) of an image, as `[1, 3, h, w]` in [0, 1].
+Cut = Callable[[int, int, int, int], Tensor]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -31,6 +36,81 @@ def blend_window(tile: int, overlap: int) -> Tensor:
     return ramp[:, None] * ramp[None, :]
 
 
+def run_bands(
+    network: Callable[[Tensor], Tensor],
+    cut: Cut,
+    size: tuple[int, int],
+    *,
+    scale: int,
+    tile: int,
+    overlap: int,
+    batch_size: int = 1,
+    on_tile: Callable[[int], None] = lambda done: None,
+) -> Iterator[Tensor]:
+    """Upscales an image tile by tile, blends where tiles overlap, and yields the result from top to
+    bottom as soon as rows are finished.
+
+    Args:
+        network: maps `[B, 3, tile, tile]` to `[B, 3, scale·tile, scale·tile]`.
+        cut: reads a part of the LR image, so that the image need not be in memory as floats.
+        size: height and width of the LR image; one smaller than a tile is mirrored up to it.
+        scale: factor by which the network enlarges.
+        tile: side of a tile in LR pixels.
+        overlap: LR pixels that neighbouring tiles share, less than `tile`.
+        batch_size: tiles that go through the network at once, at most.
+        on_tile: called with the number of tiles after each time.
+
+    Yields:
+        `[1, 3, rows, scale·w]`, at most BAND rows. Memory does not depend on the height: about
+        16·scale²·tile·w bytes, a few bands, and a batch of tiles.
+
+    Raises:
+        ValueError: `overlap` is not smaller than `tile`.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"the overlap ({overlap}) must be at least 0 and less than {tile}.")
+    height, width = size
+    full_height, full_width = max(height, tile), max(width, tile)
+    rows, columns = (tile_starts(side, tile, overlap) for side in (full_height, full_width))
+    outputs = _outputs(network, cut, size, tile, product(rows, columns), batch_size, on_tile)
+    like = cut(0, 0, 1, 1)
+    window = blend_window(tile * scale, overlap * scale).to(like)
+    total = torch.zeros(1, 3, tile * scale, full_width * scale).to(like)
+    weight = torch.zeros(1, 1, tile * scale, full_width * scale).to(like)
+    for y, following in zip(rows, [*rows[1:], full_height], strict=True):
+        for x in columns:
+            at = slice(x * scale, (x + tile) * scale)
+            total[..., at] += next(outputs)[None] * window
+            weight[..., at] += window
+        done = (following - y) * scale
+        for top in range(0, min(done, (height - y) * scale), BAND):
+            part = slice(top, min(top + BAND, done, (height - y) * scale))
+            yield (total[:, :, part] / weight[:, :, part])[..., : width * scale]
+        for buffer in (total, weight):
+            rest = buffer[:, :, done:].clone()
+            buffer.zero_()[:, :, : rest.shape[2]] = rest
+
+
+def _outputs(
+    network: Callable[[Tensor], Tensor],
+    cut: Cut,
+    size: tuple[int, int],
+    tile: int,
+    places: Iterable[tuple[int, int]],
+    batch_size: int,
+    on_tile: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Yields the network's output `[3, scale·tile, scale·tile]` for the tile at each place."""
+    height, width = size
+    places = iter(places)
+    while batch := list(islice(places, batch_size)):
+        parts = [cut(y, x, min(y + tile, height), min(x + tile, width)) for y, x in batch]
+        outputs = network(torch.cat([mirror_to(part, tile, tile) for part in parts]))
+        assert len(outputs) == len(batch)
+        on_tile(len(batch))
+        yield from outputs
+
+
 def run_tiled(
     network: Callable[[Tensor], Tensor],
     x_l: Tensor,
@@ -41,43 +121,33 @@ def run_tiled(
     batch_size: int = 1,
     on_tile: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Upscales `x_l` tile by tile and blends where tiles overlap.
+    """Returns the bands of `run_bands` as one tensor.
 
     Args:
-        network: maps `[B, 3, tile, tile]` to `[B, 3, scale·tile, scale·tile]`.
-        x_l: `[1, 3, h, w]` of any size; images smaller than a tile are mirrored up to one.
-        scale: factor by which the network enlarges.
-        tile: side of a tile in LR pixels.
-        overlap: LR pixels that neighbouring tiles share, less than `tile`.
-        batch_size: tiles that go through the network at once, at most.
-        on_tile: called with the number of tiles after each time.
+        x_l: `[1, 3, h, w]` of any size. The other arguments are those of `run_bands`.
 
     Returns:
-        `[1, 3, scale·h, scale·w]`. Takes about 16 bytes of memory per output pixel.
+        `[1, 3, scale·h, scale·w]`.
 
     Raises:
         ValueError: `overlap` is not smaller than `tile`.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"the overlap ({overlap}) must be at least 0 and less than {tile}.")
     height, width = x_l.shape[2:]
-    padded = mirror_to(x_l, max(height, tile), max(width, tile))
-    full_height, full_width = padded.shape[2:]
-    window = blend_window(tile * scale, overlap * scale).to(x_l)
-    total = torch.zeros(1, 3, full_height * scale, full_width * scale).to(x_l)
-    weight = torch.zeros(1, 1, full_height * scale, full_width * scale).to(x_l)
-    starts = product(
-        tile_starts(full_height, tile, overlap), tile_starts(full_width, tile, overlap)
-    )
-    while places := list(islice(starts, batch_size)):
-        tiles = torch.cat([padded[:, :, y : y + tile, x : x + tile] for y, x in places])
-        for (y, x), output in zip(places, network(tiles), strict=True):
-            rows = slice(y * scale, (y + tile) * scale)
-            columns = slice(x * scale, (x + tile) * scale)
-            total[:, :, rows, columns] += output * window
-            weight[:, :, rows, columns] += window
-        on_tile(len(places))
-    return total.div_(weight)[:, :, : height * scale, : width * scale]
+    result = torch.empty(1, 3, height * scale, width * scale).to(x_l)
+    top = 0
+    for band in run_bands(
+        network,
+        lambda top, left, bottom, right: x_l[:, :, top:bottom, left:right],
+        (height, width),
+        scale=scale,
+        tile=tile,
+        overlap=overlap,
+        batch_size=batch_size,
+        on_tile=on_tile,
+    ):
+        result[:, :, top : top + band.shape[2]] = band
+        top += band.shape[2]
+    return result
 
 
 def count_tiles(height: int, width: int, tile: int, overlap: int) -> int:

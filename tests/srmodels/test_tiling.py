@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srmodels.tiling import blend_window, count_tiles, run_tiled, tile_starts
+from srmodels.tiling import BAND, blend_window, count_tiles, run_bands, run_tiled, tile_starts
 
 
 def nearest(x: torch.Tensor) -> torch.Tensor:
@@ -58,6 +58,46 @@ def test_tiles_cover_everything_and_share_at_least_the_overlap(
     assert starts[0] == 0
     assert starts[-1] + tile == length
     assert all(b - a <= tile - overlap for a, b in itertools.pairwise(starts))
+
+
+def uneven(x: torch.Tensor) -> torch.Tensor:
+    """A network whose tiles do not fit together."""
+    return nearest(x) * torch.linspace(0.3, 1, 4 * x.shape[3]) ** 0.37
+
+
+def in_one_piece(x: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
+    """The blending of all tiles at once."""
+    starts = [tile_starts(side, tile, overlap) for side in x.shape[2:]]
+    window = blend_window(4 * tile, 4 * overlap)
+    total = torch.zeros(1, 3, 4 * x.shape[2], 4 * x.shape[3])
+    weight = torch.zeros(1, 1, 4 * x.shape[2], 4 * x.shape[3])
+    for top, left in itertools.product(*starts):
+        at = (..., slice(4 * top, 4 * (top + tile)), slice(4 * left, 4 * (left + tile)))
+        total[at] += uneven(x[:, :, top : top + tile, left : left + tile]) * window
+        weight[at] += window
+    return total / weight
+
+
+@pytest.mark.parametrize("height", [16, 50, 97, 130])
+@pytest.mark.parametrize(("overlap", "batch_size"), [(0, 1), (4, 3), (13, 7)])
+def test_bands_are_bit_identical_to_the_picture_in_one_piece(
+    height: int, overlap: int, batch_size: int
+) -> None:
+    x = torch.rand(1, 3, height, 37, generator=torch.Generator().manual_seed(height))
+    whole = in_one_piece(x, 16, overlap)
+    bands = list(
+        run_bands(
+            uneven,
+            lambda top, left, bottom, right: x[:, :, top:bottom, left:right],
+            (height, 37),
+            scale=4,
+            tile=16,
+            overlap=overlap,
+            batch_size=batch_size,
+        )
+    )
+    assert torch.equal(torch.cat(bands, dim=2), whole)
+    assert all(0 < band.shape[2] <= BAND for band in bands)
 
 
 def test_steps_between_tiles_are_blended_away() -> None:

@@ -1,10 +1,14 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from srmodels.upscale import Tiling, num_tiles, upscale_image
+from srmodels.color import Bands
+from srmodels.upscale import Tiling, num_tiles, to_tensor, upscale_image
 
 TILING = Tiling(tile=16, overlap=4)
 
@@ -37,15 +41,40 @@ def test_every_mode_keeps_its_meaning(mode: str, expected: str) -> None:
 def test_a_color_fix_is_given_the_enlarged_photo() -> None:
     image, references = picture(), []
 
-    def keep(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        references.append(reference)
-        return reference
+    def keep(bands: Bands, scratch: Path | None) -> Iterator[torch.Tensor]:
+        for _, reference in bands:
+            references.append(reference)
+            yield reference
 
     result = upscale_image(nearest, image, scale=4, tiling=TILING, color_fix=keep)
     expected = np.asarray(image.resize((84, 52), Image.Resampling.BICUBIC)).astype(int)
     assert references[0].shape == (1, 3, 52, 84)
     # Pillow's bicubic has another constant (-0.5 for torch's -0.75) and mirrors the border.
     assert np.abs(np.asarray(result).astype(int) - expected).mean() < 6  # bilinear: 11
+
+
+def test_bands_of_a_tall_picture_fit_together() -> None:
+    """The references and the transparency of single bands are those of the whole picture."""
+    image, references = picture("RGBA", (21, 150)), []
+
+    def keep(bands: Bands, scratch: Path | None) -> Iterator[torch.Tensor]:
+        for band, reference in bands:
+            references.append(reference)
+            yield band
+
+    result = upscale_image(nearest, image, scale=4, tiling=TILING, color_fix=keep)
+    rgb = to_tensor(np.asarray(image.convert("RGB")))
+    whole = F.interpolate(rgb, (600, 84), mode="bicubic")
+    assert len(references) > 4
+    assert torch.allclose(torch.cat(references, dim=2), whole, atol=1e-6)
+    alpha = image.getchannel("A").resize((84, 600), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(alpha))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_range_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match="no defined range"):
+        enlarge(Image.new(mode, (8, 8)))
 
 
 def test_colours_come_through_exactly() -> None:
