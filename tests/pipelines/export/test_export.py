@@ -138,19 +138,19 @@ def test_the_parent_is_what_the_weights_descend_from_not_the_champion(
 ) -> None:
     write_evidence(trained)
     trained.export.artifacts = []
-    first = load_bundle(export.run(trained))
+    first = load_bundle(Path(export.run(trained)))
     trained.bundle = str(first.path)
     register.run(trained)
     trained.export.weights = "fp16"
     shutil.rmtree(tmp_path / "evidence")
     write_evidence(trained)
-    again = load_bundle(export.run(trained))
+    again = load_bundle(Path(export.run(trained)))
     assert again.facts.precision == "fp16"
     assert first.facts.parent_version is again.facts.parent_version is None
     # What is made of a registered model descends from it.
     trained.model = "models:/small@champion"
     write_evidence(trained, trained.model)
-    assert load_bundle(export.run(trained)).facts.parent_version == "models:/small/1"
+    assert load_bundle(Path(export.run(trained))).facts.parent_version == "models:/small/1"
 
 
 def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_path: Path) -> None:
