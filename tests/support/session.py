@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ PLATFORM_FILES = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Gives the session a folder, and all of its clusters one token."""
+    # A shell ignores interrupts for a command in the background, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_worker(config):
         return
     os.environ[FOLDER] = tempfile.mkdtemp(prefix="srmill-", dir="/tmp")
