@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,16 @@ from torch import Tensor
 from pipelines import __version__
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, ShardConfig
+from pipelines.data.image_files import FORMATS, check_fits, write_picture
+from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
 from pipelines.errors import UserError
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
 from pipelines.progress import progress
-from pipelines.storage.files import write_bytes
+from pipelines.storage.files import local_files, whole_file
 from srmodels.color import COLOR_FIXES
-from srmodels.upscale import Tiling, num_tiles, upscale_image
-
-
-@dataclass(frozen=True)
-class Format:
-    """A file format: Pillow's name, how it is written, and its largest side in pixels."""
-
-    name: str
-    options: dict[str, object]
-    max_side: int
-
-
-_JPEG = Format("JPEG", {"quality": 95, "subsampling": 0}, 65500)
-#: Formats that can be written, by suffix.
-FORMATS = {
-    ".png": Format("PNG", {}, 2**31 - 1),
-    ".jpg": _JPEG,
-    ".jpeg": _JPEG,
-    ".webp": Format("WEBP", {"quality": 95}, 16383),
-}
+from srmodels.upscale import Tiling, kept_profile, num_tiles, upscale_bands
 
 
 @dataclass(frozen=True)
@@ -54,6 +37,8 @@ class Task:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the console script; exits the process on errors."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     parsed = _parser().parse_args(arguments)
     try:
         code = parsed.run(parsed)
@@ -103,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         help="give the result the colours of the photo: wavelet keeps only the model's details, "
         "adain gives each channel the photo's mean and contrast",
     )
+    upscale.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=ShardConfig.max_megapixels,
+        metavar="N",
+        help="refuse larger photos, since a small file may unpack to any size "
+        "(default: %(default)g)",
+    )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
     models = commands.add_parser("models", help="list the models at hand")
@@ -149,7 +142,13 @@ def _upscale(parsed: argparse.Namespace) -> int:
         raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
     if parsed.batch < 1:
         raise UserError(f"--batch must be at least 1, not {parsed.batch}.")
-    options = {"batch_size": parsed.batch, "color_fix": COLOR_FIXES.get(parsed.color_fix)}
+    if not parsed.max_megapixels > 0:
+        raise UserError(f"--max-megapixels must be more than 0, not {parsed.max_megapixels}.")
+    options = {
+        "batch_size": parsed.batch,
+        "color_fix": COLOR_FIXES.get(parsed.color_fix),
+        "max_megapixels": parsed.max_megapixels,
+    }
     failures = 0
     for task in tasks:
         try:
@@ -200,49 +199,56 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
     return [Task(source, target)]
 
 
-def upscale_file(model: Model, task: Task, tiling: Tiling, **options: Any) -> None:
+def upscale_file(
+    model: Model, task: Task, tiling: Tiling, *, max_megapixels: float, **options: Any
+) -> None:
     """Upscales one photo with a progress bar over its tiles; the file appears whole.
 
     Args:
-        options: further arguments of `upscale_image`.
+        max_megapixels: larger photos are refused.
+        options: further arguments of `upscale_bands`.
 
     Raises:
         UserError: the photo cannot be read, or the format cannot hold its size or transparency.
     """
-    target_format = FORMATS[task.target.suffix.lower()]
     scale = model.network.scale
-    try:
-        with Image.open(task.source) as image:
-            image.load()
-            if max(image.size) * scale > target_format.max_side:
-                raise UserError(
-                    f"{task.source} would become {image.width * scale}x{image.height * scale} px, "
-                    f"but {target_format.name} ends at {target_format.max_side} px: write .png."
-                )
-            if target_format.name == "JPEG" and image.has_transparency_data:
-                raise UserError(
-                    f"{task.source} has transparency, which JPEG cannot hold: write .png or .webp."
-                )
-            label = task.source.name
-            with progress(label, total=num_tiles(image, tiling), unit="tile") as bar:
-                result = upscale_image(
-                    _runner(model),
-                    image,
-                    scale=scale,
-                    tiling=tiling,
-                    on_tile=bar.update,
-                    **options,
-                )
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(
-            f"{task.source} cannot be read as a photo ({reason}): give another file."
-        ) from None
-    buffer = BytesIO()
-    profile = result.info.get("icc_profile")
-    result.save(buffer, target_format.name, icc_profile=profile, **target_format.options)
-    write_bytes(task.target, buffer.getvalue())
-    print(f"{task.target}: {result.width}x{result.height} px")
+    image = _read(task.source, max_megapixels)
+    size = (image.width * scale, image.height * scale)
+    check_fits(task.source, size, image.has_transparency_data, task.target)
+    total = num_tiles(image, tiling)
+    with (
+        whole_file(task.target) as temporary,
+        progress(task.source.name, total=total, unit="tile") as bar,
+    ):
+        bands = upscale_bands(
+            _runner(model),
+            image,
+            scale=scale,
+            tiling=tiling,
+            scratch=temporary.parent,
+            on_tile=bar.update,
+            **options,
+        )
+        write_picture(temporary, task.target.suffix.lower(), size, bands, kept_profile(image))
+    print(f"{task.target}: {size[0]}x{size[1]} px")
+
+
+def _read(source: Path, max_megapixels: float) -> Image.Image:
+    def note(text: str) -> None:
+        print(f"note: {source}: {text}.", file=sys.stderr)
+
+    with local_files(source), source.open("rb") as file:
+        try:
+            return open_photo(file, max_megapixels, on_note=note)
+        except TooManyPixelsError as error:
+            raise UserError(
+                f"{source} has {error.megapixels:.0f} megapixels, and {max_megapixels:g} are the "
+                "limit: raise --max-megapixels if you trust the file."
+            ) from None
+        except UnusableError as error:
+            raise UserError(
+                f"{source} cannot be read as a photo ({error.reason}): give another file."
+            ) from None
 
 
 def _runner(model: Model) -> Callable[[Tensor], Tensor]:

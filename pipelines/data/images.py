@@ -1,18 +1,28 @@
-"""Decodes photo files of any kind to 8-bit sRGB pixels, or says why a file gives no photo."""
+"""Decodes photo files of any kind to 8-bit pixels, or says why a file gives no photo.
+
+No other module opens an image file: whoever sends a file chooses the code of Pillow that reads it.
+"""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
+from srmodels.upscale import eight_bit, upright
+
+#: The formats that are read, whatever a file is called. Pillow knows others, and starts other
+#: programs for some of them, such as Ghostscript. MPO is a JPEG to Pillow.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "TGA")
 #: Formats whose further frames are an animation. In others they are previews or exposures.
 _FILMS = {"GIF", "PNG", "WEBP", "AVIF"}
 _ORIENTATION = 0x0112
+_READER_OF_EXIF = r"PIL\.TiffImagePlugin"
 
 
 class UnusableError(ValueError):
@@ -29,6 +39,19 @@ class UnusableError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _unusable, (self.reason, self.failure)
+
+
+class TooManyPixelsError(UnusableError):
+    """A photo is larger than its reader allows.
+
+    Attributes:
+        megapixels: the size in its header.
+    """
+
+    def __init__(self, megapixels: float) -> None:
+        reason = f"too many pixels ({megapixels:.0f} megapixels: shard.max_megapixels)"
+        super().__init__(reason, failure=True)
+        self.megapixels = megapixels
 
 
 def _unusable(reason: str, failure: bool) -> UnusableError:
@@ -49,7 +72,7 @@ def photo_size(data: bytes, max_megapixels: float) -> Size:
     Raises:
         UnusableError: the file is no image, an animation, or larger than `max_megapixels`.
     """
-    with _opened(data, max_megapixels) as image:
+    with _opened(_file(data), max_megapixels) as image:
         return Size(*image.size)
 
 
@@ -63,31 +86,49 @@ def decode_photo(data: bytes, max_megapixels: float) -> NDArray[np.uint8]:
         UnusableError: the file is no image, truncated, corrupt, an animation, or larger than
             `max_megapixels`, or its pixels have no defined range (32-bit integers, floats).
     """
-    with _opened(data, max_megapixels) as image:
-        upright = image
-        if image.getexif().get(_ORIENTATION, 1) != 1:  # the call would copy an upright image
-            upright = ImageOps.exif_transpose(image)
-        return np.asarray(_to_srgb(upright))
+    with _opened(_file(data), max_megapixels) as image:
+        return np.asarray(_to_srgb(eight_bit(upright(image))))
+
+
+def open_photo(
+    file: IO[bytes], max_megapixels: float, on_note: Callable[[str], None] = lambda note: None
+) -> Image.Image:
+    """Returns a decoded photo of 8 bits per channel, upright, in its own mode and colour profile.
+
+    Args:
+        on_note: called with a clause about what was lost on the way.
+
+    Raises:
+        TooManyPixelsError: it is larger than `max_megapixels`.
+        UnusableError: as `decode_photo`.
+    """
+    with _opened(file, max_megapixels, on_note) as image:
+        image.load()
+        return eight_bit(upright(image))
+
+
+def _file(data: bytes) -> IO[bytes]:
+    if not data:
+        raise UnusableError("empty file", failure=True)
+    return BytesIO(data)
 
 
 @contextmanager
-def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
+def _opened(
+    file: IO[bytes], max_megapixels: float, on_note: Callable[[str], None] = lambda note: None
+) -> Iterator[Image.Image]:
     """Opens an image, and turns every error of Pillow in the block into an UnusableError."""
-    if not data:
-        raise UnusableError("empty file", failure=True)
     # Pillow's limit is one for the whole process; the caller gives the limit that counts here.
     pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata
-            with Image.open(BytesIO(data)) as image:
-                megapixels = image.width * image.height / 1e6
-                if megapixels > max_megapixels:
-                    reason = f"too many pixels ({megapixels:.0f} megapixels: shard.max_megapixels)"
-                    raise UnusableError(reason, failure=True)
-                if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
-                    raise UnusableError("an animation", failure=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", module=_READER_OF_EXIF)
+            with Image.open(file, formats=_FORMATS) as image:
+                _check(image, max_megapixels)
                 yield image
+                if caught and _ORIENTATION not in image.getexif():
+                    on_note("its metadata is damaged, so the picture may lie on its side")
     except UnusableError:
         raise
     except UnidentifiedImageError:
@@ -102,14 +143,22 @@ def _opened(data: bytes, max_megapixels: float) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = pillows_limit
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def _check(image: Image.Image, max_megapixels: float) -> None:
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise TooManyPixelsError(megapixels)
+    if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
+        raise UnusableError("an animation", failure=False)
     if image.mode in ("I", "F"):
         raise UnusableError(f"pixels without a defined range (mode {image.mode})", failure=True)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
+        (bits,) = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]
+        if bits != 16:  # Pillow leaves them as they are, so the photo would be dark
+            raise UnusableError(f"pixels of {bits} bits", failure=True)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        # 65535 becomes 255 and all steps are equal; >> 8 would darken the image.
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -1,5 +1,6 @@
 """The `srmill` command."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.registry import register
 from tests.conftest import SMALL
+from tests.pipelines.data.test_images import POSTSCRIPT, bombs, encoded
 from tests.support.bundles import make_bundle
 
 
@@ -95,6 +97,65 @@ def test_one_bad_photo_of_a_folder_is_named_and_the_rest_is_done(
     assert "bad.png cannot be read" in error
     assert "cut.png cannot be read" in error
     assert "1 photos upscaled, 2 skipped." in error
+
+
+def test_hostile_files_of_a_folder_are_named_and_the_rest_is_done(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    latin = photo(source / os.fsdecode(b"caf\xe9.png")).name
+    frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 100)]
+    files = bombs() | {
+        "postscript": POSTSCRIPT,
+        "film": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "integers": encoded(Image.new("I", (8, 8), 70_000), "TIFF"),
+        "floats": encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
+        "exif": encoded(frames[0], "PNG", exif=b"Exif\0\0MM\0*\0\0"),
+    }
+    for name, data in files.items():
+        (source / f"{name}.png").write_bytes(data)
+    assert srmill("upscale", source, target, "--model", bundle) == 1
+    assert [path.name for path in target.iterdir()] == [latin]
+    output = capsys.readouterr()
+    assert r"out/caf\udce9.png: 148x84 px" in output.out
+    skipped = [line for line in output.err.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == len(files)
+    for name, reason in [
+        ("film", "an animation"),
+        ("postscript", "not an image"),
+        ("integers", "pixels without a defined range"),
+        ("floats", "pixels without a defined range"),
+        *((name, "truncated or corrupt") for name in ("exif", *bombs())),
+    ]:
+        assert any(f"{name}.png cannot be read as a photo ({reason}" in line for line in skipped)
+    assert f"1 photos upscaled, {len(files)} skipped." in output.err
+
+
+def test_damaged_exif_is_noted_in_one_line(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = tmp_path / "a.jpg"
+    source.write_bytes(encoded(Image.new("RGB", (16, 24)), "JPEG", exif=exif.tobytes()[:-8]))
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle) == 0
+    assert capsys.readouterr().err == (
+        f"note: {source}: its metadata is damaged, so the picture may lie on its side.\n"
+    )
+
+
+def test_a_photo_above_the_limit_is_refused_with_the_switch(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photo(tmp_path / "a.png", (500, 4100))
+    options = ("--model", bundle, "--max-megapixels")
+    assert srmill("upscale", source, tmp_path / "b.png", *options, 1.5) == 2
+    assert "2 megapixels, and 1.5 are the limit: raise --max-megap" in capsys.readouterr().err
+    assert srmill("upscale", source, tmp_path / "b.webp", *options, 3) == 2
+    assert "WEBP ends at 16383 px: write .png or .jpg" in capsys.readouterr().err
+    assert srmill("upscale", source, tmp_path / "b.png", *options, "nan") == 2
+    assert "--max-megapixels must be more than 0" in capsys.readouterr().err
 
 
 def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:

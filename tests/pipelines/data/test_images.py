@@ -1,6 +1,7 @@
 """Every kind of messy photo file has a defined outcome."""
 
 import struct
+import warnings
 import zlib
 from io import BytesIO
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from pipelines.data.images import Size, UnusableError, decode_photo, photo_size
+from pipelines.data.images import Size, UnusableError, decode_photo, open_photo, photo_size
 
 LIMIT = 10.0
 
@@ -26,13 +27,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
 def png_of(bits: int, color: int, pixels: bytes, width: int, height: int) -> bytes:
     """A PNG that Pillow itself would not write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
     head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     row = len(pixels) // height
     data = b"".join(b"\0" + pixels[i * row : (i + 1) * row] for i in range(height))
@@ -85,6 +87,26 @@ def test_pixels_without_a_range_are_refused(mode: str) -> None:
     data = encoded(Image.new(mode, (8, 8)), "TIFF")
     with pytest.raises(UnusableError, match="without a defined range"):
         decode_photo(data, LIMIT)
+
+
+def tiff_of(bits: int, pixels: bytes, width: int, height: int) -> bytes:
+    """A gray TIFF that Pillow itself would not write."""
+    tags = [
+        (256, width), (257, height), (258, bits), (259, 1), (262, 1),
+        (273, 8), (277, 1), (278, height), (279, len(pixels)),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_sixteen_bits_of_a_tiff_are_scaled_and_twelve_refused() -> None:
+    """Pillow does not scale 12 bits to 16, so they would be dark."""
+    wide = tiff_of(16, np.array([0, 257, 65535], "<u2").tobytes(), 3, 1)
+    assert decode_photo(wide, LIMIT)[0, :, 0].tolist() == [0, 1, 255]
+    for read in (photo_size, decode_photo):
+        with pytest.raises(UnusableError, match="pixels of 12 bits"):
+            read(tiff_of(12, bytes(3), 2, 1), LIMIT)
 
 
 def test_cmyk_is_converted() -> None:
@@ -179,6 +201,51 @@ def test_what_is_no_image_is_a_failure(data: bytes) -> None:
     with pytest.raises(UnusableError, match=r"not an image|empty file|truncated") as error:
         photo_size(data, LIMIT)
     assert error.value.failure
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+
+
+def test_formats_that_nobody_named_are_not_even_opened() -> None:
+    """Pillow would start Ghostscript to decode this."""
+    with Image.open(BytesIO(POSTSCRIPT)) as image:
+        assert image.format == "EPS"
+    for read in (photo_size, decode_photo):
+        with pytest.raises(UnusableError, match="not an image"):
+            read(POSTSCRIPT, LIMIT)
+
+
+def bombs() -> dict[str, bytes]:
+    """Small PNG files that unpack to much, or are cut in their header, by what they are."""
+    whole = png_of(8, 0, bytes(4), 2, 2)
+    packed = zlib.compress(bytes(10_000_000))
+    return {
+        "iCCP": whole[:33] + chunk(b"iCCP", b"a\0\0" + packed) + whole[33:],
+        "zTXt": whole[:33] + chunk(b"zTXt", b"a\0\0" + packed) + whole[33:],
+        "IHDR": whole[:8] + chunk(b"IHDR", bytes(5)) + whole[33:],
+    }
+
+
+@pytest.mark.parametrize(("kind", "data"), bombs().items(), ids=bombs())
+def test_bombs_in_metadata_and_cut_headers_are_failures(kind: str, data: bytes) -> None:
+    with pytest.raises(UnusableError, match="truncated or corrupt") as error:
+        decode_photo(data, LIMIT)
+    assert error.value.failure
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_damaged_exif_is_told_where_the_orientation_may_be_lost(damaged: bool) -> None:
+    notes: list[str] = []
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = exif.tobytes()[: -8 if damaged else None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = open_photo(
+            BytesIO(encoded(Image.fromarray(ramp()), "JPEG", exif=data)), LIMIT, notes.append
+        )
+    assert image.size == ((30, 20) if damaged else (20, 30))
+    assert len(notes) == damaged
 
 
 @pytest.mark.parametrize("side", [5_000, 40_000])

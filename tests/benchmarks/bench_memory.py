@@ -1,0 +1,60 @@
+"""Measures how much memory `srmill upscale` takes for each further pixel of the result.
+
+Each measurement is a process of its own, and the figure is the kernel's high-water mark. Two
+pictures of different heights are compared, so that the weights and the program do not count. The
+network is a small one with random weights, since it only counts for the time.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.data.sources import SAMPLE
+from tests.conftest import ROOT
+from tests.support.bundles import make_bundle
+
+WIDTH, LOW, HIGH, SCALE = 512, 2048, 4000, 4  # WebP holds no more than 16383 px
+PROGRAM = """
+import sys
+from pathlib import Path
+from pipelines.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done.code
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(".png",), (".png", "adain"), (".png", "wavelet"), (".jpg",), (".webp",)],
+    ids=" ".join,
+)
+def test_bytes_per_pixel(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRMILL_HOME", str(ROOT))
+    make_bundle(tmp_path / "bundle")
+    suffix, *fix = options
+
+    def peak(height: int) -> int:
+        source, target = tmp_path / f"{height}.png", tmp_path / f"{height}-large{suffix}"
+        with Image.open(sorted(SAMPLE.glob("*.jpg"))[0]) as photo:
+            photo.convert("RGB").resize((WIDTH, height)).save(source)
+        command = ["upscale", str(source), str(target)]
+        command += ["--model", str(tmp_path / "bundle")]
+        command += [f"--color-fix={name}" for name in fix]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *command],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return 1024 * int(done.stdout.split()[-1])
+
+    grown = peak(HIGH) - peak(LOW)
+    pixels = (HIGH - LOW) * WIDTH * SCALE**2
+    print(f"\n{' '.join(options)}: {grown / pixels:.2f} bytes per pixel of the result")
