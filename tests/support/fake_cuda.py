@@ -23,6 +23,9 @@ from torch.utils._pytree import tree_leaves
 from pipelines.training.extensions import extensions_folder, guarded
 from tests.conftest import ROOT
 
+#: The code whose lines are told. The libraries may lie below ROOT too, in a virtual environment.
+OURS = tuple(f"{ROOT / name}/" for name in ("pipelines", "srmodels", "tests"))
+
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default}
@@ -87,7 +90,7 @@ class _Watch(TorchDispatchMode):
             self._wait(func)
 
     def _wait(self, func: Any) -> None:
-        frames = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT))]
+        frames = [f for f in traceback.extract_stack() if f.filename.startswith(OURS)]
         place = [f for f in frames if Path(f.filename) != Path(__file__)][-1]
         where = Path(place.filename).relative_to(ROOT)
         self.waits.append(f"{where}, {place.name}: {func}")

@@ -40,6 +40,7 @@ def test_one_process_trains_what_the_job_trains_without_ray_and_mlflow(
     done = run_python(
         "-m", "pipelines.training", *arguments(dataset),
         SRMILL_HOME=str(home), PYTHONPATH=str(tmp_path),
+        OMP_NUM_THREADS=str(torch.get_num_threads()),  # another number sums in another order
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (home / "work/runs/small-autoencoder/metrics.jsonl").read_text().splitlines()
