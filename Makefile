@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes: one for the tests of the platform, one for the others.
+PYTEST := $(BIN)/python -m pytest -n 2 --ignore=tests/benchmarks
 
-.PHONY: help setup demo up down test test-slow test-extras bench ablations results lint format lock clean
+.PHONY: help setup demo up down test test-fast test-slow test-extras bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,7 +31,10 @@ down: ## Stop the local platform; results stay
 	@if test -x $(BIN)/python; then $(BIN)/python -m infra.local down; else echo "Nothing to stop: not installed."; fi
 
 test: setup lint ## Lint, then all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" --ignore=tests/benchmarks
+	$(PYTEST) -m "not slow"
+
+test-fast: setup ## The tests that need no cluster and no server
+	$(PYTEST) -m "not slow and not server"
 
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks

@@ -6,6 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines import interrupts
+
+interrupts.end_quietly()
+
 from pipelines.evaluation import evaluate
 from pipelines.job import main
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines import interrupts
+
+interrupts.end_quietly()
+
 from pipelines.export import export
 from pipelines.job import main
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines import interrupts
+
+interrupts.end_quietly()
+
 from pipelines.job import main
 from pipelines.training.launch import run_chosen_stage
 from pipelines.training.plan import KEYS, plan_chosen_stage

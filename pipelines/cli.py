@@ -121,8 +121,7 @@ def _models(_: argparse.Namespace) -> int:
     print("In the registry:")
     try:
         facts = load_bundle(fetch(champion(config.mlflow), config.mlflow)).facts
-        found = facts.metrics.model.items()
-        scores = ", ".join(f"{label} {score:.4f}" for label, score in found if score is not None)
+        scores = ", ".join(f"{name} {score:.4f}" for name, score in facts.metrics.means().items())
         print(f"  {champion(config.mlflow)}: {facts.recipe}, ×{facts.scale}, {scores}")
     except UserError as error:
         print(f"  none: {error}")

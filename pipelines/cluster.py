@@ -3,25 +3,19 @@
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from pipelines.errors import UserError
+from pipelines.ray_auth import authenticate, is_refused
 from pipelines.storage.paths import ROOT, in_submitted_job
+from pipelines.storage.probe import Witness
 from srmodels.system import own_packages
 
 #: Calls a function with each tuple of arguments; the results come in the same order.
 Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
-
-
-def auth_environment() -> dict[str, str]:
-    """Returns the environment that decides how the processes of a cluster authenticate.
-
-    All of them need the same. Left to itself Ray turns token authentication on and leaves a token
-    in the user's home folder.
-    """
-    return {"RAY_AUTH_MODE": "disabled"}
 
 
 @contextmanager
@@ -31,11 +25,12 @@ def connect() -> Iterator[None]:
     It connects to RAY_ADDRESS, or to a cluster that runs on this machine. Otherwise it starts one
     here and stops it with the block. Nested calls share the outermost connection.
 
+    A cluster that it starts has a token, and listens on 127.0.0.1 only. RAY_AUTH_MODE and a token
+    that are there stay as they are.
+
     Raises:
-        UserError: RAY_ADDRESS names a cluster that does not answer.
+        UserError: the cluster does not answer, or refuses this process.
     """
-    for name, value in auth_environment().items():
-        os.environ.setdefault(name, value)
     # The lines of a progress bar look alike. Each is printed once, and not logged as well.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -45,16 +40,18 @@ def connect() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _check_address()
+    address = _address()
+    authenticate(address)
+    if _is_gcs(address) and is_refused(address):
+        raise _refused(address)
     try:
         ray.init(
-            address="local" if _cluster_is_gone() else None,
+            address="local" if address == "local" else None,
             runtime_env=_runtime_env(),
             logging_level="error",
         )
     except (ConnectionError, RuntimeError) as error:
-        address = os.environ.get("RAY_ADDRESS")
-        if not address:
+        if not os.environ.get("RAY_ADDRESS"):
             raise
         raise _unreachable(address, error) from None
     try:
@@ -89,6 +86,24 @@ def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> I
             ray.cancel(future, force=True)
 
 
+def probing(mapper: Mapper, witnesses: Sequence[Witness]) -> Mapper:
+    """Returns a mapper whose tasks check first that their node sees the driver's folders.
+
+    A task on a node that does not see them raises UserError.
+    """
+
+    def mapped(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        @wraps(function)
+        def checked(*arguments: Any) -> Any:
+            for witness in witnesses:
+                witness.check()
+            return function(*arguments)
+
+        return mapper(checked, calls)
+
+    return mapped
+
+
 def _runtime_env() -> dict[str, Any]:
     """Returns the code that Ray takes to the workers: this code, and systems outside of it.
 
@@ -102,34 +117,48 @@ def _runtime_env() -> dict[str, Any]:
     return taken | ({"py_modules": elsewhere} if elsewhere else {})
 
 
-def _check_address() -> None:
-    """Raises UserError if nothing listens at RAY_ADDRESS. Ray itself would try for minutes."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        _knock(address)
-    except (OSError, UnicodeError) as error:
-        raise _unreachable(address, error) from None
+def _address() -> str:
+    """Returns the cluster to connect to: RAY_ADDRESS, or the one that runs here, or "local".
 
-
-def _cluster_is_gone() -> bool:
-    """Returns True if this machine has a note of a cluster that does not run any more. Ray would
-    wait for that cluster for minutes."""
+    Raises:
+        UserError: nothing listens at RAY_ADDRESS. Ray itself would try for minutes.
+    """
     from ray._private.utils import read_ray_address
 
-    if os.environ.get("RAY_ADDRESS"):
-        return False
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            _knock(address)
+        except (OSError, UnicodeError) as error:
+            raise _unreachable(address, error) from None
+        return address
+    noted = read_ray_address() or "local"
     try:
-        _knock(read_ray_address() or "")
+        _knock(noted)
     except (OSError, UnicodeError):
-        return True
-    return False
+        # The note is of a cluster that does not run any more. Ray would wait for it for minutes.
+        return "local"
+    return noted
+
+
+def _is_gcs(address: str) -> bool:
+    """Returns True for the form HOST:PORT."""
+    _, colon, port = address.rpartition(":")
+    return bool(colon) and "/" not in address and port.isdigit()
 
 
 def _knock(address: str) -> None:
     """Raises OSError if `address` is HOST:PORT and nothing listens there."""
-    host, colon, port = address.rpartition(":")
-    if colon and "/" not in address and port.isdigit():
+    if _is_gcs(address):
+        host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _refused(address: str) -> UserError:
+    return UserError(
+        f"the Ray cluster at {address} asks for its token: set RAY_AUTH_MODE=token, and "
+        "RAY_AUTH_TOKEN_PATH to the file that holds it (`make up` prints both for the local "
+        "platform), or RAY_ADDRESS=local to run alone."
+    )
 
 
 def _unreachable(address: str, error: Exception) -> UserError:

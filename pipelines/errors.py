@@ -1,13 +1,23 @@
 """The exceptions whose message is for the user, and the words that their messages share."""
 
+import re
 from collections.abc import Iterable
+
+#: The user and the password of an address.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?#]*@")
+#: The characters of a value from outside that a message repeats.
+MAX_TOLD = 120
 
 
 class UserError(ValueError):
     """A user's mistake. The message says in one sentence what is wrong and what to do.
 
-    Jobs and the command line print it without a traceback and exit with code 2.
+    Jobs and the command line print it without a traceback and exit with code 2. The message shows
+    no password of an address.
     """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class Terminated(BaseException):
@@ -17,3 +27,20 @@ class Terminated(BaseException):
 def listing(values: Iterable[object], between: str = ", ") -> str:
     """Returns the values as a message lists them, with commas or another text between."""
     return between.join(str(value) for value in values)
+
+
+def redacted(text: str) -> str:
+    """Returns a text in which no address has a user and a password any more."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def told(value: object) -> str:
+    """Returns a value from outside as a message tells it: short, on one line, and printable."""
+    text = " ".join(str(value).split())
+    short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns what an error says, without the lines that follow, which are for programmers."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -5,12 +5,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from pipelines import interrupts
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
-from pipelines.errors import Terminated, UserError, listing
+from pipelines.errors import Terminated, UserError, listing, redacted
 
+_HELP, _DRY_RUN = {"-h", "--help"}, {"--dry-run", "--dry-run=full"}
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
 
@@ -37,12 +39,15 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if {"-h", "--help"} & set(arguments):
-            print(help_text(program, description, keys))
+        interrupts.raise_again()
+        settings = [a for a in arguments if a not in {*_HELP, *_DRY_RUN}]
+        if _HELP & set(arguments):
+            print(help_text(program, description, keys, settings), flush=True)
             raise SystemExit(0)
-        config = load_config([a for a in arguments if a != "--dry-run"])
-        if "--dry-run" in arguments:
-            print(f"{to_yaml(config)}\nPlan: {plan(config)}")
+        config = load_config(settings)
+        if wanted := _DRY_RUN & set(arguments):
+            whole = f"{to_yaml(config)}\n" if "--dry-run=full" in wanted else ""
+            print(redacted(f"{whole}Plan: {plan(config)}"), flush=True)
             raise SystemExit(0)
         work(config)
     except UserError as error:
@@ -52,23 +57,36 @@ def main(
         _exit(f"terminated: {error}", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         _exit("interrupted: start the same command again to go on.", 130)
+    except BrokenPipeError:
+        _leave_pipe()
 
 
-def help_text(program: str, description: str, keys: Sequence[str]) -> str:
-    """Returns the text of `--help`: usage, and the job's keys with their defaults and meaning."""
-    wanted = (*COMMON, *keys)
+def help_text(
+    program: str, description: str, keys: Sequence[str], settings: Sequence[str] = ()
+) -> str:
+    """Returns the text of `--help`: usage, and the job's keys with their defaults and meaning.
+
+    A value of the recipe, or of the command line, stands beside the default that it replaces.
+
+    Args:
+        settings: the arguments `key=value` of the command line.
+
+    Raises:
+        UserError: the recipe or a setting is wrong.
+    """
+    wanted, config = (*COMMON, *keys), load_config(settings)
     rows = [
-        f"  {key + '=' + _show(default):<38} {meaning}"
+        f"  {key + '=' + _show(default):<38} {meaning}{_replaced(config, key, default)}"
         for key, default, meaning in documented_keys()
         if any(key == w or key.startswith(f"{w}.") for w in wanted)
     ]
-    usage = f"usage: {program} [key=value ...] [--dry-run] [--help]"
+    usage = f"usage: {program} [key=value ...] [--dry-run[=full]] [--help]"
     note = (
         "Any other key of the recipe can be set too; stages.<name>.train.<key> sets train.<key> "
         f"for one stage. Recipes: {listing(recipe_names())}. Relative paths are resolved "
         "against $SRMILL_HOME, else the current directory; a recipe's always against the "
-        "latter. --dry-run prints the configuration "
-        "and the plan."
+        "latter. --dry-run prints the plan, --dry-run=full the configuration before it. "
+        f"[Values in brackets] are those of recipe={config.recipe}, with your arguments."
     )
     body = textwrap.dedent(description).strip()
     return "\n".join([usage, "", body, "", *rows, "", textwrap.fill(note, 100)])
@@ -76,6 +94,22 @@ def help_text(program: str, description: str, keys: Sequence[str]) -> str:
 
 def _show(default: Any) -> str:
     return "" if default is None else str(default)
+
+
+def _replaced(config: Config, key: str, default: Any) -> str:
+    """Returns the value of a key in brackets; an empty text if it is the default."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    same = value == default or key in ("recipe", "stages")
+    return "" if same else f" [{_show(value)}]"
+
+
+def _leave_pipe() -> NoReturn:
+    """Ends the process as `head` ends one that goes on writing: without a word."""
+    # Python flushes at the end, and would complain then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os._exit(128 + signal.SIGPIPE)
 
 
 def _exit(message: str, code: int) -> None:

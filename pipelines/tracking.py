@@ -2,16 +2,20 @@
 
 import logging
 import os
-import urllib.error
-import urllib.request
+import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipelines.config.load import config_digest
 from pipelines.config.schema import Config, MlflowConfig
-from pipelines.errors import Terminated, UserError
+from pipelines.errors import Terminated, UserError, redacted
+from pipelines.mlflow_client import SQLITE, PatientClient, RefusedError, single_attempts
+from pipelines.storage.clock import Clock
+from pipelines.storage.files import local_files
 from pipelines.storage.paths import resolve
 
 if TYPE_CHECKING:
@@ -21,7 +25,6 @@ log = logging.getLogger(__name__)
 
 #: The tag that holds a run's name. Runs are found again by it.
 RUN_TAG = "srmill.run"
-_SQLITE = "sqlite:///"
 T = TypeVar("T")
 
 
@@ -30,54 +33,70 @@ def tracking_uri(settings: MlflowConfig | None = None) -> str:
     configured = settings.uri if settings else None
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or "sqlite:///work/mlflow/mlflow.db"
-    if uri.startswith(_SQLITE):
+    if uri.startswith(SQLITE):
         # Like every path of ours, it is relative to SRMILL_HOME and not to the process's directory.
-        return f"{_SQLITE}{resolve(uri.removeprefix(_SQLITE))}"
+        return f"{SQLITE}{resolve(uri.removeprefix(SQLITE))}"
     return uri
 
 
-def connect(settings: MlflowConfig | None = None, *, create: bool = True) -> "MlflowClient":
+def local_database(uri: str) -> Path | None:
+    """Returns the sqlite file that a tracking uri names; None for a server."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def connect(
+    settings: MlflowConfig | None = None, *, create: bool = True, clock: Clock | None = None
+) -> "MlflowClient":
     """Returns a client for the tracking server, after the server has answered.
+
+    The client repeats what fails on the network: for `mlflow.retry_seconds`, and for 10 s at most
+    where the server has never answered this process. Each of its methods raises UserError when
+    that has not helped, and RefusedError for what the server refuses.
 
     Args:
         settings: gives the address.
         create: makes a local database that is not there yet.
+        clock: tells the time, and pauses.
 
     Raises:
-        UserError: the server does not answer, the local database is missing, or the address is
-            neither http(s) nor sqlite.
+        UserError: the server does not answer, the local database is missing or is none, or the
+            address is neither http(s) nor sqlite.
     """
     uri = tracking_uri(settings)
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri)
-    elif uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE))
+    _check_address(uri)
+    if database := local_database(uri):
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "
                 "SRMILL_HOME or MLFLOW_TRACKING_URI to where one is."
             )
-        database.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        raise UserError(f"mlflow.uri '{uri}' is not of the form http(s)://… or sqlite:///path.")
-    client = open_client(uri)
+        with local_files(database):
+            database.parent.mkdir(parents=True, exist_ok=True)
+    policy = (settings or MlflowConfig()).policy
+    client = PatientClient(uri, replace(policy, clock=clock) if clock else policy)
+    client.check()
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    return client
+    return cast("MlflowClient", client)
 
 
-def open_client(uri: str) -> "MlflowClient":
-    """Returns a client for a tracking server that need not answer yet. MLflow logs only warnings
-    from then on."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import mlflow
-
-    # After the import, which sets levels of its own: a new database announces every migration.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow.MlflowClient(uri)
+def _check_address(uri: str) -> None:
+    """Raises UserError if an address is of no form that MLflow's client understands."""
+    if uri.startswith(SQLITE):
+        return
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_port = parts.port is None or parts.port > 0
+        if is_server and is_port and not re.search(r"\s", uri):
+            return
+    except ValueError:
+        pass
+    raise UserError(
+        f"mlflow.uri '{uri}' is not of the form http(s)://HOST:PORT or sqlite:///path: correct it, "
+        "or MLFLOW_TRACKING_URI."
+    )
 
 
 def lookup(find: Callable[..., T], *arguments: str) -> T | None:
@@ -86,32 +105,22 @@ def lookup(find: Callable[..., T], *arguments: str) -> T | None:
     Raises:
         UserError: MLflow fails for any other reason.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         return find(*arguments)
-    except MlflowException as error:
+    except RefusedError as error:
         # A missing alias is reported as an invalid parameter.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise UserError(f"the MLflow registry failed: {str(error).splitlines()[0]}") from None
+        raise
 
 
-def _check_server(uri: str) -> None:
+def create_unless_there(create: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Creates something in MLflow, unless another job has created it meanwhile."""
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403, 404):
-            # It answers. MLflow's client has the credentials; this request has none.
-            return
-        reason: object = error
-    except (OSError, ValueError) as error:
-        reason = error
-    raise UserError(
-        f"the MLflow server at {uri} does not answer ({reason}): start it (`make up` starts a "
-        "local one), or set mlflow.uri or MLFLOW_TRACKING_URI to one that runs."
-    )
+        create(*arguments, **options)
+    except RefusedError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def find_run(client: "MlflowClient", settings: MlflowConfig, name: str) -> str | None:
@@ -136,17 +145,18 @@ def open_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, 
 def new_run(client: "MlflowClient", config: Config, name: str, tags: dict[str, str]) -> str:
     """Returns the id of a new MLflow run in the recipe's experiment. Creates the experiment if it
     is missing."""
-    experiment = client.get_experiment_by_name(_experiment(config.mlflow))
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-    else:
+    name_of_experiment = _experiment(config.mlflow)
+    experiment = client.get_experiment_by_name(name_of_experiment)
+    if experiment is None:
         uri = tracking_uri(config.mlflow)
         artifacts = resolve("work/mlflow/artifacts").as_uri() if uri.startswith("sqlite") else None
-        experiment_id = client.create_experiment(
-            _experiment(config.mlflow), artifact_location=artifacts
+        create_unless_there(
+            client.create_experiment, name_of_experiment, artifact_location=artifacts
         )
+        experiment = client.get_experiment_by_name(name_of_experiment)
+        assert experiment is not None
     run = client.create_run(
-        experiment_id,
+        experiment.experiment_id,
         run_name=name,
         tags={RUN_TAG: name, "srmill.config": config_digest(config)} | tags,
     )
@@ -181,26 +191,9 @@ def end_run(client: "MlflowClient", run_id: str, status: str) -> None:
     try:
         with single_attempts():
             client.set_terminated(run_id, status)
-    except MlflowException as error:
-        told = str(error).splitlines()[0][:300]
+    except (MlflowException, UserError) as error:
+        told = redacted(str(error).splitlines()[0][:300])
         log.warning("MLflow still shows the run as running, though it is %s (%s)", status, told)
-
-
-@contextmanager
-def single_attempts() -> Iterator[None]:
-    """Limits requests to MLflow inside the block to one attempt of at most 30 s.
-
-    Settings of the environment win. MLflow's own retries would block the caller for minutes.
-    """
-    # MLflow reads these settings from the environment, at every request, and nowhere else.
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ |= added
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:
@@ -210,6 +203,11 @@ def log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> N
     known = client.get_run(run_id).data.params
     flat = {name: str(value)[:500] for name, value in _flatten(values) if name not in known}
     client.log_batch(run_id, params=[Param(name, value) for name, value in flat.items()])
+
+
+def allowed(name: str) -> str:
+    """Returns the name of a metric or tag without the characters that MLflow refuses."""
+    return re.sub(r"[^\w\-./ ]", ".", name)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

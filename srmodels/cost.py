@@ -53,12 +53,15 @@ class TrainingCost:
 
     Attributes:
         flops: FLOPs of forward and backward for one sample; recomputed activations count again.
+        model_flops: the same, but recomputed activations count once. MFU is made of it (Chowdhery
+            et al., arXiv 2204.02311).
         fixed_bytes: bytes saved for backward, independent of the number of samples: autocast's
             copies of the weights.
         bytes_per_sample: bytes saved for backward for one sample.
     """
 
     flops: int
+    model_flops: int
     fixed_bytes: int
     bytes_per_sample: int
 
@@ -136,7 +139,11 @@ def training_cost(
             recompute_in_backward(modules)
         costs = _turn_costs(_measure_turns(stage, step, batches, bf16=bf16), recomputed)
     largest = max(costs, key=lambda cost: cost.activation_bytes(samples))
-    return dataclasses.replace(largest, flops=sum(cost.flops for cost in costs))
+    return dataclasses.replace(
+        largest,
+        flops=sum(cost.flops for cost in costs),
+        model_flops=sum(cost.model_flops for cost in costs),
+    )
 
 
 def _measure_turns(
@@ -162,15 +169,16 @@ def _turn_costs(
     """Returns the cost of every turn, from its measurements on one sample and on two.
 
     Args:
-        recomputed: the same measurements with the recomputed modules watched; the largest of these
-            modules is added.
+        recomputed: the same measurements without recomputing, with the recomputed modules watched;
+            the largest of these modules is added.
     """
     costs = []
     for number, (one, two) in enumerate(measured):
         on_top = [m.largest_module_bytes for m in recomputed[number]] if recomputed else [0, 0]
         per_sample = two.saved_bytes + on_top[1] - one.saved_bytes - on_top[0]
         fixed = one.saved_bytes + on_top[0] - per_sample
-        costs.append(TrainingCost(one.flops, fixed, per_sample))
+        once = recomputed[number][0].flops if recomputed else one.flops
+        costs.append(TrainingCost(one.flops, once, fixed, per_sample))
     return costs
 
 

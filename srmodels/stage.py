@@ -114,9 +114,10 @@ class Stage(nn.Module, ABC):
         Args:
             x_l: LR crops `[B, 3, h, w]` in [0, 1].
             x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
-            seeds: `[B]` int64, one for each sample. The stage draws all random numbers from them,
-                so that a sample's loss depends neither on its batch nor on its rank. A stage that
-                cannot do so says it.
+            seeds: `[B]` int64, one for each sample, in main memory, since a host that reads them
+                on a GPU waits for it. The stage draws all random numbers from them, so that a
+                sample's loss depends neither on its batch nor on its rank. A stage that cannot do
+                so says it.
         """
 
     def preview(self, x_l: Tensor, x_h: Tensor) -> Tensor:

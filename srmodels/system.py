@@ -118,10 +118,10 @@ def load_system(name: str) -> System:
             f"there is no system '{name}': use one of {', '.join(system_names())}, or the dotted "
             "path of a module of your own, such as my_package.my_system."
         )
-    system = getattr(module, "SYSTEM", None)
+    system, file = getattr(module, "SYSTEM", None), getattr(module, "__file__", "built-in")
     if system is None:
         raise ValueError(
-            f"the module '{name}' ({module.__file__}) has no SYSTEM: let it define one, "
+            f"the module '{name}' ({file}) has no SYSTEM: let it define one, "
             "SYSTEM = srmodels.system.System(...)."
         )
     if not isinstance(system, System):
@@ -158,7 +158,7 @@ def _import_own(name: str) -> ModuleType:
         sys.path.append(here)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(
                 f"there is no system '{name}' ({error}): run the job in the folder that holds "
@@ -169,7 +169,7 @@ def _import_own(name: str) -> ModuleType:
         ) from None
 
 
-def _where(error: Exception, name: str) -> str:
+def _where(error: BaseException, name: str) -> str:
     """Returns an error in the import of a module as `FILE, line N: Type: message`; the place is the
     last one in the module's package."""
     message = traceback.format_exception_only(error)[-1].strip().rstrip(".")

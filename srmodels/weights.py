@@ -122,8 +122,19 @@ def is_at_hand(name: str) -> bool:
     Raises:
         ValueError: `$SRMILL_WEIGHTS` names no folder.
     """
-    local = _local(name)
-    return (local is not None and local.is_file()) or _cached(name).is_file()
+    return local_file(name) is not None or _cached(name).is_file()
+
+
+def local_file(name: str) -> Path | None:
+    """Returns the file in the folder `$SRMILL_WEIGHTS` that `pretrained` would read, if there is
+    one.
+
+    Raises:
+        ValueError: the variable names no folder.
+    """
+    folder = weights_folder()
+    path = folder / f"{name}{SOURCES[name].local}" if folder else None
+    return path if path is not None and path.is_file() else None
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
@@ -137,19 +148,14 @@ def pretrained(name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: they are in none of these places, or damaged.
     """
-    source, path = SOURCES[name], _local(name)
-    if path is None or not path.is_file():
+    source, path = SOURCES[name], local_file(name)
+    if path is None:
         path = _cached(name)
         if not path.is_file():
             _download(name, path)
     weights = _READERS[path.suffix](path)
     wanted = {n: w for n, w in weights.items() if n.startswith(source.prefix)}
     return {n: w if w.dtype == torch.float64 else w.float() for n, w in wanted.items()}
-
-
-def _local(name: str) -> Path | None:
-    folder = weights_folder()
-    return folder / f"{name}{SOURCES[name].local}" if folder else None
 
 
 def _cached(name: str) -> Path:

@@ -3,23 +3,29 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from infra.local import platform as local_platform
-from pipelines.cluster import auth_environment
+from infra.local.platform import Platform
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE, find_entries
+from tests.support import session
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
+from tests.support.session import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_unconfigure,
+    pytest_xdist_make_scheduler,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
@@ -63,15 +69,9 @@ def write_dataset(photos: Path | str, directory: Path | str, *overrides: str) ->
 
 
 @pytest.fixture(scope="session")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[local_platform.Platform]:
-    """The local platform, real Ray and MLflow servers, shared by the test session."""
-    home = tmp_path_factory.mktemp("platform")
-    os.environ |= auth_environment()
-    platform = local_platform.up(home)
-    yield platform
-    local_platform.down(home, quiet=True)
+def cluster() -> Platform:
+    """The local platform, real Ray and MLflow servers, shared by all processes of the session."""
+    return session.platform()
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from pipelines.models.bundle import load_bundle
 from pipelines.models.load import weights_sha256
 from tests.conftest import ROOT, SMALL, Runner
 
-pytestmark = pytest.mark.cluster
-
 
 def submit(platform: Platform, entrypoint: str) -> tuple[str, str]:
     """Runs a job through the job API; returns its status and log."""
@@ -119,7 +117,8 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
 
     bundle = load_bundle(home / "export" / "small")
     assert bundle.facts.edge["onnx_fp32"].parity.max_error <= 1e-4
-    assert bundle.facts.metrics.model == summary["run:small-decoder"]
+    (found,) = bundle.facts.metrics.benchmarks.values()
+    assert found.model == summary["run:small-decoder"]
     assert (bundle.path / "report.html").exists()
     assert not [p for p in bundle.path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
 
@@ -147,6 +146,7 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     assert "Starting from models:/small@champion." in done.stdout
     half = load_bundle(home / "export" / "next")
     assert half.facts.edge == {}
+    assert (bundle.facts.parent_version, half.facts.parent_version) == (None, "models:/small/1")
     assert half.facts.weights_sha256 == weights_sha256(half.network().inference_state_dict())
     sizes = [b.facts.files["model.safetensors"].bytes for b in (half, bundle)]
     assert sizes[0] < 0.75 * sizes[1]  # beside the weights there are their names

@@ -2,9 +2,14 @@
 
 import sys
 
+from pipelines import interrupts
+
+interrupts.end_quietly()
+
 from infra.local.demo import demo
-from infra.local.platform import PlatformError, down, up
+from infra.local.platform import PlatformError, down, state_file, up
 from pipelines.errors import UserError
+from pipelines.storage.paths import ROOT
 
 
 def main() -> int:
@@ -13,12 +18,15 @@ def main() -> int:
         print(f"usage: python -m infra.local {' | '.join(commands)}", file=sys.stderr)
         return 2
     try:
+        interrupts.raise_again()
         commands[sys.argv[1]]()
     except (PlatformError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: what runs keeps running; `make down` stops it.", file=sys.stderr)
+        runs = state_file(ROOT).exists()
+        told = "what runs keeps running; `make down` stops it" if runs else "nothing runs"
+        print(f"interrupted: {told}.", file=sys.stderr)
         return 130
     return 0
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.local.platform import Platform, PlatformError, up
-from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.evaluation import evaluate
+from pipelines.evaluation.results import REPORT
 from pipelines.export import export
 from pipelines.models.load import champion
+from pipelines.ray_auth import private_environment
 from pipelines.retrain import Step, chain, follow
 from pipelines.revision import git_commit
 from pipelines.storage.paths import ROOT
@@ -61,10 +62,10 @@ def steps() -> list[Step]:
 def results(parts: Sequence[Step]) -> tuple[Path, Path]:
     """Returns the report and the folder of the bundle that these steps write."""
     evaluated, exported = _config(parts, "evaluate"), _config(parts, "export")
-    measured = evaluate.output_directory(
+    measured = evaluate.output_location(
         evaluated.output, evaluate.wanted(evaluated), evaluated.benchmark
     )
-    return measured / evaluate.REPORT, export.output_directory(exported)
+    return Path(measured) / REPORT, Path(export.output_location(exported))
 
 
 def _config(parts: Sequence[Step], job: str) -> Config:
@@ -78,7 +79,7 @@ def run_job(platform: Platform, step: Step) -> None:
     Raises:
         PlatformError: the job did not succeed.
     """
-    os.environ |= auth_environment()
+    os.environ |= private_environment(platform.token_file)
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):

@@ -1,12 +1,12 @@
 """Starts and stops the local platform, and keeps its addresses in work/platform.json.
 
-Everything listens on 127.0.0.1 only. Ray's token authentication is off: every user of this machine
-can use the platform, nobody else.
+All servers listen on 127.0.0.1 only. Ray asks for the token in work/ray_token, which only its user
+can read. MLflow has no token: every user of this machine reaches it.
 """
 
 import contextlib
-import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,13 +14,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
+from filelock import FileLock
 
-from pipelines.cluster import auth_environment
+from pipelines.errors import UserError
+from pipelines.ray_auth import keep_token, private_environment, token_environment
+from pipelines.storage.files import write_json
 from pipelines.storage.paths import ROOT
+from pipelines.storage.typed import Document, read_typed, to_dict
 
 START_TIMEOUT = 120
 STOP_TIMEOUT = 20
@@ -32,37 +38,57 @@ class PlatformError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Platform:
-    """A running platform: its addresses, and the ids of the processes to stop."""
+class Platform(Document):
+    """A running platform: its home, and the addresses of its servers."""
+
+    VERSION: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "run `make down`, and then `make up`"
 
     home: str
     ray_address: str
     dashboard: str
     mlflow: str
-    pids: list[int]
 
     def describe(self) -> str:
         """Returns the addresses, and how to submit a job and to stop, in a line each."""
-        settings = " ".join(f"{name}={value}" for name, value in auth_environment().items())
+        token = token_environment(self.token_file).items()
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in token)
+        ray = shlex.quote(str(Path(sys.executable).parent / "ray"))
         return (
             f"Ray         {self.dashboard} (dashboard and job server)\n"
             f"MLflow      {self.mlflow}\n"
             f"Results     {self.home}/work\n"
-            f"Submit      {settings} ray job submit --address {self.dashboard} "
+            f"Token       export {settings}\n"
+            f"Submit      {settings} {ray} job submit --address {self.dashboard} "
             "--working-dir . -- jobs/stage1.py --help\n"
             "Stop        make down"
         )
 
+    @property
+    def token_file(self) -> Path:
+        """The file with the token that Ray asks for."""
+        return token_file(Path(self.home))
+
     def alive(self) -> bool:
-        """Returns True if both servers answer. On a busy machine they may need up to
-        `ANSWER_TIMEOUT` seconds; a process that is gone is not waited for."""
+        """Returns True if both servers answer, Ray to the token. On a busy machine they may need up
+        to `ANSWER_TIMEOUT` seconds; a server or a token that is gone is not waited for."""
         deadline = time.monotonic() + ANSWER_TIMEOUT
-        while True:
-            if _answers(f"{self.dashboard}/api/version") and _answers(f"{self.mlflow}/health"):
+        while self.token_file.exists():
+            if self.ray_answers() and self.mlflow_answers():
                 return True
-            if time.monotonic() > deadline or not all(_server(pid) for pid in self.pids):
+            if time.monotonic() > deadline or len(_servers(Path(self.home))) < 2:
                 return False
             time.sleep(1)
+        return False
+
+    def ray_answers(self) -> bool:
+        """Returns True if the dashboard answers to the token."""
+        token = self.token_file.read_text()
+        return _answers(f"{self.dashboard}/api/version", {"Authorization": f"Bearer {token}"})
+
+    def mlflow_answers(self) -> bool:
+        """Returns True if MLflow answers."""
+        return _answers(f"{self.mlflow}/health")
 
 
 def state_file(home: Path) -> Path:
@@ -70,10 +96,19 @@ def state_file(home: Path) -> Path:
     return home / "work" / "platform.json"
 
 
+def token_file(home: Path) -> Path:
+    """Returns the path of the file with the token that Ray asks for."""
+    return home / "work" / "ray_token"
+
+
 def load(home: Path = ROOT) -> Platform | None:
-    """Returns the platform that was started last; None if it was stopped since."""
+    """Returns the platform that was started last; None if it was stopped since.
+
+    Raises:
+        UserError: the file that describes it is damaged, or of another version.
+    """
     path = state_file(home)
-    return Platform(**json.loads(path.read_text())) if path.exists() else None
+    return read_typed(Platform, path.read_bytes(), str(path)) if path.exists() else None
 
 
 def up(home: Path = ROOT) -> Platform:
@@ -82,81 +117,129 @@ def up(home: Path = ROOT) -> Platform:
     Raises:
         PlatformError: a server did not come up; the message names its log.
     """
-    running = load(home)
-    if running is not None:
-        if running.alive():
+    state_file(home).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(state_file(home).with_suffix(".lock")):
+        running = _running(home)
+        if running is not None:
             return running
-        print("The platform does not answer any more: starting it anew.", flush=True)
-        down(home)
+        try:
+            return _start_all(home)
+        except BaseException:
+            down(home, quiet=True)
+            raise
+
+
+def _running(home: Path) -> Platform | None:
+    """Returns the platform that runs. Stops what is left of one that does not answer."""
+    told = ""
+    try:
+        platform = load(home)
+        if platform is not None and platform.alive():
+            return platform
+        if platform is not None:
+            told = "The platform does not answer any more: starting it anew."
+    except UserError as error:
+        told = f"Starting the platform anew, since {error}"
+    if told:
+        print(told, flush=True)
+    down(home, quiet=True)
+    return None
+
+
+def _start_all(home: Path) -> Platform:
+    """Starts the servers and waits until they answer; raises as `up`."""
     logs = home / "work" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (home / "work" / "mlflow").mkdir(exist_ok=True)
+    keep_token(token_file(home))
     # The next free port replaces an occupied one. 10002 to 19999 are for Ray's workers. From 32768
     # on, any connection may take a port before Ray does.
     ports = free_ports({"Ray": 6379, "dashboard": 8265, "client": 20001, "MLflow": 5000})
-    others = free_ports({"agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001})
-    mlflow = f"http://127.0.0.1:{ports['MLflow']}"
+    ports |= free_ports({"agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001})
+    platform = Platform(
+        home=str(home),
+        ray_address=f"127.0.0.1:{ports['Ray']}",
+        dashboard=f"http://127.0.0.1:{ports['dashboard']}",
+        mlflow=f"http://127.0.0.1:{ports['MLflow']}",
+    )
+    environment = _environment(platform)
+    print("Starting Ray and MLflow …", flush=True)
+    ray = _start(_ray_command(ports), environment, logs / "ray.log")
+    mlflow = _start(_mlflow_command(ports, home), environment, logs / "mlflow.log")
+    write_json(state_file(home), to_dict(platform))
+    _wait("Ray", platform.ray_answers, ray, logs / "ray.log")
+    _wait("MLflow", platform.mlflow_answers, mlflow, logs / "mlflow.log")
+    return platform
+
+
+def _environment(platform: Platform) -> dict[str, str]:
+    """Returns the environment of the servers, which Ray hands on to the jobs."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-        **auth_environment(),
-        "SRMILL_HOME": str(home),
-        "MLFLOW_TRACKING_URI": mlflow,
+        **private_environment(platform.token_file),
+        "SRMILL_HOME": platform.home,
+        "MLFLOW_TRACKING_URI": platform.mlflow,
         # The server would start idle processes for evaluations of language models.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
     }
     environment.pop("RAY_ADDRESS", None)
-    ray_command = [
+    return environment
+
+
+def _ray_command(ports: Mapping[str, int]) -> list[str]:
+    return [
         "ray", "start", "--head", "--block", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--port={ports['Ray']}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
         f"--ray-client-server-port={ports['client']}",
-        f"--dashboard-agent-listen-port={others['agent']}",
-        f"--dashboard-agent-grpc-port={others['agent grpc']}",
-        f"--metrics-export-port={others['metrics']}",
-        f"--runtime-env-agent-port={others['runtime']}",
+        f"--dashboard-agent-listen-port={ports['agent']}",
+        f"--dashboard-agent-grpc-port={ports['agent grpc']}",
+        f"--metrics-export-port={ports['metrics']}",
+        f"--runtime-env-agent-port={ports['runtime']}",
     ]  # fmt: skip
-    mlflow_command = [
+
+
+def _mlflow_command(ports: Mapping[str, int], home: Path) -> list[str]:
+    return [
         "mlflow", "server", "--host=127.0.0.1", f"--port={ports['MLflow']}", "--workers=1",
         f"--backend-store-uri=sqlite:///{home}/work/mlflow/mlflow.db",
         # Clients write artifacts to disk themselves, so they stay readable without the server.
         f"--default-artifact-root={(home / 'work' / 'mlflow' / 'artifacts').as_uri()}",
         "--no-serve-artifacts",
     ]  # fmt: skip
-    print("Starting Ray and MLflow …", flush=True)
-    servers = {
-        "Ray": _start(ray_command, environment, logs / "ray.log"),
-        "MLflow": _start(mlflow_command, environment, logs / "mlflow.log"),
-    }
-    platform = Platform(
-        home=str(home),
-        ray_address=f"127.0.0.1:{ports['Ray']}",
-        dashboard=f"http://127.0.0.1:{ports['dashboard']}",
-        mlflow=mlflow,
-        pids=[server.pid for server in servers.values()],
-    )
-    state_file(home).write_text(json.dumps(asdict(platform), indent=2) + "\n")
-    try:
-        _wait("Ray", f"{platform.dashboard}/api/version", servers["Ray"], logs / "ray.log")
-        _wait("MLflow", f"{platform.mlflow}/health", servers["MLflow"], logs / "mlflow.log")
-    except BaseException:
-        down(home, quiet=True)
-        raise
-    return platform
 
 
 def down(home: Path = ROOT, quiet: bool = False) -> None:
     """Stops what `up` started and nothing else. Results stay."""
-    platform = load(home)
-    if platform is None:
+    # The processes themselves say whose they are: the file may be lost or damaged.
+    servers = _servers(home)
+    noted = state_file(home).exists()
+    if not servers and not noted:
         if not quiet:
             print("Nothing to stop: the local platform is not running.")
         return
+    _stop(servers)
+    with contextlib.suppress(UserError):
+        _forget(load(home))
+    state_file(home).unlink(missing_ok=True)
+    if not quiet:
+        print(f"Stopped the local platform; results stay in {home}/work.")
+
+
+def _forget(platform: Platform | None) -> None:
+    """Removes Ray's note that this platform runs. Another cluster may get its port."""
+    from ray._common.utils import reset_ray_address
+    from ray._private.utils import read_ray_address
+
+    if platform is not None and read_ray_address() == platform.ray_address:
+        reset_ray_address()
+
+
+def _stop(servers: Sequence[psutil.Process]) -> None:
+    """Stops servers and the processes that they have started."""
     processes: dict[int, psutil.Process] = {}
-    for pid in platform.pids:
-        server = _server(pid)
-        if server is None:
-            continue
+    for server in servers:
         with contextlib.suppress(psutil.NoSuchProcess):
             processes |= {p.pid: p for p in (server, *server.children(recursive=True))}
             server.send_signal(signal.SIGTERM)
@@ -165,9 +248,6 @@ def down(home: Path = ROOT, quiet: bool = False) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=5)
-    state_file(home).unlink(missing_ok=True)
-    if not quiet:
-        print(f"Stopped the local platform; results stay in {home}/work.")
 
 
 def free_ports(wanted: dict[str, int]) -> dict[str, int]:
@@ -202,15 +282,16 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _server(pid: int) -> psutil.Process | None:
-    """Returns the server that was started with this id; None if it is gone. The id may belong to
-    another process by then."""
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        process = psutil.Process(pid)
-        names = {Path(part).name for part in process.cmdline()}
-        if {"ray", "mlflow"} & names and process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    return None
+def _servers(home: Path) -> list[psutil.Process]:
+    """Returns the servers that `up` started for a home and that still run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            words = {Path(part).name for part in process.cmdline()}
+            is_server = {"ray", "start"} <= words or {"mlflow", "server"} <= words
+            if is_server and process.environ().get("SRMILL_HOME") == str(home):
+                found.append(process)
+    return found
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
@@ -227,18 +308,21 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> "subpr
         )
 
 
-def _wait(name: str, url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait(
+    name: str, answers: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path
+) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while not _answers(url):
+    while not answers():
         if server.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise PlatformError(f"{name} did not start; the end of {log}:\n{tail}")
         time.sleep(0.5)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
+    request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
-        with urllib.request.urlopen(url, timeout=3) as response:
+        with urllib.request.urlopen(request, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False

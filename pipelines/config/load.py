@@ -1,4 +1,6 @@
-"""Makes one checked configuration of the command line and a recipe. No other module uses OmegaConf.
+"""Makes one checked configuration of the command line and a recipe.
+
+No module outside this room uses OmegaConf.
 
 `key=value` replaces the recipe's value, and the recipe's value replaces the schema's default. A
 stage's `train` takes the last value that is set, in this order: schema, the recipe's `train`, the
@@ -7,70 +9,86 @@ recipe's `stages.<name>.train`, `train.*` on the command line, `stages.<name>.tr
 """
 
 import dataclasses
-import difflib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines.config.refusals import check
+from pipelines.config.arguments import read_arguments
+from pipelines.config.refusals import LONGEST_NAME, check, is_name
 from pipelines.config.schema import Config, DegradationConfig, StageConfig, TrainConfig
-from pipelines.errors import UserError, listing
+from pipelines.config.unknown_keys import is_open, refuse_unknown_keys
+from pipelines.config.wording import UNREADABLE, expected, plain_errors, shown, yaml_reason
+from pipelines.errors import UserError, listing, redacted
 from pipelines.storage.digests import digest
 from srmodels.degradation import PRESETS
 from srmodels.system import System, load_system, system_names
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
+# Values of the environment are secrets, or differ from machine to machine; a configuration is kept
+# in checkpoints and bundles. Without the resolver, every way to name it fails.
+OmegaConf.clear_resolver("oc.env")
+
 
 def load_config(overrides: Sequence[str]) -> Config:
     """Returns the checked configuration for `key=value` arguments.
 
     Raises:
-        UserError: a key is unknown (the message names the nearest valid one), a value has a wrong
-            type, the recipe is unknown, or a combination cannot work.
+        UserError: a key is unknown (the message names the key that was probably meant), a value has
+            a wrong type, the recipe is unknown, or a combination cannot work.
     """
-    cli = _parse(overrides)
-    recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
-    recipe = _read_recipe(recipe_path)
-    preset = _preset(recipe, cli)
-    schema, system = _schema(recipe, recipe_path, preset)
-    for stage in _sub(cli, "stages"):
-        if "kind" in _sub(cli, "stages", stage):
-            raise UserError(f"stages.{stage}.kind can only be set in a recipe: write one.")
-    try:
-        _refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
-        _refuse_unknown_keys(cli, schema, "on the command line")
-        merged = OmegaConf.merge(schema, recipe, cli)
-        for name in merged.stages:
-            merged.stages[name].train = OmegaConf.merge(
-                OmegaConf.structured(TrainConfig),
-                recipe.get("train", {}),
-                _sub(recipe, "stages", name, "train"),
-                cli.get("train", {}),
-                _sub(cli, "stages", name, "train"),
-            )
-            merged.stages[name].networks = OmegaConf.merge(
-                OmegaConf.structured(system.config),
-                recipe.get("networks", {}),
-                _sub(recipe, "stages", name, "networks"),
-                cli.get("networks", {}),
-                _sub(cli, "stages", name, "networks"),
-            )
-        config = OmegaConf.to_object(merged)
-    except UserError:
-        raise
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    assert isinstance(config, Config)
+    cli = read_arguments(overrides)
+    with plain_errors():
+        recipe_path = find_recipe(str(cli.get("recipe", Config.recipe)))
+        recipe = _read_recipe(recipe_path)
+        preset = _preset(recipe, cli)
+        schema, system = _schema(recipe, recipe_path, preset)
+        refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
+        refuse_unknown_keys(cli, schema, "on the command line")
+        _refuse_what_recipes_set(cli)
+        config = _checked_types(_merged(schema, system, recipe, cli))
     config.recipe = str(recipe_path) if recipe_path.parent != RECIPES else recipe_path.stem
     _fill_defaults(config, recipe_path.stem)
     check(config, system)
+    return config
+
+
+def _merged(schema: DictConfig, system: System, recipe: DictConfig, cli: DictConfig) -> DictConfig:
+    """Returns all values; a stage's `train` and `networks` in the order that the module names."""
+    merged = OmegaConf.merge(schema, recipe, cli)
+    assert isinstance(merged, DictConfig)
+    for name in merged.stages:
+        for section, declared in (("train", TrainConfig), ("networks", system.config)):
+            merged.stages[name][section] = OmegaConf.merge(
+                OmegaConf.structured(declared),
+                recipe.get(section, {}),
+                _sub(recipe, "stages", name, section),
+                cli.get(section, {}),
+                _sub(cli, "stages", name, section),
+            )
+    return merged
+
+
+def _checked_types(merged: DictConfig) -> Config:
+    """Returns the values as an instance of the schema.
+
+    Raises:
+        UserError: a list holds what its type does not allow, or a dataclass of a system, stage or
+            degradation refuses its values.
+    """
+    _refuse_nested_lists(merged)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    assert isinstance(config, Config)
     return config
 
 
@@ -86,17 +104,29 @@ def find_recipe(recipe: str) -> Path:
         UserError: there is no such file; the message lists the shipped recipes.
     """
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes any text
         raise UserError(
-            f"there is no recipe '{recipe}': use {listing(recipe_names())}, "
+            f"there is no recipe {shown(recipe)}: use {listing(recipe_names())}, "
             "or the path of a .yaml file."
         )
     return path
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Returns a configuration as JSON values, to print, to log and to send to workers."""
-    return dataclasses.asdict(config)
+    """Returns a configuration as JSON values, to print, to log and to keep in documents.
+
+    No address in it holds a password any more.
+    """
+    values: dict[str, Any] = _without_passwords(dataclasses.asdict(config))
+    return values
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_passwords(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_passwords, value))
+    return redacted(value) if isinstance(value, str) else value
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -141,19 +171,6 @@ def documented_keys(cls: type = Config, prefix: str = "") -> Iterator[tuple[str,
             yield name, default, item.metadata["help"]
 
 
-def _parse(overrides: Sequence[str]) -> DictConfig:
-    for argument in overrides:
-        name, separator, _ = argument.partition("=")
-        if not separator or not name or name.startswith("-"):
-            raise UserError(
-                f"cannot read '{argument}': arguments are key=value, --dry-run or --help."
-            )
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the arguments: {str(error).splitlines()[0]}") from None
-
-
 def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
     """Returns a recipe, merged over the recipe that its `base` names.
 
@@ -178,8 +195,8 @@ def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
 def _read_yaml(path: Path) -> DictConfig:
     try:
         recipe = OmegaConf.load(path)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"recipe {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except UNREADABLE as error:
+        raise UserError(f"recipe {path} cannot be read ({yaml_reason(error)}).") from None
     if not isinstance(recipe, DictConfig):
         raise UserError(f"recipe {path} is not a mapping of keys to values.")
     return recipe
@@ -208,7 +225,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     """
     name = recipe.get("system")
     try:
-        if not name:
+        if not name or not isinstance(name, str):
             raise ValueError(
                 f"it needs 'system:', one of {listing(system_names())}, or your own module."
             )
@@ -220,15 +237,43 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
     schema.init = OmegaConf.structured(system.initial)
     if preset in PRESETS:  # the check of the preset reports an unknown one
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
-    stages = {}
-    for stage_name, stage in (recipe.get("stages") or {}).items():
-        kind = (stage or {}).get("kind") or stage_name
+    schema.stages = _stages(recipe.get("stages"), path, system)
+    OmegaConf.set_struct(schema, True)
+    _open_mappings(schema)
+    return schema, system
+
+
+def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
+    """Returns the schema of each stage of a recipe, by name.
+
+    Args:
+        recipe: the recipe's `stages`.
+    """
+    if recipe is not None and not isinstance(recipe, dict | DictConfig):
+        raise UserError(
+            f"recipe {path.name}: stages is {shown(recipe)}, but must be a mapping: write each "
+            "stage as NAME: {kind: …, train: {…}}."
+        )
+    stages: dict[str, DictConfig] = {}
+    items: Any = (recipe or {}).items()
+    for name, stage in items:
+        if not is_name(name) or "." in name:
+            raise UserError(
+                f"recipe {path.name}: {shown(name)} cannot be a stage's name: use letters, digits, "
+                "'-' and '_'."
+            )
+        if stage is not None and not isinstance(stage, dict | DictConfig):
+            raise UserError(
+                f"recipe {path.name}: stage '{name}' is {shown(stage)}, but must be a mapping, "
+                "such as {train: {steps: 100}}."
+            )
+        kind = (stage or {}).get("kind") or name
         if kind not in system.stage_kinds():
             raise UserError(
-                f"recipe {path.name}: stage '{stage_name}' is of unknown kind '{kind}': "
-                f"{name} has {listing(system.stage_kinds())}."
+                f"recipe {path.name}: stage '{name}' is of unknown kind {shown(kind)}: "
+                f"{system.name} has {listing(system.stage_kinds())}."
             )
-        stages[stage_name] = OmegaConf.structured(
+        stages[name] = OmegaConf.structured(
             StageConfig(
                 kind=kind,
                 options=OmegaConf.structured(system.stage(kind).Options),
@@ -236,10 +281,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
                 train=OmegaConf.structured(TrainConfig),
             )
         )
-    schema.stages = stages
-    OmegaConf.set_struct(schema, True)
-    _open_mappings(schema)
-    return schema, system
+    return stages
 
 
 def _open_mappings(node: DictConfig) -> None:
@@ -247,61 +289,34 @@ def _open_mappings(node: DictConfig) -> None:
     for name in node:
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none():
-            if _is_open(child):
+            if is_open(child):
                 OmegaConf.set_struct(child, False)
             else:
                 _open_mappings(child)
 
 
-def _is_open(node: DictConfig) -> bool:
-    """Returns True where the schema says what the values of a mapping are, and not its keys."""
-    return get_origin(node._metadata.ref_type) is dict
+def _refuse_what_recipes_set(cli: DictConfig) -> None:
+    """Refuses the keys on the command line that decide which other keys there are."""
+    for name in ("system", *(f"stages.{stage}.kind" for stage in _sub(cli, "stages"))):
+        if OmegaConf.select(cli, name) is not None:
+            raise UserError(f"{name} can only be set in a recipe: write one.")
 
 
-def _refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> None:
-    valid = list(_leaves(schema))
-    for name in _leaves(user):
-        node: Any = schema
-        for position, part in enumerate(name.split(".")):
-            if not isinstance(node, DictConfig):
-                raise UserError(
-                    f"unknown key '{name}' {where}: "
-                    f"'{'.'.join(name.split('.')[:position])}' has no keys of its own."
-                )
-            if _is_open(node):
-                if not dataclasses.is_dataclass(node._metadata.element_type):
-                    break
-                node = OmegaConf.structured(node._metadata.element_type)
-                continue
-            if part not in node:
-                raise UserError(f"unknown key '{name}' {where}{_nearest(name, valid)}")
-            node = node._get_node(part)
-            if isinstance(node, DictConfig) and node._is_none():
-                break
-        else:
-            given = OmegaConf.select(user, name)
-            if isinstance(node, DictConfig) and len(node) and not isinstance(given, DictConfig):
-                raise UserError(
-                    f"'{name}' {where} is a group of keys: set one of them, for example "
-                    f"'{name}.{next(iter(node))!s}'."
-                )
-
-
-def _nearest(name: str, valid: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    if not close:
-        last = [v for v in valid if v.rpartition(".")[2] == name.rpartition(".")[2]]
-        close = last[:1]
-    return f": did you mean '{close[0]}'?" if close else ": see --help for the valid ones."
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    for name in node:
+def _refuse_nested_lists(node: Any) -> None:
+    """Refuses containers in lists of numbers or names, which OmegaConf lets through."""
+    if node._is_none() or node._is_interpolation():
+        return
+    names = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
         child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_none() and len(child):
-            yield from _leaves(child, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+        if not isinstance(child, DictConfig | ListConfig):
+            continue
+        if isinstance(node, ListConfig) and node._metadata.element_type in (int, float, str, bool):
+            raise UserError(
+                f"{node._get_full_key(name)} is {shown(OmegaConf.to_container(child))}, but must "
+                f"be {expected(node._metadata.element_type)}."
+            )
+        _refuse_nested_lists(child)
 
 
 def _sub(config: Any, *names: str) -> Any:
@@ -315,7 +330,8 @@ def _fill_defaults(config: Config, recipe: str) -> None:
     config.mlflow.experiment = config.mlflow.experiment or recipe
     config.mlflow.model = config.mlflow.model or recipe
     for name in (config.run.name, config.mlflow.model):
-        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        if not is_name(name):
             raise UserError(
-                f"'{name}' cannot be a run or model name: use letters, digits, '-', '_' and '.'."
+                f"{shown(name)} cannot be a run or model name: use letters, digits, '-', '_' and "
+                f"'.', at most {LONGEST_NAME} of them."
             )

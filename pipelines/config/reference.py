@@ -37,7 +37,7 @@ class ModelReference:
 
     Attributes:
         name: the name of the registered model, run, shipped model, peer or interpolation; the path
-            of a bundle, ONNX file or spandrel checkpoint.
+            of a bundle, ONNX file or spandrel checkpoint; the `s3://` prefix of a bundle.
         alias: the alias of a registered model, if the reference has no version.
         version: the version of a registered model, if the reference has no alias.
     """
@@ -52,7 +52,8 @@ class ModelReference:
         """Reads `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `run:NAME`, `onnx:FILE`,
         `spandrel:FILE`, or the name of a peer, an interpolation or a shipped model.
 
-        Any other text is a bundle's directory, whose path becomes absolute. `parse` opens nothing.
+        Any other text is a bundle's directory, whose path becomes absolute, or its `s3://` prefix.
+        `parse` opens nothing.
 
         Raises:
             UserError: `models:/…` has another form, or the path cannot be resolved.
@@ -62,12 +63,16 @@ class ModelReference:
         kind, colon, name = text.partition(":")
         if colon and kind in (Kind.RUN, Kind.ONNX, Kind.SPANDREL):
             return cls(Kind(kind), name)
-        if text in INTERPOLATIONS:
-            return cls(Kind.INTERPOLATION, text)
-        if text in PEERS:
-            return cls(Kind.PEER, text)
-        if text in shipped_models():
-            return cls(Kind.SHIPPED, text)
+        if text.startswith("s3://"):
+            return cls(Kind.BUNDLE, text.rstrip("/"))
+        known = {
+            Kind.INTERPOLATION: INTERPOLATIONS,
+            Kind.PEER: PEERS,
+            Kind.SHIPPED: shipped_models(),
+        }
+        for known_kind, names in known.items():
+            if text in names:
+                return cls(known_kind, text)
         path = resolve(text)
         return cls(Kind.BUNDLE, str(path) if path.is_dir() else text)
 

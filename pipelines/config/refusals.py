@@ -1,13 +1,16 @@
 """Refuses configurations whose types are right, but whose values cannot work."""
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 
+from pipelines.config.keys import Place
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, first_line, listing
+from pipelines.storage.paths import check_path
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
@@ -16,9 +19,17 @@ from srmodels.system import System
 
 #: Endings of the runs that keep the weights from outside that a stage starts from, or learns from.
 KEPT_START, KEPT_TEACHER = KEPT = "-init", "-teacher"
+#: The largest number of characters in a name that becomes a folder's.
+LONGEST_NAME = 100
+#: Whole numbers end here, in files and in the libraries that count with them.
+LARGEST = 2**63 - 1
+#: The largest number among the settings of networks, stages and degradations.
+LARGEST_SIZE = 2**20
 #: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
+#: The sections that describe networks, stages and degradations.
+_SIZES = {"networks", "options"}
 _SECTIONS = tuple(
     item.type
     for item in dataclasses.fields(Config)
@@ -32,6 +43,7 @@ def check(config: Config, system: System) -> None:
     Raises:
         UserError: a value cannot work; the message names its key and says how to set it.
     """
+    _check_leaves(dataclasses.asdict(config))
     _check_values(config)
     for name, stage in config.stages.items():
         _check_values(stage.train, f"stages.{name}.train.")
@@ -39,8 +51,8 @@ def check(config: Config, system: System) -> None:
     lr_multiple = _on_meta(system, config.networks).size_multiple
     _check_shard(config.shard, config.networks.scale * lr_multiple)
     _check_export(config.export, lr_multiple)
-    if any(size < 1 for size in config.evaluate.latency_sizes):
-        raise UserError("evaluate.latency_sizes must be at least 1 px each.")
+    if not all(1 <= size <= MAX_TILE for size in config.evaluate.latency_sizes):
+        raise UserError(f"evaluate.latency_sizes must be 1 to {MAX_TILE} px each.")
     for name in config.stages:
         _check_stage(config, name, system)
 
@@ -73,8 +85,8 @@ def _check_stage(config: Config, name: str, system: System) -> None:
     try:
         with torch.device("meta"):
             turns = kind(network, stage.options).turns()
-    except ValueError as error:
-        raise UserError(f"stages.{name}.options: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"stages.{name}.options: {first_line(error)}") from None
     _check_teacher(config, name, takes_one=kind.takes_teacher)
     if len(turns) > 1 and train.zero_stage == 3:
         raise UserError(
@@ -108,8 +120,72 @@ def _check_values(values: Any, prefix: str = "") -> None:
             raise UserError(f"{name} must be at least {minimum}, not {value}.")
         if above is not None and not value > above:
             raise UserError(f"{name} must be greater than {above}, not {value}.")
+        maximum, place = item.metadata.get("maximum"), item.metadata.get("place")
+        if maximum is not None and not value <= maximum:
+            raise UserError(f"{name} must be at most {maximum}, not {value}.")
         if choices is not None and value not in choices:
             raise UserError(f"{name} is {value!r}: use one of {listing(choices)}.")
+        if place is not None:
+            _check_place(name, value, place)
+
+
+def _check_place(name: str, value: str, place: Place) -> None:
+    """Checks an address by its form alone. The message leaves the address out, which may hold a
+    password."""
+    is_bucket = bool(value.removeprefix("s3://").partition("/")[0])
+    if "://" not in value:
+        try:
+            check_path(value)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    elif place is Place.LOCAL:
+        raise UserError(f"{name} must be a local folder, not an address of {_scheme(value)}.")
+    elif not value.startswith("s3://"):
+        raise UserError(
+            f"{name} must be a path or s3://bucket/prefix, not an address of {_scheme(value)}."
+        )
+    elif not is_bucket:
+        raise UserError(f"{name} names no bucket: write s3://bucket/prefix.")
+
+
+def _scheme(address: str) -> str:
+    return repr(f"{address.partition('://')[0]}://")
+
+
+def _check_leaves(value: Any, name: str = "") -> None:
+    """Refuses values that no file or library can hold, wherever they stand, and names them."""
+    if isinstance(value, dict):
+        for part, child in value.items():
+            _check_leaves(child, f"{name}.{part}" if name else str(part))
+    elif isinstance(value, list | tuple):
+        for number, child in enumerate(value):
+            _check_leaves(child, f"{name}[{number}]")
+    elif isinstance(value, str):
+        _check_text(name, value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, not {value}.")
+    elif isinstance(value, int):
+        largest = LARGEST_SIZE if set(name.split(".")) & _SIZES else LARGEST
+        if abs(value) > largest:
+            raise UserError(f"{name} is too large: numbers there end at {largest}.")
+    elif value is not None and not isinstance(value, float):
+        raise UserError(f"{name} is of type {type(value).__name__}: use text or a number.")
+
+
+def _check_text(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name} is {value!r}, which is no Unicode text: correct it.") from None
+    if "\0" in value:
+        raise UserError(f"{name} is {value!r}: remove the character \\0, which no file has.")
+
+
+def is_name(text: object) -> bool:
+    """Returns True for text of letters, digits, '-', '_' and '.' that can be a folder's name."""
+    if not isinstance(text, str) or len(text) > LONGEST_NAME:
+        return False
+    return text.replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
 def _check_stages(config: Config) -> None:
@@ -139,8 +215,8 @@ def _on_meta(system: System, networks: Any) -> SRNetwork:
     try:
         with torch.device("meta"):
             return system.build(networks)
-    except ValueError as error:
-        raise UserError(f"the networks cannot be built: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the networks cannot be built: {first_line(error)}") from None
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:

@@ -1,42 +1,18 @@
 """Declares every key that a job or a recipe can set, with its default and its meaning."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from pipelines.config.keys import MAX_BATCH, MAX_PROCESSES, MAX_SIDE, MAX_STEPS, Place
+
+from pipelines.config.keys import key, section  # isort: skip
 from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
 from srmodels.edge.target import TARGETS
 from srmodels.metrics.suite import METRICS, SET_METRICS
 from srmodels.optimizers import MOMENTUM, OPTIMIZERS
-
-
-def key(
-    default: Any,
-    help: str,
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-    choices: tuple[Any, ...] | None = None,
-) -> Any:
-    """Declares a configuration key.
-
-    Args:
-        help: the line that `--help` prints.
-        minimum: the smallest value that is allowed.
-        above: a bound that the value must exceed.
-        choices: the only values that are allowed.
-    """
-    metadata = {"help": help, "minimum": minimum, "above": above, "choices": choices}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def section(cls: type) -> Any:
-    """Declares a section: a key whose value is a dataclass of keys."""
-    return field(default_factory=cls)
 
 
 @dataclass
@@ -47,10 +23,14 @@ class RunConfig:
         None, "fixed name of the run; the same name resumes it (default: the recipe's name)"
     )
     storage: str = key(
-        "work/runs", "directory or s3:// prefix that holds the checkpoints of all runs"
+        "work/runs",
+        "directory or s3:// prefix that holds the checkpoints of all runs",
+        place=Place.ANY,
     )
     scratch: str = key(
-        "work/scratch", "node-local folder for checkpoints on their way to and from s3://"
+        "work/scratch",
+        "node-local folder for checkpoints on their way to and from s3://",
+        place=Place.LOCAL,
     )
 
 
@@ -72,6 +52,9 @@ class ShardConfig:
     effort: int = key(1, "lossless WebP effort: 0 (fast) to 6 (small)", choices=tuple(range(7)))
     max_megapixels: float = key(150.0, "larger photos count as failures", above=0)
     max_file_mib: int = key(256, "larger photo files count as failures, MiB", minimum=1)
+    max_unpacked_gib: float = key(
+        100.0, "compressed tars (.tgz, .tar.xz) that unpack to more are refused, GiB", above=0
+    )
     max_failures: float = key(
         0.05, "share of photo files that may be broken before the job stops", minimum=0
     )
@@ -83,10 +66,15 @@ class StreamConfig:
 
     window: int = key(4, "shards that are shuffled together, per lane", minimum=1)
     lanes: int = key(4, "parts of an epoch that are read in turn", minimum=1)
-    cache: str = key("work/cache", "node-local folder that keeps shards from s3://")
+    cache: str = key(
+        "work/cache", "node-local folder that keeps shards from s3://", place=Place.LOCAL
+    )
     cache_mib: int = key(20480, "largest size of that folder, MiB", minimum=1)
     retry_seconds: float = key(
-        600.0, "seconds without progress from object storage before a job gives up", above=0
+        600.0,
+        "seconds without progress from object storage before a job gives up (10 at most for a "
+        "server that has not answered yet)",
+        above=0,
     )
     timeout_seconds: float = key(60.0, "longest wait for one answer of it, seconds", above=0)
 
@@ -103,7 +91,7 @@ class DegradationConfig:
     preset: str = key(
         "bicubic", f"how LR is made from HR: {listing(PRESETS)}", choices=tuple(PRESETS)
     )
-    options: Any = key(None, "the preset's parameters (--dry-run prints them)")
+    options: Any = key(None, "the preset's parameters (--dry-run=full prints them)")
 
 
 SCHEDULES = ("cosine", "constant", "step")
@@ -114,33 +102,39 @@ SCHEDULE_HELP = "learning rate after warm-up: cosine (to zero), constant, or ste
 class GroupConfig:
     """The settings of one parameter group; None takes the value of the stage's `train`."""
 
-    learning_rate: float | None = key(None, "peak learning rate", above=0)
+    learning_rate: float | None = key(None, "peak learning rate", above=0, maximum=1e6)
     weight_decay: float | None = key(None, "weight decay", minimum=0)
-    warmup_steps: int | None = key(None, "steps of linear warm-up", minimum=0)
+    warmup_steps: int | None = key(None, "steps of linear warm-up", minimum=0, maximum=MAX_STEPS)
     schedule: str | None = key(None, SCHEDULE_HELP, choices=SCHEDULES)
-    start_step: int = key(0, "first step that trains it; its rate is zero before", minimum=0)
+    start_step: int = key(
+        0, "first step that trains it; its rate is zero before", minimum=0, maximum=MAX_STEPS
+    )
 
 
 @dataclass
 class TrainConfig:
     """The keys `train.*`: how a stage is trained."""
 
-    steps: int = key(1000, "optimizer steps of the stage", minimum=1)
-    batch_size: int = key(8, "samples per step over all workers", minimum=1)
+    steps: int = key(1000, "optimizer steps of the stage", minimum=1, maximum=MAX_STEPS)
+    batch_size: int = key(8, "samples per step over all workers", minimum=1, maximum=MAX_BATCH)
     micro_batch_size: int | None = key(
         None,
         "samples of a worker per forward and backward; the gradients of a larger share are "
         "accumulated (default: all of the share)",
         minimum=1,
+        maximum=MAX_BATCH,
     )
     workers: Any = key(
         1,
         "Ray Train workers, or [min, max] of them; 0 trains in the job's own process, without a "
         "cluster",
     )
-    threads_per_worker: int = key(1, "CPU cores of a worker", minimum=1)
+    threads_per_worker: int = key(1, "CPU cores of a worker", minimum=1, maximum=MAX_PROCESSES)
     loader_processes: int = key(
-        0, "processes of each worker that prepare samples ahead; 0: a thread does", minimum=0
+        0,
+        "processes of each worker that prepare samples ahead; 0: a thread does",
+        minimum=0,
+        maximum=MAX_PROCESSES,
     )
     accept_changed_data: bool = key(
         False, "lets a run resume with another dataset than it began with"
@@ -162,19 +156,19 @@ class TrainConfig:
     precision: str = key(
         "fp32", "fp32, or bf16: autocast with fp32 weights", choices=("fp32", "bf16")
     )
-    crop: int = key(128, "side of an HR training crop in pixels", minimum=1)
+    crop: int = key(128, "side of an HR training crop in pixels", minimum=1, maximum=MAX_SIDE)
     optimizer: str = key(
         "adamw",
         f"{listing(OPTIMIZERS)} (sgd has a momentum of {MOMENTUM})",
         choices=tuple(OPTIMIZERS),
     )
-    learning_rate: float = key(1e-3, "peak learning rate", above=0)
+    learning_rate: float = key(1e-3, "peak learning rate", above=0, maximum=1e6)
     weight_decay: float = key(
         0.0,
         "weight decay: decoupled (adamw, lion), or added to the gradient (adam, sgd)",
         minimum=0,
     )
-    warmup_steps: int = key(20, "steps of linear warm-up", minimum=0)
+    warmup_steps: int = key(20, "steps of linear warm-up", minimum=0, maximum=MAX_STEPS)
     schedule: str = key("cosine", SCHEDULE_HELP, choices=SCHEDULES)
     decay_steps: list[int] = key([], "schedule=step: the steps at which the learning rate drops")
     decay_factor: float = key(
@@ -189,7 +183,11 @@ class TrainConfig:
     ema_half_life: float = key(20.0, "half-life of the averaged weights, in steps", above=0)
     checkpoint_every: int = key(100, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = key(2, "newest checkpoints that are kept", minimum=1)
-    keep_best: int = key(0, "best checkpoints that are kept, by validation PSNR", minimum=0)
+    keep_best: int = key(
+        0,
+        "best checkpoints that are kept, by validation PSNR; each validation writes one then",
+        minimum=0,
+    )
     keep_every: int = key(
         0, "checkpoints at multiples of this number of steps are kept for ever; 0: none", minimum=0
     )
@@ -199,8 +197,12 @@ class TrainConfig:
         "steps between validations during training, with the averaged weights; 0: none",
         minimum=0,
     )
-    validate_images: int = key(8, "validation images that are measured", minimum=1)
-    validate_crop: int = key(256, "largest side of their centre crops, HR pixels", minimum=1)
+    validate_images: int = key(
+        8, "validation images that are measured", minimum=1, maximum=MAX_STEPS
+    )
+    validate_crop: int = key(
+        256, "largest side of their centre crops, HR pixels", minimum=1, maximum=MAX_SIDE
+    )
     profile: Any = key(
         None, "[first_step, num_steps]: traces num_steps steps after first_step (torch.profiler)"
     )
@@ -291,8 +293,14 @@ class EvaluateConfig:
 class ExportConfig:
     """The keys `export.*`: the artifacts and weights of a bundle."""
 
-    tile: int = key(128, "side of the LR input of the edge artifacts in pixels", minimum=1)
-    evidence: str = key("work/evaluate", "directory of the results of jobs/evaluate.py")
+    tile: int = key(
+        128, "side of the LR input of the edge artifacts in pixels", minimum=1, maximum=MAX_SIDE
+    )
+    evidence: str = key(
+        "work/evaluate",
+        "directory or s3:// prefix of the results of jobs/evaluate.py",
+        place=Place.ANY,
+    )
     artifacts: list[str] = key(
         ["onnx_fp32"], f"edge artifacts of the bundle: {listing(TARGETS)}, or []"
     )
@@ -328,6 +336,17 @@ class MlflowConfig:
     )
     experiment: str | None = key(None, "experiment (default: the recipe's name)")
     model: str | None = key(None, "name of the registered model (default: the recipe's name)")
+    retry_seconds: float = key(
+        600.0,
+        "seconds that a job waits for a server that has answered it before (10 at most for one "
+        "that has not)",
+        above=0,
+    )
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The limits on waiting for the server."""
+        return RetryPolicy(budget_s=self.retry_seconds, first_delay_s=1.0)
 
 
 @dataclass
@@ -345,23 +364,39 @@ class Config:
         None, "URL to download div2k and flickr2k from, instead of their own servers"
     )
     data: str = key(
-        "work/shards", "directory or s3:// prefix with manifest.json, as jobs/shard.py writes it"
+        "work/shards",
+        "directory or s3:// prefix with manifest.json, as jobs/shard.py writes it",
+        place=Place.ANY,
     )
-    seed: int = key(0, "seed of all random numbers", minimum=0)
-    output: str | None = key(None, "directory for the job's result (default: work/<job>)")
+    seed: int = key(
+        0,
+        "fixes every random number of a job: the same seed gives the same result",
+        minimum=0,
+    )
+    output: str | None = key(
+        None,
+        "directory or s3:// prefix for the job's result (default: work/<job>)",
+        place=Place.ANY,
+    )
     model: str | None = key(
         None,
-        "a bundle directory, models:/NAME@ALIAS, run:NAME (a training run's newest checkpoint), "
-        "or a shipped model's name",
+        "a bundle's directory or s3:// prefix, models:/NAME@ALIAS, run:NAME (a training run's "
+        "newest checkpoint), or a shipped model's name",
     )
-    bundle: str | None = key(None, "bundle to register (default: what jobs/export.py wrote)")
+    bundle: str | None = key(
+        None,
+        "the bundle to register, a directory or s3:// prefix (default: what jobs/export.py wrote)",
+        place=Place.ANY,
+    )
     benchmark: Any = key(
         None,
         "folders of benchmark sets to measure on, with commas between; validation, the default, "
         "is the validation split of data",
     )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
-    preview: str | None = key(None, "image file to draw 16 training pairs into (jobs/shard.py)")
+    preview: str | None = key(
+        None, "image file to draw 16 training pairs into (jobs/shard.py)", place=Place.LOCAL
+    )
     run: RunConfig = section(RunConfig)
     shard: ShardConfig = section(ShardConfig)
     stream: StreamConfig = section(StreamConfig)

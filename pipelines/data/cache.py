@@ -5,7 +5,7 @@ All processes of a node share the folder: ranks, loader processes, the next run.
 
 import logging
 import os
-import time
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest
@@ -22,6 +22,10 @@ from pipelines.storage.store import Store
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+#: The names of shards, of arrivals, and of files that `Store.fetch` writes beside those.
+SHARD = re.compile(r"[0-9a-f]{64}\.tar")
+ARRIVAL = re.compile(r"[0-9a-f]{64}\.part")
+WRITTEN = re.compile(rf"\.{ARRIVAL.pattern}-\w+")
 
 
 class CachedShard(Protocol):
@@ -41,7 +45,7 @@ class ShardCache:
     `<sha256>.part` is an arrival: a file of the shard's size that reserves space while the store
     writes the bytes beside it. A process holds the lock of a shard while the shard arrives. It
     holds the lock of the directory only while it counts and evicts files. A lock ends with the
-    process that holds it.
+    process that holds it. Files of other names are not the cache's, and stay.
 
     Attributes:
         fetches: the number of shards that this process fetched.
@@ -59,7 +63,7 @@ class ShardCache:
         with local_files(directory):
             (directory / "locks").mkdir(parents=True, exist_ok=True)
             # A disk can damage files between runs. Whoever fetches a shard later checks it.
-            self._unchecked = {path.name for path in directory.glob("*.tar")}
+            self._unchecked = {path.name for path in self._files(SHARD)}
 
     def open(self, store: Store, shard: CachedShard) -> BinaryIO:
         """Returns the open file of a shard, which stays readable if the cache evicts the shard.
@@ -153,15 +157,15 @@ class ShardCache:
                     return _reserve(part, shard.bytes)
             # Arrivals of other processes fill the cache. They end soon, or `_evict` sweeps them
             # after their process was killed.
-            time.sleep(POLL_S)
+            self._policy.clock.sleep(POLL_S)
 
     def _evict(self, most: int) -> bool:
         """Deletes least recently used shards; returns True if at most `most` bytes stay."""
         self._sweep()
-        used = sum(_stat(path)[1] for path in self.directory.glob("*.part"))
+        used = sum(_stat(path)[1] for path in self._files(ARRIVAL))
         if used > most:
             return False
-        ages = {path: _stat(path) for path in self.directory.glob("*.tar")}
+        ages = {path: _stat(path) for path in self._files(SHARD)}
         used += sum(size for _, size in ages.values())
         for path in sorted(ages, key=lambda path: ages[path]):
             if used <= most:
@@ -172,12 +176,15 @@ class ShardCache:
 
     def _sweep(self) -> None:
         """Deletes arrivals whose lock nobody holds: killed processes left them."""
-        for path in (*self.directory.glob("*.part"), *self.directory.glob(".*.part-*")):
+        for path in (*self._files(ARRIVAL), *self._files(WRITTEN)):
             try:
                 with self._lock(path.name.lstrip(".").partition(".")[0], timeout=0):
                     path.unlink(missing_ok=True)
             except Timeout:
                 continue
+
+    def _files(self, names: re.Pattern[str]) -> list[Path]:
+        return [path for path in self.directory.iterdir() if names.fullmatch(path.name)]
 
     @contextmanager
     def _lock(self, name: str, timeout: float = -1) -> Iterator[None]:

@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 from pipelines.config.schema import StreamConfig
 from pipelines.data.cache import ShardCache
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Sample, Shard
-from pipelines.data.tiles import decode
-from pipelines.errors import UserError
+from pipelines.data.tiles import EXTENSION, decode
+from pipelines.errors import UserError, told
 from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.probe import Witness
 from pipelines.storage.store import LocalStore, Store, open_store
 
 #: Files that a process keeps open.
 OPEN_FILES = 64
+_REMEDY = (
+    "copy the dataset to s3://bucket/prefix, or to a folder that all nodes share, and set data to "
+    "that"
+)
 
 
 def open_dataset(location: str, stream: StreamConfig) -> "Dataset":
@@ -108,6 +113,20 @@ class Dataset:
         limit = self.stream.cache_mib * 2**20
         return ShardCache(Path(self.stream.cache), limit, self.stream.policy)
 
+    def witness(self) -> Witness | None:
+        """Returns a file by which a node knows that it has the dataset's directory.
+
+        Returns:
+            None for a dataset in s3://.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if not isinstance(self.store, LocalStore):
+            return None
+        # Not the manifest: photos may be added while a run trains on the shards that it knows.
+        return Witness.of(self.store.directory, self.manifest.shards[0].path, _REMEDY)
+
     def read(self, sample: Sample) -> dict[str, bytes]:
         """Returns the files of a sample by extension.
 
@@ -121,12 +140,25 @@ class Dataset:
                 f"shard {path} is damaged at sample {sample.key}: `jobs/shard.py verify=true "
                 f"data={self.store.location}` says how much of the dataset is."
             )
-        return dict(_members(data))
+        try:
+            return dict(_members(data))
+        except (tarfile.TarError, ValueError) as error:
+            raise self._no_sample(sample, error) from None
 
     def tile(self, sample: Sample) -> NDArray[np.uint8]:
         """Returns the HR tile of a sample, `[H, W, 3]` uint8 RGB; raises as `read`."""
         files = self.read(sample)
-        return decode(next(data for name, data in files.items() if name != "json"))
+        try:
+            return decode(files.get(EXTENSION, b""))
+        except ValueError as error:
+            raise self._no_sample(sample, error) from None
+
+    def _no_sample(self, sample: Sample, error: Exception) -> UserError:
+        path = f"{self.store.location}/{self.manifest.shards[sample.shard].path}"
+        return UserError(
+            f"sample {sample.key} of {path} is not what jobs/shard.py writes ({told(error)}): make "
+            "the dataset again, from the photos."
+        )
 
     def fetch(self, shard: int) -> None:
         """Brings a shard into the node's cache, if there is one, before it is used.
@@ -170,5 +202,7 @@ def _members(data: bytes) -> Iterable[tuple[str, bytes]]:
     while at < len(data):
         header = tarfile.TarInfo.frombuf(data[at : at + 512], "utf-8", "strict")
         at += 512
+        if not 0 <= header.size <= len(data) - at:
+            raise ValueError("a member that is larger than the sample")
         yield header.name.partition(".")[2], data[at : at + header.size]
         at += -(-header.size // 512) * 512

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -17,8 +17,9 @@ from filelock import FileLock
 
 from pipelines.errors import UserError
 from pipelines.progress import progress
-from pipelines.storage.files import local_files, read_json, write_json
+from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.retries import Retries, RetryPolicy
+from pipelines.storage.typed import Document, read_typed, to_json
 
 CHUNK = 1 << 18
 BUSY = (408, 425, 429)
@@ -56,6 +57,7 @@ def download(
                 _check(path, size, checks, f"{path} is not the file of {url}: delete it and repeat")
                 return
             arrival = _Arrival(url, path.with_name(f"{path.name}.part"), size)
+            arrival.check_ours()
             _receive(arrival, policy)
             try:
                 _check(
@@ -72,9 +74,24 @@ def download(
             arrival.forget()
 
 
+@dataclass(frozen=True)
+class _Note(Document):
+    """The content of `<path>.json`, beside a part.
+
+    Attributes:
+        validator: the ETag or date of the version that has arrived in part; empty if unknown.
+    """
+
+    VERSION: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "remove it, and the download begins anew"
+
+    url: str
+    validator: str
+
+
 @dataclass
 class _Arrival:
-    """A file that has arrived in part. `<path>.json` holds its URL and the version's validator."""
+    """A file that has arrived in part, and its note."""
 
     url: str
     path: Path
@@ -84,19 +101,31 @@ class _Arrival:
     def note(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
+    def check_ours(self) -> None:
+        """Refuses to write over a part that another program left: browsers name theirs so too.
+
+        Raises:
+            UserError: there is such a part.
+        """
+        # The note is written as soon as the part is empty, and so before its first byte.
+        if not self.note.exists() and self.path.exists() and self.path.stat().st_size > 0:
+            raise UserError(f"{self.path} is not a download of SRMill: remove or rename it.")
+        if self.note.exists():
+            read_typed(_Note, self.note.read_bytes(), str(self.note))
+
     def validator(self) -> str:
         """Returns the ETag or date of the version that has arrived in part; empty if unknown."""
         if not (self.note.exists() and self.path.exists()):
             return ""
-        note = read_json(self.note)
-        return str(note["version"]) if note["url"] == self.url else ""
+        note = read_typed(_Note, self.note.read_bytes(), str(self.note))
+        return note.validator if note.url == self.url else ""
 
     def received(self) -> int:
         return self.path.stat().st_size if self.validator() else 0
 
-    def start_over(self, version: str) -> None:
+    def start_over(self, validator: str) -> None:
         self.path.write_bytes(b"")
-        write_json(self.note, {"url": self.url, "version": version})
+        write_bytes(self.note, to_json(_Note(self.url, validator)))
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)

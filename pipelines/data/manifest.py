@@ -2,22 +2,29 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
 from pipelines.storage.digests import canonical
+from pipelines.storage.forms import NonNegativeInt, RelativePath, Sha256
 from pipelines.storage.store import Store
+from pipelines.storage.typed import check_depth, validated
 
 VERSION = 2
 FILE_NAME = "manifest.json"
 #: The folder that keeps every manifest under its digest, after photos are added too.
 HISTORY = "manifests"
+#: A key is a part of file names, and the rest of such a name begins at its first dot.
+KEY = re.compile(rb"[\w-]{1,200}")
+
+T = TypeVar("T", bound=np.integer)
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,17 @@ class Sample:
     size: int
     crc32: int
     split: str
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The fields of `Shard` that are no columns, in the form that they must have."""
+
+    path: RelativePath
+    sha256: Sha256
+    bytes: NonNegativeInt
+    split: Literal["train", "val"]
+    photos: tuple[Sha256, ...]
 
 
 @dataclass(frozen=True)
@@ -59,22 +77,32 @@ class Shard:
         """Returns the shard that `to_json` wrote.
 
         Raises:
-            ValueError: the columns differ in length.
-            KeyError: a field is missing.
+            ValueError: a value has another form, the columns differ in length, or a sample lies
+                outside of the tar.
+            OverflowError: a number does not fit into its column.
+            KeyError, TypeError: a column is missing, or is no list.
         """
-        if len({len(raw[name]) for name in ("keys", "offsets", "sizes", "crc32")}) != 1:
-            raise ValueError("columns of unequal length")
-        return Shard(
-            path=raw["path"],
-            sha256=raw["sha256"],
-            bytes=raw["bytes"],
-            split=raw["split"],
-            photos=tuple(raw["photos"]),
-            keys=np.array(raw["keys"], dtype=np.bytes_),
-            offsets=np.array(raw["offsets"], dtype=np.int64),
-            sizes=np.array(raw["sizes"], dtype=np.int64),
-            crc32=np.array(raw["crc32"], dtype=np.uint32),
+        columns = {name: raw[name] for name in ("keys", "offsets", "sizes", "crc32")}
+        head = validated(_Head, {name: raw[name] for name in raw.keys() - columns.keys()})
+        shard = Shard(
+            **vars(head),
+            keys=np.array(columns["keys"], dtype=np.bytes_),
+            offsets=_integers(columns["offsets"], np.int64),
+            sizes=_integers(columns["sizes"], np.int64),
+            crc32=_integers(columns["crc32"], np.uint32),
         )
+        shard._check()
+        return shard
+
+    def _check(self) -> None:
+        if {a.shape for a in (self.offsets, self.sizes, self.crc32)} != {self.keys.shape}:
+            raise ValueError("columns of unequal length")
+        if self.keys.ndim != 1 or not all(map(KEY.fullmatch, self.keys.tolist())):
+            raise ValueError("keys that are no names")
+        if not ((self.offsets >= 0) & (self.sizes > 0)).all():
+            raise ValueError("samples of no place")
+        if (self.offsets > self.bytes - self.sizes).any():
+            raise ValueError("samples outside of the tar")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shard as JSON values."""
@@ -192,8 +220,17 @@ class Manifest:
         try:
             # Each shard becomes arrays at once: lists of a million samples take too much memory.
             raw = json.loads(data, object_hook=lambda o: Shard.from_json(o) if "keys" in o else o)
-            manifest = Manifest(raw["settings"], tuple(raw["shards"]))
+            manifest = Manifest(dict(check_depth(raw["settings"])), tuple(raw["shards"]))
             intact = raw["version"] == VERSION and raw["digest"] == manifest.digest
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            intact &= type(manifest.settings["tile"]) is int
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
-        return manifest if intact else None
+        alone = len({shard.path for shard in manifest.shards}) == len(manifest.shards)
+        return manifest if intact and alone else None
+
+
+def _integers(column: Any, kind: type[T]) -> NDArray[T]:
+    """Returns a column as integers; `numpy.array` alone would cut fractions off."""
+    if not all(type(value) is int for value in column):
+        raise ValueError("a column that does not hold integers")
+    return np.array(column, dtype=kind)

@@ -1,13 +1,14 @@
 """Draws sixteen training pairs and their degradations into one image: `preview=sheet.png`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from pipelines.config.schema import Config
 from pipelines.data.dataset import Dataset, open_dataset
@@ -18,6 +19,8 @@ from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.paths import resolve
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+#: The program that a sheet names in its EXIF; a job replaces only a file that names it.
+MARK = "SRMill preview"
 NUM_PAIRS = 16
 COLUMNS = 4
 #: The side in pixels of LR and of HR on the sheet.
@@ -25,6 +28,8 @@ SIDE = 224
 _MARGIN, _TEXT_LINES = 10, 7
 TEXT_HEIGHT = 16 * _TEXT_LINES
 _CHARACTERS = 2 * SIDE // 7 + 2
+
+_NO_SHEET = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels, str, list[str]]
@@ -34,11 +39,23 @@ def check(config: Config) -> None:
     """Checks the name of the sheet.
 
     Raises:
-        UserError: its ending is of no format that can be written.
+        UserError: its ending is of no format that can be written, or a file of that name is there
+            that is no earlier sheet.
     """
-    ending = Path(config.preview or "").suffix.lower()
-    if config.preview is not None and ending not in FORMATS:
+    if config.preview is None:
+        return
+    if Path(config.preview).suffix.lower() not in FORMATS:
         raise UserError(f"preview={config.preview} must end in {listing(FORMATS)}.")
+    path = resolve(config.preview)
+    if path.exists() and not _is_sheet(path):
+        raise UserError(f"{path} exists and is no preview: choose another name, or remove it.")
+
+
+def _is_sheet(path: Path) -> bool:
+    kinds = tuple(FORMATS.values())
+    with suppress(*_NO_SHEET), Image.open(path, formats=kinds) as sheet:
+        return sheet.getexif().get(ExifTags.Base.Software) == MARK
+    return False
 
 
 def run(config: Config, location: str) -> None:
@@ -96,6 +113,7 @@ def draw_sheet(found: Sequence[Pair]) -> Image.Image:
 
 
 def _encoded(sheet: Image.Image, suffix: str) -> bytes:
-    buffer = BytesIO()
-    sheet.save(buffer, FORMATS[suffix.lower()])
+    buffer, exif = BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Software] = MARK
+    sheet.save(buffer, FORMATS[suffix.lower()], exif=exif)
     return buffer.getvalue()

@@ -1,46 +1,51 @@
 """Makes a dataset of webdataset shards from photos. A repeated job continues, appends, or ends."""
 
 import json
-import re
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipelines.cluster import Mapper, connect, ray_map
+from pipelines.cluster import Mapper, connect, probing, ray_map
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.data import preview, verify
 from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
+from pipelines.data.ownership import NOTE, REPORT, SHARD, check_output, is_ours
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
-from pipelines.data.writer import NOTES, Written, write_shard
+from pipelines.data.writer import Written, write_shard
 from pipelines.errors import UserError, listing
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location
+from pipelines.storage.probe import Witness, token
 from pipelines.storage.store import LocalStore, Store, open_store
 
-REPORT = "report.json"
-#: The names of shards that this job writes.
-OURS = re.compile(r"(train|val)-\d{6}\.tar")
+_SHARED = "or to a folder that all nodes share"
+_OUTPUT_REMEDY = f"set data to s3://bucket/prefix, {_SHARED}"
+_SOURCE_REMEDY = f"copy the photos to s3://bucket/prefix, {_SHARED}, and set source to that"
 
 
 def plan(config: Config) -> str:
     """Returns in words what `run` would do.
 
     Raises:
-        UserError: the source, the output or the name of the preview is unusable.
+        UserError: the source, the output or the name of the preview is unusable, or the output
+            holds files of somebody else.
     """
-    target = open_store(output_location(config)).location
+    store = open_store(output_location(config), policy=config.stream.policy)
+    target = store.location
     preview.check(config)
     if config.verify:
         return f"check every byte of the dataset in {target}"
     if _only_preview(config):
         return f"draw training pairs of the dataset in {target}"
     _check_place(target)
+    check_output(store)
     settings, policy = config.shard, config.stream.policy
     return (
         f"{describe_source(source(config), config.mirror, policy)}; tiles of {settings.tile} px "
@@ -63,7 +68,8 @@ def run(config: Config) -> str:
     if config.verify:
         verify.run(location, config.stream)
     elif not _only_preview(config):
-        entries = find_entries(source(config), config.mirror, config.stream.policy)
+        limit = config.shard.max_unpacked_gib
+        entries = find_entries(source(config), config.mirror, config.stream.policy, limit)
         with connect():
             make_dataset(config, entries, ray_map)
     if config.preview is not None:
@@ -98,14 +104,15 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     photos that the source no longer holds.
 
     Raises:
-        UserError: the output is unusable or another job writes into it, too many photos are
-            broken, or a split has no tile.
+        UserError: the output is unusable, holds files of somebody else, or another job writes
+            into it; too many photos are broken; or a split has no tile.
     """
     settings = config.shard
     _check_place(output_location(config))
     store = open_store(output_location(config), policy=config.stream.policy)
-    with _alone(store):
-        before, history = _existing(store, settings), _history(store)
+    with _alone(store), _seen_by_nodes(store, entries) as witnesses:
+        mapper = probing(mapper, witnesses)
+        history, before = check_output(store), _existing(store, settings)
         inventory = inspect(entries, settings, mapper)
         _check_same(store, inventory, before)
         _check_failures(store, inventory, settings)
@@ -142,6 +149,30 @@ def _alone(store: Store) -> Any:
                 f"another job is writing shards into {root}: wait for it, or choose another output."
             ) from None
     return stack
+
+
+@contextmanager
+def _seen_by_nodes(store: Store, entries: list[Entry]) -> Iterator[list[Witness]]:
+    """Gives the witnesses of the folders that every node must see: the output, and the sources."""
+    witnesses = _of_sources(entries)
+    if not isinstance(store, LocalStore):
+        yield witnesses
+        return
+    with token(store.directory, "shard", _OUTPUT_REMEDY) as own:
+        yield [*witnesses, own]
+
+
+def _of_sources(entries: list[Entry]) -> list[Witness]:
+    """Returns a witness of each local source: its first file that can be read, or its archive."""
+    found: dict[str, Witness] = {}
+    for entry in entries:
+        if "://" in entry.container or entry.container in found:
+            continue
+        path = Path(entry.container)
+        folder, name = (path, entry.name) if entry.kind == "file" else (path.parent, path.name)
+        with suppress(UserError):  # an unreadable photo is counted later
+            found[entry.container] = Witness.of(folder, name, _SOURCE_REMEDY)
+    return list(found.values())
 
 
 def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
@@ -236,14 +267,6 @@ def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> No
         )
 
 
-def _history(store: Store) -> set[str]:
-    """Returns the names of all shards that any manifest, earlier ones too, lists."""
-    listed: set[str] = set()
-    for name in store.names(f"{HISTORY}/"):
-        listed |= {shard.path for shard in Manifest.load(store, name).shards}
-    return listed
-
-
 def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> None:
     """Refuses to go on if another job has visibly written into the store meanwhile."""
     now = Manifest.load(store) if store.size(FILE_NAME) is not None else None
@@ -258,7 +281,8 @@ def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> N
 def _clean(store: Store, listed: set[str]) -> None:
     """Removes notes, and shards of interrupted jobs, which no manifest lists."""
     for name in store.names():
-        if name.startswith(f"{NOTES}/") or (OURS.fullmatch(name) and name not in listed):
+        unlisted = SHARD.fullmatch(name) and name not in listed and is_ours(store, name)
+        if unlisted or NOTE.fullmatch(name):
             store.delete(name)
 
 

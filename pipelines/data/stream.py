@@ -22,6 +22,7 @@ from pipelines.data.order import Draw, SampleOrder, sample_seed
 from pipelines.data.prefetch import ShardPrefetcher
 from pipelines.errors import UserError
 from srmodels.degradation import Draws, degrade
+from srmodels.transfer import to_device
 
 #: The number of batches that a loader prepares ahead of the training.
 PREFETCH = 4
@@ -102,7 +103,7 @@ def collate(images: list[NDArray[np.uint8]]) -> Tensor:
 
 def to_unit(images: Tensor, device: torch.device) -> Tensor:
     """Returns uint8 images of any shape as float32 in [0, 1] on `device`."""
-    return images.to(device).float().div_(255.0)
+    return to_device(images, device).float().div_(255.0)
 
 
 class BatchMaker:

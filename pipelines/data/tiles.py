@@ -96,7 +96,15 @@ def encode(tile: NDArray[np.uint8], effort: int) -> bytes:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """Decodes a tile's bytes to `[H, W, 3]` uint8 RGB."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert image is not None, "a tile with a good checksum is not an image"
+    """Decodes a tile's bytes to `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ValueError: they are no image.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ValueError(str(error)) from None
+    if image is None:
+        raise ValueError("no image")
     return np.asarray(image, dtype=np.uint8)

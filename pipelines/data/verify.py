@@ -1,8 +1,12 @@
 """Reads every byte of a dataset and names its damaged shards and samples: `verify=true`."""
 
 import hashlib
+import tarfile
 import zlib
 from contextlib import nullcontext
+from io import BytesIO
+
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipelines.cluster import Mapper, connect, ray_map
 from pipelines.config.schema import StreamConfig
@@ -56,10 +60,14 @@ def run(location: str, stream: StreamConfig, mapper: Mapper | None = None) -> No
 
 
 def check_shard(store: Store, shard: Shard) -> list[str]:
-    """Returns a line for each damage in one shard; runs as one Ray task."""
+    """Returns a line for each damage in one shard; runs as one Ray task.
+
+    webdataset's own reader must find the samples of an intact shard as the manifest lists them:
+    readers of other people know no manifest.
+    """
     data = store.read(shard.path)
     if hashlib.sha256(data).hexdigest() == shard.sha256:
-        return []
+        return _misread(shard, data)
     columns = zip(shard.keys.tolist(), shard.offsets.tolist(), shard.sizes.tolist(),
                   shard.crc32.tolist(), strict=True)  # fmt: skip
     damaged = [
@@ -68,3 +76,14 @@ def check_shard(store: Store, shard: Shard) -> list[str]:
         if zlib.crc32(data[offset : offset + size]) != crc32
     ]
     return damaged or [f"{shard.path}: damaged outside of the samples"]
+
+
+def _misread(shard: Shard, data: bytes) -> list[str]:
+    """Returns a line if webdataset reads other samples from a shard than the manifest lists."""
+    members = tar_file_expander([{"url": shard.path, "stream": BytesIO(data)}])
+    try:
+        found = [sample["__key__"] for sample in group_by_keys(members)]
+    except (tarfile.TarError, ValueError) as error:
+        return [f"{shard.path}: webdataset cannot read it ({error.args[0]})"]
+    listed = [key.decode() for key in shard.keys.tolist()]
+    return [] if found == listed else [f"{shard.path}: holds other samples than the manifest lists"]

@@ -5,19 +5,23 @@ import json
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from webdataset import TarWriter
 
 from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError, decode_photo
 from pipelines.data.layout import ShardPlan
+from pipelines.data.manifest import Shard
 from pipelines.data.sources import Photo, Skipped, read
 from pipelines.data.tiles import EXTENSION, Tile, encode_tiles
+from pipelines.errors import told
+from pipelines.storage.forms import Sha256
 from pipelines.storage.store import Store
+from pipelines.storage.typed import Document, damaged, read_typed, to_json
 
 #: The owner of the members of every tar. Each dataset's digest, and so its sample order, depend on
 #: it. It is an earlier name of the project, and must stay: a new name would change every dataset.
@@ -39,20 +43,50 @@ class Written:
     skipped: list[Skipped]
 
 
+@dataclass(frozen=True)
+class Note(Document):
+    """The result of a plan, for the next attempt at the same dataset.
+
+    Attributes:
+        identity: the plan's.
+        shard, skipped: see `Written`.
+    """
+
+    VERSION: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "delete it, and jobs/shard.py makes its shard again"
+
+    identity: Sha256
+    shard: dict[str, Any] | None
+    skipped: list[Skipped]
+
+
+def read_note(store: Store, name: str) -> tuple[Note, Shard | None]:
+    """Returns the note `name` of a store, and the shard that it describes.
+
+    Raises:
+        UserError: the note is damaged or not ours, or the store fails.
+    """
+    where = f"{store.location}/{name}"
+    note = read_typed(Note, store.read(name), where)
+    try:
+        return note, None if note.shard is None else Shard.from_json(note.shard)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise damaged(Note, where, f"shard: {told(error)}") from None
+
+
 def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written:
     """Makes a shard, unless an earlier attempt has made it. Writes its tar first, then its note.
 
     Raises:
-        UserError: the store fails.
+        UserError: the store fails, or a note is damaged.
     """
-    note, identity = f"{NOTES}/{plan.path}.json", plan.identity(settings)
-    if store.size(note) is not None:
-        raw = json.loads(store.read(note))
-        shard = raw["shard"]
-        intact = shard is None or store.size(shard["path"]) == shard["bytes"]
-        if intact and raw["identity"] == identity:
-            return Written(shard, [Skipped(**skipped) for skipped in raw["skipped"]])
-        store.delete(note)  # before the tar that it describes is replaced
+    place, identity = f"{NOTES}/{plan.path}.json", plan.identity(settings)
+    if store.size(place) is not None:
+        note, written = read_note(store, place)
+        intact = written is None or store.size(written.path) == written.bytes
+        if intact and note.identity == identity:
+            return Written(note.shard, note.skipped)
+        store.delete(place)  # before the tar that it describes is replaced
     skipped: list[Skipped] = []
     unusable: set[str] = set()
     buffer = BytesIO()
@@ -70,8 +104,7 @@ def write_shard(plan: ShardPlan, store: Store, settings: ShardConfig) -> Written
             file.write(buffer.getbuffer())
             file.flush()
             store.write_file(plan.path, Path(file.name))
-    raw = {"identity": identity, "shard": shard, "skipped": [asdict(item) for item in skipped]}
-    store.write(note, json.dumps(raw).encode())
+    store.write(place, to_json(Note(identity, shard, skipped)))
     return Written(shard, skipped)
 
 

@@ -1,8 +1,7 @@
-"""Benchmark sets: LR/HR pairs, in the folder layouts that people have them in."""
+"""Benchmark sets: LR/HR pairs of a validation split, of a folder with both, or of HR alone."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
 from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
 from pipelines.errors import UserError, listing
+from pipelines.evaluation.layouts import find_pairs
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import low_resolution
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from pipelines.storage.probe import Witness
 from srmodels.degradation import PRESETS
 from srmodels.degradation.resize import bicubic
 
@@ -36,6 +37,7 @@ class Benchmark(ABC):
         identity: digest of the images; equal for equal pairs.
         degradation: the origin of the LR images, in words.
         missing: (key, why) of each image without its partner.
+        witness: a file by which a node knows that it has the images; None where no disk holds them.
     """
 
     name: str
@@ -43,6 +45,16 @@ class Benchmark(ABC):
     identity: str
     degradation: str
     missing: Sequence[tuple[str, str]] = ()
+    witness: Witness | None = None
+
+    def check_node(self) -> None:
+        """Checks that this node has the images.
+
+        Raises:
+            UserError: it does not have them.
+        """
+        if self.witness is not None:
+            self.witness.check()
 
     @abstractmethod
     def load(self, key: str) -> tuple[Pixels, Pixels]:
@@ -78,11 +90,8 @@ def parse_names(benchmark: Any) -> list[str]:
 def open_benchmark(location: str, config: Config) -> Benchmark:
     """Returns the benchmark set in a folder; for `validation`, the validation split of `data`.
 
-    The layouts, tried in this order for the scale s of the recipe (`*` may hold subfolders):
-    `*_SRF_<s>_HR.png` + `*_SRF_<s>_LR.png`; `*_HR.png` + `*_LR<s>.png` (RealSR);
-    `HR/N.png` + `LR_bicubic/X<s>/Nx<s>.png` (DIV2K and its kin); `HR/N.png` + `LR/N.png`;
-    `GTmod12/N.png` + `LRbicx<s>/N.png` (BasicSR), `GT/` + `LQ/`; the names of folders may begin
-    with the set's, as in `test_HR`. Else HR images, whose LR the recipe's degradation makes.
+    A folder with pairs (see `find_pairs`) brings LR. Else the images are HR, and the recipe's
+    degradation makes LR.
 
     Raises:
         UserError: there is no such folder; it holds no image, two files for one image, or LR
@@ -96,30 +105,22 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     paths = {name: path for name, path in files.items() if is_photo_name(name) and path.is_file()}
     if not paths:
         raise UserError(f"{folder} holds no image: expected {listing(EXTENSIONS)}.")
-    scale = config.networks.scale
-    for layout in _LAYOUTS:
-        hr, lr = (_matching(pattern, paths, scale) for pattern in (layout.hr, layout.lr))
-        if hr and lr:
-            if config.evaluate.preset != "plain":
-                raise UserError(
-                    f"{folder} brings its own LR images, and evaluate.preset="
-                    f"{config.evaluate.preset} makes them: name the folder with HR alone."
-                )
-            return PairedFolder(
-                set_name(location),
-                hr,
-                lr,
-                scale=scale,
-                max_megapixels=config.shard.max_megapixels,
-                enlarged=layout.enlarged,
-            )
-    others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
-    if others:
+    pairs = find_pairs(folder, paths, config.networks.scale)
+    if pairs is None:
+        return PhotoFolder(set_name(location), paths, config)
+    if config.evaluate.preset != "plain":
         raise UserError(
-            f"{folder} has low-resolution images ({others[0]}, …), but none that belong to its "
-            f"HR images at ×{scale}: see docs/evaluation.md for the layouts."
+            f"{folder} brings its own LR images, and evaluate.preset="
+            f"{config.evaluate.preset} makes them: name the folder with HR alone."
         )
-    return PhotoFolder(set_name(location), paths, config)
+    return PairedFolder(
+        set_name(location),
+        pairs.hr,
+        pairs.lr,
+        scale=config.networks.scale,
+        max_megapixels=config.shard.max_megapixels,
+        enlarged=pairs.enlarged,
+    )
 
 
 def find_folder(location: str) -> Path:
@@ -146,7 +147,10 @@ class ValidationSplit(Benchmark):
         self.samples = {sample.key: sample for sample in dataset.manifest.split("val")}
         self.keys = list(self.samples)
         self.degradation = config.degradation.preset
-        self.identity = digest([dataset.manifest.digest, _degradation(config)])
+        self.witness = dataset.witness()
+        # Of these tiles alone: a dataset that grows by training photos still has them.
+        images = sorted([sample.key, sample.size, sample.crc32] for sample in self.samples.values())
+        self.identity = digest([images, _degradation(config)])
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
         hr = self.dataset.tile(self.samples[key])
@@ -187,6 +191,7 @@ class PairedFolder(Benchmark):
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
         files = [[k, _sha256(hr[k]), _sha256(lr[k])] for k in self.keys]
         self.identity = digest(files)
+        self.witness = _witness(hr.values())
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
         lr = _read(self.lr[key], self.max_megapixels, "LR: ")
@@ -240,6 +245,7 @@ class PhotoFolder(Benchmark):
             for file in sorted(files)
             for number in range(preset.crops_per_image)
         ]
+        self.witness = _witness(files.values())
         made_by = [asdict(preset), _degradation(config)]
         self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
 
@@ -256,49 +262,6 @@ class PhotoFolder(Benchmark):
 
     def group(self, key: str) -> str:
         return key.rpartition("#")[0] if self.crop else key
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Patterns of paths, in which {scale} stands for the scale; the groups are joined to the key.
-
-    enlarged: see `PairedFolder`.
-    """
-
-    hr: str
-    lr: str
-    enlarged: bool = False
-
-
-#: A folder, and what its name begins with.
-_SET = r"(.*/)?(?:(\w+)_)?"
-_LAYOUTS = (
-    _Layout(r"(.*)_SRF_{scale}_HR\.\w+", r"(.*)_SRF_{scale}_LR\.\w+"),
-    _Layout(r"(.*)_HR\.\w+", r"(.*)_LR{scale}\.\w+", enlarged=True),
-    _Layout(
-        rf"{_SET}HR/(.*)\.\w+",
-        rf"{_SET}LR_bicubic/X{{scale}}/(.*?)(?:x{{scale}})?\.\w+",
-    ),
-    _Layout(rf"{_SET}HR/(.*)\.\w+", rf"{_SET}LR/(.*)\.\w+"),
-    _Layout(rf"{_SET}GT(?:mod\d+)?/(.*)\.\w+", rf"{_SET}LRbicx{{scale}}/(.*?)(?:x{{scale}})?\.\w+"),
-    _Layout(rf"{_SET}(?:GT|gt)/(.*)\.\w+", rf"{_SET}(?:LQ|lq)/(.*)\.\w+"),
-)
-
-
-def _key(pattern: str, name: str, scale: int) -> str | None:
-    found = re.fullmatch(pattern.replace("{scale}", str(scale)), name)
-    return "/".join(part.strip("/") for part in found.groups() if part) if found else None
-
-
-def _matching(pattern: str, paths: dict[str, Path], scale: int) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, path in paths.items():
-        key = _key(pattern, name, scale)
-        if key in found:
-            raise UserError(f"{found[key]} and {path} are the same image of a pair: remove one.")
-        if key is not None:
-            found[key] = path
-    return found
 
 
 def set_name(location: str) -> str:
@@ -319,6 +282,12 @@ def _read(path: Path, max_megapixels: float, which: str = "") -> Pixels:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise ValueError(f"{which}{error}") from None
+
+
+def _witness(files: Iterable[Path]) -> Witness:
+    first = min(files)
+    remedy = "copy the set to every node under this path, or put it into a folder that all share"
+    return Witness.of(first.parent, first.name, remedy)
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Measures a model against bicubic and others, on the validation split or on benchmark sets."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -32,59 +31,78 @@ from pipelines.evaluation.methods import (
 from pipelines.evaluation.pictures import encode, enlarge, montage, most_detailed
 from pipelines.evaluation.report import Example, loss_curves, render
 from pipelines.evaluation.results import (
-    IMAGES,
+    PICTURES,
+    REPORT,
     RESULTS,
     EvaluationResults,
     counted,
+    owned,
     rival,
     to_csv,
 )
 from pipelines.evaluation.sets import measure_sets
 from pipelines.evaluation.summary import Measurements, Subject, summarise
+from pipelines.models.bundle import IMAGES
 from pipelines.models.load import at_precision, champion, load_model
 from pipelines.storage.digests import digest
-from pipelines.storage.files import new_directory
+from pipelines.storage.folders import new_folder
+from pipelines.storage.ownership import check_replaceable
 from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.store import LocalStore, Store, open_store
 from pipelines.storage.typed import read_typed, to_json
 from srmodels.metrics.fid import FID
 from srmodels.metrics.suite import METRICS, SET_METRICS, AnyMetric, Metric, SetMetric
 
 T = TypeVar("T")
 
-REPORT = "report.html"
 #: Settings that change the report, not the scores.
 _SHOWN = ("num_pictures", "latency_sizes", "latency_runs")
 #: Metrics of `evaluate.metrics=auto`, those that need weights only where these are at hand.
 _AUTO = ("psnr_y", "ssim_y", "lpips_alex", "niqe")
 
 
-def output_directory(folder: str | None, reference: ModelReference, benchmark: Any) -> Path:
+def output_location(folder: str | None, reference: ModelReference, benchmark: Any) -> str:
     """Returns where the results of a model on these benchmark sets go: a folder in `folder`.
 
     Args:
-        folder: the folder for all results; None stands for work/evaluate.
+        folder: the directory or `s3://` prefix of all results; None stands for work/evaluate.
         reference: the reference of the model.
         benchmark: the sets, as `parse_names` takes them.
     """
     name, sets = reference.slug, parse_names(benchmark)
     if sets != [VALIDATION]:
         name = "-".join([name, *(set_name(location) for location in sets)])
-    return resolve(folder or "work/evaluate") / name
+    return f"{absolute_location(folder or 'work/evaluate').rstrip('/')}/{name}"
 
 
-def _output(config: Config) -> Path:
-    return output_directory(config.output, wanted(config), config.benchmark)
+def _output(config: Config) -> Store:
+    location = output_location(config.output, wanted(config), config.benchmark)
+    return open_store(location, policy=config.stream.policy)
+
+
+def _journal(config: Config, output: Store) -> Path:
+    """Returns the local folder that keeps scores as they are measured.
+
+    It is beside the results, so that the same command finds it. Object storage cannot add a line
+    to a file, so with results in s3:// it is in `run.scratch`: on another machine, an interrupted
+    job measures again.
+    """
+    if isinstance(output, LocalStore):
+        return output.directory.parent / ".measured"
+    return resolve(config.run.scratch) / "measured"
 
 
 def plan(config: Config) -> str:
     """Says in words what would be measured.
 
     Raises:
-        UserError: a model, method, metric or benchmark set does not exist.
+        UserError: a model, method, metric or benchmark set does not exist, or files of somebody
+            else are where the results go.
     """
+    _check_output(_output(config))
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     for reference in (wanted(config), *_compared(config.evaluate)):
-        check_method(reference)
+        check_method(reference, config.stream.policy)
     names = []
     for name in parse_names(config.benchmark):
         if name == VALIDATION:
@@ -94,7 +112,7 @@ def plan(config: Config) -> str:
     return (
         f"measure {wanted(config)} against {listing(_compared(config.evaluate))} on "
         f"{listing(names, ' and ')} by {listing(metrics)} and write the report to "
-        f"{_output(config) / REPORT}{f'; {left_out}' if left_out else ''}"
+        f"{_output(config).location}/{REPORT}{f'; {left_out}' if left_out else ''}"
     )
 
 
@@ -132,13 +150,15 @@ def choose_metrics(
     return {known[name].label(crop_border): known[name] for name in names}, note
 
 
-def run(config: Config) -> Path:
-    """Measures, writes results and report, logs them to MLflow; returns the report's path.
+def run(config: Config) -> str:
+    """Measures, writes results and report, logs them to MLflow; returns the report's location.
 
     Raises:
-        UserError: a model, method, metric or benchmark set does not exist, no image can be
-            measured, or the MLflow server does not answer.
+        UserError: a model, method, metric or benchmark set does not exist, files of somebody else
+            are where the results go, no image can be measured, or the MLflow server does not
+            answer.
     """
+    _check_output(_output(config))
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
     client = tracking.connect(config.mlflow)
@@ -154,37 +174,42 @@ def run(config: Config) -> Path:
     )
     identity = _identity(config.evaluate, subject, set_scores)
     output = _output(config)
+    where = f"{output.location}/{REPORT}"
     if _is_measured(output, identity):
-        print(f"Nothing to do: {reference} is measured already, see {output / REPORT}.")
-        return output / REPORT
+        print(f"Nothing to do: {reference} is measured already, see {where}.")
+        return where
 
     if left_out:
         print(f"Note: {left_out}.", flush=True)
-    measured = _measure(config.evaluate, subject, set_scores, output.parent / ".measured")
+    measured = _measure(config.evaluate, subject, set_scores, _journal(config, output))
     results = summarise(config.recipe, identity, subject, measured)
     chosen = choose_examples(results, config.evaluate.num_pictures)
     examples = [_draw(subject, *example) for example in chosen]
     report = render(results, measured.images, examples, loss_curves(client, model.config))
-    with new_directory(output) as directory:
+    with new_folder(output, RESULTS, lambda: _check_output(output)) as directory:
         (directory / REPORT).write_text(report)
         labels = [label for label, metric in metrics.items() if isinstance(metric, Metric)]
         (directory / IMAGES).write_text(to_csv(measured.images, labels, results.titles))
-        _write_pictures(examples, results.titles, directory / "pictures")
+        _write_pictures(examples, results.titles, directory / PICTURES)
         (directory / RESULTS).write_bytes(to_json(results))
         # Before the results are in place: a rerun after a failure must not find them done.
         _log(client, config, results, directory)
     _print(results)
-    print(f"Report: {output / REPORT}")
-    return output / REPORT
+    print(f"Report: {where}")
+    return where
 
 
-def _is_measured(output: Path, identity: str) -> bool:
+def _check_output(output: Store) -> None:
+    check_replaceable(output, RESULTS, owned)
+
+
+def _is_measured(output: Store, identity: str) -> bool:
     """Returns True if a folder holds the results of exactly these measurements."""
-    path = output / RESULTS
-    if not path.exists():
+    if output.size(RESULTS) is None:
         return False
+    data, where = output.read(RESULTS), f"{output.location}/{RESULTS}"
     try:
-        return read_typed(EvaluationResults, path.read_bytes(), str(path)).identity == identity
+        return read_typed(EvaluationResults, data, where).identity == identity
     except UserError as error:
         print(f"Evaluating anew, since {error}")
         return False
@@ -298,7 +323,7 @@ def _write_pictures(examples: Sequence[Example], titles: Mapping[str, str], fold
 def _log(client: Any, config: Config, results: EvaluationResults, output: Path) -> None:
     name = f"{config.run.name}-evaluate"
     sets = results.benchmarks.items()
-    identities = {_mlflow_name(f"srmill.{n}"): found.identity for n, found in sets}
+    identities = {tracking.allowed(f"srmill.{n}"): found.identity for n, found in sets}
     run_id = tracking.new_run(client, config, name, identities)
     with tracking.active_run(client, run_id):
         for benchmark, found in sets:
@@ -306,16 +331,11 @@ def _log(client: Any, config: Config, results: EvaluationResults, output: Path) 
                 title = results.titles[method]
                 for metric, value in values.items():
                     if value is not None:
-                        label = _mlflow_name(f"{benchmark}/{title}/{metric}")
+                        label = tracking.allowed(f"{benchmark}/{title}/{metric}")
                         client.log_metric(run_id, label, value)
         metrics = {label: asdict(metric) for label, metric in results.metrics.items()}
         tracking.log_params(client, run_id, {"model": results.model, "metrics": metrics})
         client.log_artifacts(run_id, str(output))
-
-
-def _mlflow_name(name: str) -> str:
-    """Returns a name without the characters that MLflow refuses in metrics and tags."""
-    return re.sub(r"[^\w\-./ ]", ".", name)
 
 
 def _print(results: EvaluationResults) -> None:

@@ -3,9 +3,9 @@
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.cluster import connect, ray_map
 from pipelines.errors import UserError
@@ -15,6 +15,7 @@ from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.progress import progress
 from pipelines.storage.digests import digest
+from pipelines.storage.typed import parse_json, validated
 from srmodels.metrics.fidelity import NoScoreError
 from srmodels.metrics.suite import Score
 
@@ -142,7 +143,12 @@ def measure_images(
     scores: Mapping[str, Score],
     tasks: Sequence[_Task],
 ) -> list[Outcome]:
-    """Measures some methods on a few images, as a Ray task."""
+    """Measures some methods on a few images, as a Ray task.
+
+    Raises:
+        UserError: the node does not have the images, or storage fails.
+    """
+    benchmark.check_node()
     outcomes: list[Outcome] = []
     for key, names in tasks:
         try:
@@ -181,14 +187,12 @@ class _Journal:
         path = self.folder / f"{identity[:32]}.jsonl"
         self.files[benchmark.name, method.reference] = path
         found = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                values: dict[str, Any] = json.loads(line)
-            except ValueError:
-                continue  # an interrupted job's last line
-            # Under other names it is the same measurement.
-            names = {"benchmark": benchmark.name, "method": method.reference}
-            found[values["key"]] = ImageResult(**values | names)
+        # Under other names it is the same measurement.
+        names = {"benchmark": benchmark.name, "method": method.reference}
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with suppress(ValueError, TypeError):  # an interrupted job's last line
+                result = validated(ImageResult, parse_json(line) | names)
+                found[result.key] = result
         return found
 
     def write(self, result: ImageResult) -> None:

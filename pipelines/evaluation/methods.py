@@ -16,10 +16,13 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.models.load import Model, find_bundle, load_model
+from pipelines.models.bundle import check_bundle
+from pipelines.models.load import Model, find_bundle, is_in_s3, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from pipelines.storage.probe import Witness
+from pipelines.storage.retries import RetryPolicy
 from srmodels.edge.onnx import OnnxRunner
 from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import run_tiled
@@ -81,9 +84,12 @@ class Method(ABC):
     def __call__(self, lr: Pixels) -> Pixels: ...
 
 
-def check_method(reference: ModelReference) -> None:
+def check_method(reference: ModelReference, policy: RetryPolicy = RetryPolicy()) -> None:
     """Checks what a reference names without opening it. Registered models and runs are not checked,
     since an earlier job may still make them.
+
+    Args:
+        policy: limits the waiting for object storage.
 
     Raises:
         UserError: there is no such method, file or bundle.
@@ -92,6 +98,8 @@ def check_method(reference: ModelReference) -> None:
         _find_peer(reference.name)
     elif reference.kind in (Kind.ONNX, Kind.SPANDREL):
         _file(reference.name)
+    elif is_in_s3(reference):
+        check_bundle(reference.name, policy)
     elif reference.kind in (Kind.SHIPPED, Kind.BUNDLE):
         find_bundle(reference)
 
@@ -193,10 +201,12 @@ class OnnxFile(NetworkMethod):
             )
         self.reference, self.title, self.path = reference, path.name, path
         self.scale, self.tiling = enlarged // height, Tiling.for_tile(height)
+        self.witness = Witness.of(path.parent, path.name, "copy it to every node under this path")
         self.identity, self.file_bytes = digest(["onnx", file_sha256(path)]), path.stat().st_size
 
     @cached_property
     def _runner(self) -> OnnxRunner:
+        self.witness.check()
         return OnnxRunner(self.path, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:

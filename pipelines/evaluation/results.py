@@ -2,23 +2,29 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipelines.config.reference import INTERPOLATIONS
+from pipelines.errors import UserError, listing, told
 from pipelines.evaluation.latency import Cost
 from pipelines.evaluation.measure import Failure, ImageResult
 from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.statistics import Comparison
+from pipelines.models.bundle import IMAGES
 from pipelines.models.facts import MetricFacts, Scores
+from pipelines.storage.files import local_files
+from pipelines.storage.ownership import Owns
 from pipelines.storage.typed import Document
 
 #: Means, comparisons and what was measured.
 RESULTS = "results.json"
-#: Scores by image, for those who want to look closer, and for the gate.
-IMAGES = "images.csv"
+REPORT = "report.html"
+#: The folder of the report's pictures, `<set>-<number>.png`.
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,25 @@ class EvaluationResults(Document):
     machine: str
     latency_runs: int
     costs: dict[str, Cost]
+
+    def __post_init__(self) -> None:
+        measured = [found.summary.keys() for found in self.benchmarks.values()]
+        if not measured or any(not {self.model, BICUBIC} <= methods for methods in measured):
+            raise ValueError("no scores of the model or of bicubic")
+        if self.model not in self.titles:
+            raise ValueError("no title of the model")
+
+
+def owned(document: dict[str, Any]) -> Owns | None:
+    """Returns which files belong to results of any version, given the content of `results.json`."""
+    sets = document.get("benchmarks")
+    if not isinstance(document.get(EvaluationResults.VERSION_KEY), int):
+        return None
+    if not isinstance(sets, dict):
+        return None
+    pictures = listing(map(re.escape, sets), "|")
+    names = rf"{re.escape(REPORT)}|{re.escape(IMAGES)}|{PICTURES}/({pictures})-\d+\.png"
+    return lambda name: re.fullmatch(names, name) is not None
 
 
 def rival(results: EvaluationResults) -> str:
@@ -133,12 +158,26 @@ def _cell(score: float | None) -> str:
 
 
 def from_csv(path: Path) -> list[ImageResult]:
-    """Reads what `to_csv` wrote; scores have six decimals."""
-    with path.open(newline="") as file:
-        return [_from_row(row) for row in csv.DictReader(file)]
+    """Reads what `to_csv` wrote; scores have six decimals.
+
+    Raises:
+        UserError: the file cannot be read, or is no such table.
+    """
+    try:
+        with local_files(path), path.open(newline="", encoding="utf-8") as file:
+            return [_from_row(row) for row in csv.DictReader(file, strict=True)]
+    except (csv.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        why = f"{type(error).__name__}: {told(error)}"
+        raise UserError(
+            f"{path} is damaged ({why}): run jobs/evaluate.py again, or fetch the bundle again."
+        ) from None
 
 
 def _from_row(row: dict[str, str]) -> ImageResult:
     benchmark, key, group, method = (row.pop(n) for n in ("benchmark", "key", "group", "method"))
+    if None in row or None in row.values():
+        raise ValueError("a row has more or fewer fields than the header")
     scores = {label: float(value) if value else None for label, value in row.items()}
     return ImageResult(benchmark, key, group, method, scores)

@@ -99,6 +99,7 @@ def extract_features(
 
     Without a method, it returns the features of the originals.
     """
+    benchmark.check_node()
     found = []
     for key in keys:
         lr, hr = benchmark.load(key)

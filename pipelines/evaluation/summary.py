@@ -113,6 +113,7 @@ def _lineage(model: Model) -> dict[str, str]:
         "weights": f"sha256 {model.weights_sha256}",
         "trained on": f"manifest {origin.manifest}",
         "commit": origin.git_commit,
+        "version": model.version,
         "parent version": origin.parent_version,
         "training run": model.config.run.name,
         "training step": origin.step,

@@ -44,7 +44,7 @@ def export_artifact(
     print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
     target.export(network, path, ExportSettings(tile, settings.opset))
     parity = check_parity(network, target.load(path), images)
-    if parity.max_error > settings.max_error:
+    if not parity.max_error <= settings.max_error:  # NaN is no small error
         raise UserError(
             f"{name} differs from PyTorch by {parity.max_error:.2e}, more than "
             f"export.max_error={settings.max_error:.2e}: try another export.opset, or "

@@ -1,21 +1,18 @@
 """MODEL_CARD.md: a bundle's facts, for people."""
 
-from pipelines.evaluation.results import IMAGES
-from pipelines.models.facts import BundleFacts, EdgeArtifact
+from pipelines.models.bundle import IMAGES
+from pipelines.models.facts import BenchmarkFacts, BundleFacts, EdgeArtifact, MetricFacts
 
 
-def model_card(description: str, facts: BundleFacts) -> str:
+def model_card(description: str, degradation: str, facts: BundleFacts) -> str:
     """Returns the card as Markdown.
 
     Args:
         description: the description of the recipe, in one line.
+        degradation: the name of the degradation that the model was trained with.
     """
     metrics, edge = facts.metrics, facts.edge.values()
-    rows = "\n".join(
-        f"| {label} | {_shown(metrics.bicubic[label])} | {_shown(score)} | "
-        f"{metrics.by[label].protocol} |"
-        for label, score in metrics.model.items()
-    )
+    measured = (_measured(name, found, metrics.by) for name, found in metrics.benchmarks.items())
     return f"""# {facts.name}
 
 {description}. ×{facts.scale} super-resolution.
@@ -27,26 +24,35 @@ def model_card(description: str, facts: BundleFacts) -> str:
 `srmill upscale IN OUT --model FOLDER`, with the folder that this file lies in.
 {"".join(map(_artifact_use, edge))}
 ## Measured
-On {metrics.num_images} images of {metrics.benchmark}, LR: {metrics.degradation}. Every
-image's scores are in `{IMAGES}`.
-
-| metric | bicubic | this model | protocol |
-|---|---|---|---|
-{rows}
-{"".join(map(_artifact_evidence, edge))}
+Every image's scores are in `{IMAGES}`.
+{"".join(measured)}{"".join(map(_artifact_evidence, edge))}
 ## Trained on
 - dataset `{facts.manifest}`
 - recipe `{facts.recipe}`, configuration `{facts.config_digest}`
 - commit `{facts.git_commit}`
 
 ## Limits
-Trained for {metrics.degradation} degradation. It cannot know what the LR image does not show:
+Trained for {degradation} degradation. It cannot know what the LR image does not show:
 check results before they are used as evidence of anything.
 """
 
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _measured(name: str, found: BenchmarkFacts, by: dict[str, MetricFacts]) -> str:
+    rows = "\n".join(
+        f"| {label} | {_shown(found.bicubic[label])} | {_shown(score)} | {by[label].protocol} |"
+        for label, score in found.model.items()
+    )
+    return f"""
+On {found.num_images} images of {name}, LR: {found.degradation}.
+
+| metric | bicubic | this model | protocol |
+|---|---|---|---|
+{rows}
+"""
 
 
 def _artifact_use(artifact: EdgeArtifact) -> str:

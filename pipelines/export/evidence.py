@@ -1,58 +1,70 @@
 """Finds what jobs/evaluate.py measured of the weights that are exported, and of no others."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.config.schema import ExportConfig
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.methods import BICUBIC
-from pipelines.evaluation.results import RESULTS, EvaluationResults
-from pipelines.models.facts import BundleMetrics
+from pipelines.evaluation.results import REPORT, RESULTS, EvaluationResults
+from pipelines.models.bundle import IMAGES
+from pipelines.models.facts import BenchmarkFacts, BundleMetrics
 from pipelines.models.load import Model
+from pipelines.storage.folders import unchanged
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import open_store
 from pipelines.storage.typed import read_typed
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The results of evaluating exactly the weights that are exported, and their folder."""
+    """The results of evaluating exactly the weights that are exported.
 
-    directory: Path
+    Attributes:
+        files: the report and the scores of every image, by name.
+    """
+
     results: EvaluationResults
+    files: dict[str, bytes]
 
     def metrics(self) -> BundleMetrics:
-        """Returns the means of the first benchmark set, for `bundle.json`."""
-        name, found = next(iter(self.results.benchmarks.items()))
+        """Returns the means of every benchmark set, for `bundle.json`."""
         model = self.results.model
-        return BundleMetrics(
-            benchmark=name,
-            identity=found.identity,
-            degradation=found.degradation,
-            num_images=found.num_images,
-            by=self.results.metrics,
-            reference=self.results.titles[model],
-            model=found.summary[model],
-            bicubic=found.summary[BICUBIC],
-        )
+        benchmarks = {
+            name: BenchmarkFacts(
+                identity=found.identity,
+                degradation=found.degradation,
+                num_images=found.num_images,
+                model=found.summary[model],
+                bicubic=found.summary[BICUBIC],
+            )
+            for name, found in self.results.benchmarks.items()
+        }
+        return BundleMetrics(self.results.metrics, self.results.titles[model], benchmarks)
 
 
-def find_evidence(settings: ExportConfig, model: Model, benchmark: Any) -> Evidence:
+def find_evidence(
+    settings: ExportConfig, model: Model, benchmark: Any, policy: RetryPolicy = RetryPolicy()
+) -> Evidence:
     """Returns the evidence for a model.
 
     Args:
         benchmark: the sets that it was measured on, as `parse_names` takes them.
+        policy: limits the waiting for object storage.
 
     Raises:
         UserError: the model has not been measured, or with other weights; or the results are
             damaged or of another version.
     """
-    directory = evaluate.output_directory(settings.evidence, model.reference, benchmark)
-    path = directory / RESULTS
-    if path.exists():
-        results = read_typed(EvaluationResults, path.read_bytes(), str(path))
-        if results.weights_sha256 == model.weights_sha256:
-            return Evidence(directory, results)
+    location = evaluate.output_location(settings.evidence, model.reference, benchmark)
+    store = open_store(location, policy=policy)
+    if store.size(RESULTS) is not None:
+        with unchanged(store, RESULTS) as data:
+            results = read_typed(EvaluationResults, data, f"{location}/{RESULTS}")
+            if results.weights_sha256 == model.weights_sha256:
+                files = {name: store.read(name) for name in (REPORT, IMAGES)}
+                return Evidence(results, files)
     raise UserError(
         f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
         f"model={model.reference} export.weights={settings.weights} first, with the same "

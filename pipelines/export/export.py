@@ -1,21 +1,16 @@
 """From trained weights to a bundle: edge artifacts that were run and compared, and the evidence."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines import tracking
 from pipelines.config.load import config_digest, to_yaml
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
-from pipelines.evaluation import evaluate
-from pipelines.evaluation.results import IMAGES
 from pipelines.export.artifacts import export_artifact, real_tiles
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
@@ -23,10 +18,13 @@ from pipelines.models import bundle
 from pipelines.models.cost import network_cost
 from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.models.load import Model, at_precision, load_model
-from pipelines.registry.register import champion_version
 from pipelines.revision import git_commit
 from pipelines.runs.names import run_name
-from pipelines.storage.files import new_directory
+from pipelines.storage.folders import new_folder
+from pipelines.storage.ownership import check_replaceable
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import Store, open_store
+from pipelines.storage.tensors import save_tensors
 
 CARD = "MODEL_CARD.md"
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -39,59 +37,71 @@ def model_reference(config: Config) -> ModelReference:
     return ModelReference(Kind.RUN, run_name(config, list(config.stages)[-1]))
 
 
-def output_directory(config: Config) -> Path:
-    """Returns where the bundle is written."""
-    return bundle.bundle_directory(config.output, config.run)
+def output_location(config: Config) -> str:
+    """Returns where the bundle is written: a directory or an `s3://` prefix."""
+    return bundle.bundle_location(config.output, config.run)
 
 
 def plan(config: Config) -> str:
-    """Returns what would be exported, in words."""
+    """Returns what would be exported, in words.
+
+    Raises:
+        UserError: files of somebody else are where the bundle goes.
+    """
+    _check_output(open_store(output_location(config), policy=config.stream.policy))
     tile = config.export.tile
     return (
         f"export {model_reference(config)} as ONNX (opset {config.export.opset}, LR tiles of "
-        f"{tile}x{tile} px) into the bundle {output_directory(config)}"
+        f"{tile}x{tile} px) into the bundle {output_location(config)}"
     )
 
 
-def run(config: Config) -> Path:
-    """Writes the bundle, unless it is there already; returns its directory.
+def run(config: Config) -> str:
+    """Writes the bundle, unless it is there already; returns its location.
 
     Raises:
-        UserError: the model was not evaluated, does not exist, or an artifact differs from
-            PyTorch by more than `export.max_error`.
+        UserError: files of somebody else are where the bundle goes, the model was not evaluated,
+            does not exist, or an artifact differs from PyTorch by more than `export.max_error`.
     """
+    policy = config.stream.policy
+    store = open_store(output_location(config), policy=policy)
+    _check_output(store)
     model = at_precision(load_model(model_reference(config), config), config.export.weights)
-    evidence = find_evidence(config.export, model, config.benchmark)
-    directory, facts = output_directory(config), _facts(config, model, evidence)
-    if _is_exported(directory, facts):
-        print(f"Nothing to do: {model.reference} is exported already, see {directory}.")
-        return directory
-    with new_directory(directory) as new:
+    evidence = find_evidence(config.export, model, config.benchmark, policy)
+    facts = _facts(config, model, evidence)
+    if _is_exported(store, policy, facts):
+        print(f"Nothing to do: {model.reference} is exported already, see {store.location}.")
+        return store.location
+    with new_folder(store, bundle.FILE_NAME, lambda: _check_output(store)) as new:
         facts = replace(facts, edge=_export_artifacts(config, model, new))
         _save(model.network.inference_state_dict(), facts.precision, new / bundle.WEIGHTS)
         if model.finetuning_weights:
             _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
-        for name in (evaluate.REPORT, IMAGES):
-            shutil.copyfile(evidence.directory / name, new / name)
-        (new / CARD).write_text(model_card(config.description, facts))
+        for name, data in evidence.files.items():
+            (new / name).write_bytes(data)
+        card = model_card(config.description, model.config.degradation.preset, facts)
+        (new / CARD).write_text(card)
         bundle.seal(new, facts)
-    print(f"Bundle: {directory}")
-    return directory
+    print(f"Bundle: {store.location}")
+    return store.location
 
 
-def _is_exported(directory: Path, facts: BundleFacts) -> bool:
+def _check_output(store: Store) -> None:
+    check_replaceable(store, bundle.FILE_NAME, bundle.owned)
+
+
+def _is_exported(store: Store, policy: RetryPolicy, facts: BundleFacts) -> bool:
     """Returns True if an intact bundle is there that would not change."""
-    if not (directory / bundle.FILE_NAME).exists():
+    if store.size(bundle.FILE_NAME) is None:
         return False
     try:
-        known = bundle.load_bundle(directory).facts
+        known = bundle.load_bundle(bundle.local_bundle(store.location, policy)).facts
     except UserError as error:
         print(f"Exporting anew, since {error}")
         return False
-    # Neither the next commit nor the next champion makes another model of it.
-    known = replace(known, git_commit=facts.git_commit, parent_version=facts.parent_version)
-    return replace(known, edge={}, files={}) == facts
+    # The next commit makes no other model of it.
+    return replace(known, git_commit=facts.git_commit, edge={}, files={}) == facts
 
 
 def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str, EdgeArtifact]:
@@ -107,7 +117,7 @@ def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str
 
 def _save(weights: dict[str, Tensor], precision: str, path: Path) -> None:
     dtype = _DTYPES[precision]
-    save_file({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
+    save_tensors({n: w.to(dtype).contiguous() for n, w in weights.items()}, path)
 
 
 def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
@@ -122,7 +132,7 @@ def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
         opset=config.export.opset,
         artifacts=tuple(config.export.artifacts),
         precision=config.export.weights,
-        parent_version=champion_version(tracking.connect(config.mlflow), config.mlflow.model),
+        parent_version=model.parent_version,
         weights_sha256=model.weights_sha256,
         manifest=model.provenance.manifest,
         config_digest=config_digest(model.config),

@@ -6,20 +6,33 @@ no pickles. Whatever loads a bundle verifies it first.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.config.load import from_dict
 from pipelines.config.schema import Config, RunConfig
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, listing, told
 from pipelines.models.build import build_network
 from pipelines.models.facts import BundleFacts, FileFacts
 from pipelines.storage.digests import digest
-from pipelines.storage.files import file_sha256, write_bytes
-from pipelines.storage.paths import resolve
-from pipelines.storage.typed import read_typed, to_dict, to_json
+from pipelines.storage.files import (
+    MissingFileError,
+    file_sha256,
+    local_files,
+    process_directory,
+    write_bytes,
+)
+from pipelines.storage.folders import fetch_folder
+from pipelines.storage.ownership import Owns, files_in
+from pipelines.storage.paths import absolute_location
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import LocalStore, open_store
+from pipelines.storage.typed import check_depth, read_typed, to_dict, to_json
 from srmodels.network import SRNetwork
 
 FILE_NAME = "bundle.json"
@@ -30,6 +43,15 @@ WEIGHTS = "model.safetensors"
 FINETUNING = "finetuning.safetensors"
 
 CONFIG = "config.yaml"
+
+#: Scores by image, for those who want to look closer, and for the gate.
+IMAGES = "images.csv"
+
+# The errors of YAML, OmegaConf and our schema for a text that is no configuration of ours.
+_NO_CONFIG = (
+    yaml.YAMLError, OmegaConfBaseException, ValueError, LookupError, TypeError, AttributeError,
+    RecursionError, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,23 +71,76 @@ class Bundle:
         return digest(to_dict(self.facts))
 
     def config(self) -> Config:
-        """Returns the configuration that the model was trained with."""
-        return from_dict(yaml.safe_load((self.path / CONFIG).read_text()))
+        """Returns the configuration that the model was trained with.
+
+        Raises:
+            UserError: it is damaged, or another SRMill wrote it.
+        """
+        path = self.path / CONFIG
+        try:
+            return from_dict(check_depth(yaml.safe_load(_read(path))))
+        except UserError:
+            raise
+        except _NO_CONFIG as error:
+            raise _damaged(path, error) from None
 
     def network(self) -> SRNetwork:
-        """Returns the networks that ship, fused, in eval mode."""
-        return build_network(self.config(), load_file(self.path / WEIGHTS))
+        """Returns the networks that ship, fused, in eval mode.
+
+        Raises:
+            UserError: configuration or weights are damaged, or do not fit each other.
+        """
+        return build_network(self.config(), _load(self.path / WEIGHTS))
 
     def finetuning_weights(self) -> dict[str, Tensor]:
-        """Returns the weights of `FINETUNING` in fp32; empty where the bundle has none."""
+        """Returns the weights of `FINETUNING` in fp32; empty where the bundle has none.
+
+        Raises:
+            UserError: they are damaged.
+        """
         path = self.path / FINETUNING
-        return {n: w.float() for n, w in load_file(path).items()} if path.is_file() else {}
+        return {n: w.float() for n, w in _load(path).items()} if path.is_file() else {}
 
 
-def bundle_directory(folder: str | None, run: RunConfig) -> Path:
-    """Returns where the bundle of a run is: in `folder`, else in work/export, by the run's name."""
+def bundle_location(folder: str | None, run: RunConfig) -> str:
+    """Returns where the bundle of a run is: in `folder`, else in work/export, by the run's name.
+
+    Args:
+        folder: a directory or an `s3://` prefix.
+    """
     assert run.name is not None
-    return resolve(folder or "work/export") / run.name
+    return f"{absolute_location(folder or 'work/export').rstrip('/')}/{run.name}"
+
+
+def check_bundle(location: str, policy: RetryPolicy = RetryPolicy()) -> None:
+    """Checks that there is a bundle in a directory or under an `s3://` prefix; fetches nothing.
+
+    Raises:
+        UserError: there is none, or the store fails.
+    """
+    if open_store(location, policy=policy).size(FILE_NAME) is None:
+        raise _no_bundle(location)
+
+
+def local_bundle(location: str, policy: RetryPolicy = RetryPolicy()) -> Path:
+    """Returns a directory with the files of a bundle, which `load_bundle` verifies.
+
+    Args:
+        location: a directory, which is returned as it is; or an `s3://` prefix. Its files are
+            fetched into a directory of this node that lives as long as this process.
+
+    Raises:
+        UserError: there is no bundle under the prefix, or the store fails.
+    """
+    store = open_store(location, policy=policy)
+    if isinstance(store, LocalStore):
+        return store.directory
+    directory = process_directory()
+    try:
+        fetch_folder(store, FILE_NAME, directory)
+    except MissingFileError:
+        raise _no_bundle(location) from None
+    return directory
 
 
 def seal(directory: Path, facts: BundleFacts) -> None:
@@ -86,28 +161,68 @@ def load_bundle(directory: Path) -> Bundle:
     """
     path = directory / FILE_NAME
     if not path.is_file():
+        raise _no_bundle(directory)
+    facts = read_typed(BundleFacts, _read(path), str(path))
+    if absent := sorted({WEIGHTS, CONFIG, IMAGES} - facts.files.keys()):
         raise UserError(
-            f"there is no bundle in {directory} (no {FILE_NAME}): correct the path, or export one "
-            "with jobs/export.py."
+            f"bundle {directory} is incomplete (its {FILE_NAME} lists no {listing(absent)}): fetch "
+            "or export it again."
         )
-    facts = read_typed(BundleFacts, path.read_bytes(), str(path))
-    present = _files(directory)
+    with local_files(directory):
+        present = _files(directory)
     if unlisted := sorted(present.keys() - facts.files.keys()):
         raise UserError(
             f"bundle {directory} holds files it does not list: {listing(unlisted)}: remove them."
         )
     for name, listed in facts.files.items():
-        if name not in present or file_sha256(present[name]) != listed.sha256:
+        if name not in present or not _is_intact(present[name], listed):
             raise UserError(
                 f"bundle {directory}: {name} is missing or damaged: fetch or export it again."
             )
     return Bundle(directory, facts)
 
 
+def _is_intact(path: Path, listed: FileFacts) -> bool:
+    with local_files(path):
+        # A pipe would wait for a writer for ever.
+        return path.is_file() and file_sha256(path) == listed.sha256
+
+
+def _read(path: Path) -> bytes:
+    with local_files(path):
+        return path.read_bytes()
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        with local_files(path):
+            return load_file(path)
+    except UserError:
+        raise
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({told(error)}): fetch the bundle or export it again.")
+
+
+def owned(document: dict[str, Any]) -> Owns | None:
+    """Returns which files belong to a bundle of any version, given the content of `bundle.json`."""
+    files = document.get("files")
+    if not isinstance(document.get(BundleFacts.VERSION_KEY), int) or not isinstance(files, dict):
+        return None
+    return files.__contains__
+
+
+def _no_bundle(location: object) -> UserError:
+    return UserError(
+        f"there is no bundle in {location} (no {FILE_NAME}): correct the path, or export one "
+        "with jobs/export.py."
+    )
+
+
 def _files(directory: Path) -> dict[str, Path]:
-    """Returns every file of a bundle but `bundle.json`, by its path in there, sorted."""
-    return {
-        path.relative_to(directory).as_posix(): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != FILE_NAME
-    }
+    """Returns every file of a bundle but its `bundle.json`, by its path in there, sorted."""
+    found = files_in(directory)
+    return {name: path for name, path in found.items() if name != FILE_NAME}

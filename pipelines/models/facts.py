@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pipelines.storage.forms import NonNegativeInt, PositiveInt, RelativePath, Sha256
 from pipelines.storage.typed import Document
 from srmodels.edge.target import Parity
 from srmodels.latency import Latency
@@ -20,7 +21,8 @@ class Provenance:
         precision: precision of the stored weights, fp32 or fp16.
         step: step of the checkpoint, for a model that is a run.
         git_commit: commit of the code that exported the bundle.
-        parent_version: version of the registry's champion at the time of the export.
+        parent_version: the registered version that they descend from, as models:/NAME/VERSION; None
+            where training began from scratch, or from weights that no registry holds.
     """
 
     manifest: str
@@ -52,26 +54,44 @@ class MetricFacts:
 
 
 @dataclass(frozen=True)
-class BundleMetrics:
-    """The means of the first benchmark set that a model was measured on.
+class BenchmarkFacts:
+    """The means of a model on one benchmark set.
 
     Attributes:
-        benchmark: name of the set.
-        identity: digest of its images; equal for equal images.
+        identity: digest of its images and their degradation; equal for equal pairs.
         degradation: the origin of its LR images, in words.
-        by: facts of each metric, by label.
-        reference: the model's name in `images.csv`.
-        model, bicubic: mean scores by label.
+        model, bicubic: mean scores by metric label.
     """
 
-    benchmark: str
     identity: str
     degradation: str
     num_images: int
-    by: dict[str, MetricFacts]
-    reference: str
     model: Scores
     bicubic: Scores
+
+
+@dataclass(frozen=True)
+class BundleMetrics:
+    """The scores of a model on every benchmark set that it was measured on.
+
+    Attributes:
+        by: facts of each metric, by label.
+        reference: the model's name in `images.csv`.
+        benchmarks: the means by the name of the set, in the order of the evaluation.
+    """
+
+    by: dict[str, MetricFacts]
+    reference: str
+    benchmarks: dict[str, BenchmarkFacts]
+
+    def means(self) -> dict[str, float]:
+        """Returns the model's mean scores by "SET/LABEL"; those that do not exist are left out."""
+        return {
+            f"{name}/{label}": score
+            for name, found in self.benchmarks.items()
+            for label, score in found.model.items()
+            if score is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -98,7 +118,7 @@ class EdgeArtifact:
         latency: latency of one tile, on `machine`.
     """
 
-    file: str
+    file: RelativePath
     input: TensorSpec
     output: TensorSpec
     parity: Parity
@@ -110,8 +130,8 @@ class EdgeArtifact:
 class FileFacts:
     """The content of one file of a bundle."""
 
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,7 @@ class BundleFacts(Document):
         tile: side of the edge artifacts' LR input, pixels.
         artifacts: names of the edge targets that the recipe asked for.
         precision: precision of the stored weights, fp32 or fp16.
-        parent_version: version of the registry's champion at the time of the export.
+        parent_version: see `Provenance`.
         weights_sha256: identity of the weights that ship, see `Model.weights_sha256`.
         manifest: digest of the dataset that the model was trained on.
         gmacs: multiply-adds for an LR tile, 10⁹.
@@ -132,15 +152,15 @@ class BundleFacts(Document):
         files: every other file of the bundle, by path; `seal` fills it in.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     VERSION_KEY: ClassVar[str] = "schema_version"
     REMEDY: ClassVar[str] = "export it again"
 
     name: str
     system: str
     recipe: str
-    scale: int
-    tile: int
+    scale: PositiveInt
+    tile: PositiveInt
     opset: int
     artifacts: tuple[str, ...]
     precision: str
@@ -153,7 +173,7 @@ class BundleFacts(Document):
     gmacs: float
     metrics: BundleMetrics
     edge: dict[str, EdgeArtifact] = field(default_factory=dict)
-    files: dict[str, FileFacts] = field(default_factory=dict)
+    files: dict[RelativePath, FileFacts] = field(default_factory=dict)
 
     @property
     def provenance(self) -> Provenance:

@@ -1,9 +1,6 @@
 """Loads the network behind a model reference."""
 
-import atexit
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +14,13 @@ from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_mo
 from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import load_bundle, local_bundle
 from pipelines.models.facts import Provenance
 from pipelines.runs.checkpoint import RESULT, RunState
 from pipelines.runs.names import run_checkpoints
+from pipelines.storage.files import process_directory
 from pipelines.storage.paths import resolve
+from pipelines.storage.retries import RetryPolicy
 from srmodels.network import SRNetwork, weights_of
 
 #: The alias of the version of a registered model that is in use.
@@ -39,6 +38,8 @@ class Model:
         provenance: the origin of the weights, from `bundle.json` or from the run's checkpoint.
         finetuning_weights: weights of the networks that do not ship, but that a finetuning needs.
         trained_weights: every weight that a finetuning starts from; empty for a fused bundle.
+        version: the version of the registry that it is, even where an alias names it; None for
+            other models.
     """
 
     reference: ModelReference
@@ -47,6 +48,12 @@ class Model:
     provenance: Provenance
     finetuning_weights: dict[str, Tensor]
     trained_weights: dict[str, Tensor]
+    version: ModelReference | None = None
+
+    @property
+    def parent_version(self) -> str | None:
+        """The registered version that new weights descend from if they start from this model."""
+        return str(self.version) if self.version else self.provenance.parent_version
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -78,18 +85,23 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
             model is damaged or cannot infer yet.
     """
     if reference.kind is Kind.REGISTRY:
-        return _from_bundle(reference, fetch(reference, config.mlflow))
+        version = registered_version(reference, config.mlflow)
+        return replace(_from_bundle(reference, _download(version)), version=version)
     if reference.kind is Kind.RUN:
         return _from_run(reference, config, to_train=to_train)
-    return _from_bundle(reference, find_bundle(reference))
+    return _from_bundle(reference, find_bundle(reference, config.stream.policy))
 
 
-def find_bundle(reference: ModelReference) -> Path:
-    """Returns the directory of a bundle that ships, or that is named by its path.
+def find_bundle(reference: ModelReference, policy: RetryPolicy = RetryPolicy()) -> Path:
+    """Returns the directory of a bundle that ships, or that is named by its path or `s3://` prefix.
+
+    A bundle from s3:// is fetched first, see `local_bundle`.
 
     Raises:
         UserError: there is no such bundle.
     """
+    if is_in_s3(reference):
+        return local_bundle(reference.name, policy)
     if reference.kind is Kind.SHIPPED:
         return SHIPPED / reference.name
     if reference.kind is Kind.BUNDLE and (path := resolve(reference.name)).is_dir():
@@ -101,15 +113,26 @@ def find_bundle(reference: ModelReference) -> Path:
     )
 
 
+def is_in_s3(reference: ModelReference) -> bool:
+    """Returns True for a bundle that is named by its `s3://` prefix."""
+    return reference.kind is Kind.BUNDLE and reference.name.startswith("s3://")
+
+
 def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
     """Downloads a registered bundle into a folder that lives as long as this process.
 
     Raises:
         UserError: the registry has no such model, version or alias.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    return _download(registered_version(reference, settings))
 
+
+def registered_version(reference: ModelReference, settings: MlflowConfig) -> ModelReference:
+    """Returns the reference of the version that an alias means now, or that is named itself.
+
+    Raises:
+        UserError: the registry has no such model, version or alias.
+    """
     client = tracking.connect(settings, create=False)
     if reference.alias is not None:
         found = tracking.lookup(client.get_model_version_by_alias, reference.name, reference.alias)
@@ -120,13 +143,18 @@ def fetch(reference: ModelReference, settings: MlflowConfig) -> Path:
             f"the registry at {tracking.tracking_uri(settings)} has no model '{reference}': "
             "register one with jobs/register.py, or see the names in the MLflow UI."
         )
-    uri = str(replace(reference, alias=None, version=str(found.version)))
+    return replace(reference, alias=None, version=str(found.version))
+
+
+def _download(version: ModelReference) -> Path:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     try:
-        target = tempfile.mkdtemp(prefix="srmill-bundle-")
-        atexit.register(shutil.rmtree, target, ignore_errors=True)
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
+        target = str(process_directory())
+        return Path(mlflow.artifacts.download_artifacts(str(version), dst_path=target))
     except (MlflowException, OSError) as error:
-        raise UserError(f"the bundle of {uri} cannot be fetched: {error}") from None
+        raise UserError(f"the bundle of {version} cannot be fetched: {error}") from None
 
 
 def at_precision(model: Model, precision: str) -> Model:
@@ -176,7 +204,7 @@ def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> M
     unfused = network_on_meta(trained_with.system, trained_with.networks)
     modules = unfused.inference_modules() | unfused.finetuning_modules()
     trained = weights_of(modules, weights)
-    provenance = Provenance(state.manifest, step=state.step)
+    provenance = Provenance(state.manifest, step=state.step, parent_version=state.parent_version)
     return Model(reference, trained_with, network, provenance, kept, trained)
 
 

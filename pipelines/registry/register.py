@@ -1,16 +1,15 @@
 """A bundle becomes a version of a registered model, and the champion if the gate lets it."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import tracking
 from pipelines.config.schema import Config, RegisterConfig
 from pipelines.models import bundle as bundles
-from pipelines.models.bundle import Bundle, load_bundle
+from pipelines.models.bundle import Bundle, load_bundle, local_bundle
 from pipelines.models.load import CHAMPION, champion, fetch
 from pipelines.registry.gate import Decision, decide
-from pipelines.storage.paths import resolve
+from pipelines.storage.paths import absolute_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,15 +19,18 @@ _NEVER = "register.promote=never"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 
 
-def bundle_directory(config: Config) -> Path:
-    """Returns the folder that `bundle` names, else where jobs/export.py writes by default."""
-    return resolve(config.bundle) if config.bundle else bundles.bundle_directory(None, config.run)
+def bundle_location(config: Config) -> str:
+    """Returns the directory or `s3://` prefix that `bundle` names, else where jobs/export.py writes
+    by default."""
+    if config.bundle:
+        return absolute_location(config.bundle)
+    return bundles.bundle_location(None, config.run)
 
 
 def plan(config: Config) -> str:
     """Returns what would be registered, and where, in words."""
     return (
-        f"register {bundle_directory(config)} as a version of '{config.mlflow.model}' at "
+        f"register {bundle_location(config)} as a version of '{config.mlflow.model}' at "
         f"{tracking.tracking_uri(config.mlflow)}; promotion: {config.register.promote}"
     )
 
@@ -39,13 +41,14 @@ def run(config: Config) -> str:
     Raises:
         UserError: there is no bundle, it is damaged, or the MLflow server does not answer.
     """
-    bundle = load_bundle(bundle_directory(config))
+    location = bundle_location(config)
+    bundle = load_bundle(local_bundle(location, config.stream.policy))
     client = tracking.connect(config.mlflow)
     name = config.mlflow.model
     assert name is not None
     version = find_version(client, name, bundle)
     if version is not None:
-        print(f"Nothing to do: {bundle.path} is {name} version {version} already.")
+        print(f"Nothing to do: {location} is {name} version {version} already.")
     else:
         version = _create_version(client, config, name, bundle)
         print(f"Registered {name} version {version} at {tracking.tracking_uri(config.mlflow)}.")
@@ -117,20 +120,22 @@ def _decide(config: Config, bundle: Bundle) -> Decision:
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
-    scores = {k: v for k, v in facts.metrics.model.items() if v is not None}
+    scores = {tracking.allowed(name): mean for name, mean in facts.metrics.means().items()}
     tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts.manifest}
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     with tracking.active_run(client, run_id):
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in scores.items():
-            client.log_metric(run_id, f"val/{metric}", value)
+            client.log_metric(run_id, metric, value)
         if tracking.lookup(client.get_registered_model, name) is None:
-            client.create_registered_model(name, description=config.description)
+            tracking.create_unless_there(
+                client.create_registered_model, name, description=config.description
+            )
         created = client.create_model_version(
             name,
             source=f"runs:/{run_id}/bundle",
             run_id=run_id,
-            tags=tags | {f"val.{k}": f"{v:.4f}" for k, v in scores.items()},
+            tags=tags | {metric: f"{value:.4f}" for metric, value in scores.items()},
             description=f"{facts.recipe}, commit {facts.git_commit}",
         )
     return str(created.version)

@@ -1,8 +1,9 @@
 """Reads the inputs that decide the result of each step, so that a step can say why it runs.
 
-Nothing is written or downloaded, and no server is asked. An input that is not there yet is None.
+Nothing is written, and no large file is read. An input that is not there yet is None.
 """
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from pipelines.storage.store import open_store
 from pipelines.training.plan import chosen_stage
 from pipelines.training.stage_run import identity_of
 
@@ -93,11 +95,11 @@ def of_evaluate(config: Config) -> Inputs:
 def of_export(config: Config) -> Inputs:
     """Returns the weights, the settings of the export, and the evidence."""
     reference = export.model_reference(config)
-    folder = evaluate.output_directory(config.export.evidence, reference, config.benchmark)
+    folder = evaluate.output_location(config.export.evidence, reference, config.benchmark)
     return {
         "model": _weights(config, reference),
-        "evidence": _sha256(folder / RESULTS),
-        "output": str(export.output_directory(config)),
+        "evidence": _sha256_in(folder, RESULTS, config),
+        "output": export.output_location(config),
         **_settings("export", config.export),
     }
 
@@ -105,7 +107,7 @@ def of_export(config: Config) -> Inputs:
 def of_register(config: Config) -> Inputs:
     """Returns the bundle, the model's name, the registry, and the rule of promotion."""
     return {
-        "bundle": _sha256(register.bundle_directory(config) / bundle.FILE_NAME),
+        "bundle": _sha256_in(register.bundle_location(config), bundle.FILE_NAME, config),
         "mlflow.model": config.mlflow.model,
         "mlflow.uri": tracking.tracking_uri(config.mlflow),
         "register.promote": config.register.promote,
@@ -127,7 +129,8 @@ def _listing(name: str, config: Config) -> Any:
     if "://" not in name and (path := resolve(name)).is_file():
         stat = path.stat()
         return [str(path), stat.st_size, stat.st_mtime_ns]
-    entries = find_entries(name, config.mirror, config.stream.policy)
+    limit = config.shard.max_unpacked_gib
+    entries = find_entries(name, config.mirror, config.stream.policy, limit)
     # Not the container's path: a submitted job lies in another folder each time.
     return [name, [[entry.label, entry.size] for entry in entries]]
 
@@ -135,7 +138,7 @@ def _listing(name: str, config: Config) -> Any:
 def _weights(config: Config, reference: ModelReference) -> Any:
     """Returns the sha256 of a run's newest weights, or of a file; the rest stands for itself."""
     if reference.kind is Kind.BUNDLE:
-        return _sha256(resolve(reference.name) / bundle.FILE_NAME)
+        return _sha256_in(reference.name, bundle.FILE_NAME, config)
     if reference.kind in (Kind.ONNX, Kind.SPANDREL):
         return _sha256(resolve(reference.name))
     if reference.kind is not Kind.RUN:
@@ -148,6 +151,12 @@ def _benchmark(name: str, config: Config) -> str | None:
     if name == VALIDATION and not dataset_exists(config.data, config.stream):
         return None
     return open_benchmark(name, config).identity
+
+
+def _sha256_in(location: str, name: str, config: Config) -> str | None:
+    """Returns the sha256 of a small file in a directory or under an `s3://` prefix."""
+    store = open_store(location, policy=config.stream.policy)
+    return hashlib.sha256(store.read(name)).hexdigest() if store.size(name) is not None else None
 
 
 def _sha256(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from pipelines.export import export
 from pipelines.models.build import stage_on_meta
 from pipelines.retrain import inputs
 from pipelines.runs.names import run_name
-from pipelines.storage.paths import resolve
+from pipelines.storage.paths import absolute_location
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def _places(config: Config, model: Mapping[str, str]) -> dict[str, dict[str, Any
     """Returns, by job, the keys that put its result under `output`; none if that is not set."""
     if config.output is None:
         return {job: {} for job in ("shard", "evaluate", "export", "register")}
-    output = resolve(config.output)
-    exported = {"output": str(output / "export"), "export.evidence": str(output / "evaluate")}
-    bundle = export.output_directory(_changed(config, {**model, **exported}))
+    output = absolute_location(config.output).rstrip("/")
+    exported = {"output": f"{output}/export", "export.evidence": f"{output}/evaluate"}
+    bundle = export.output_location(_changed(config, {**model, **exported}))
     return {
         "shard": {"output": None},
-        "evaluate": {"output": str(output / "evaluate")},
+        "evaluate": {"output": f"{output}/evaluate"},
         "export": exported,
-        "register": {"bundle": str(bundle)},
+        "register": {"bundle": bundle},
     }
 
 

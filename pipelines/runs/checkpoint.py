@@ -30,6 +30,7 @@ from pipelines.runs.marker import (
 )
 from pipelines.storage.digests import digest
 from pipelines.storage.files import local_files
+from pipelines.storage.forms import NonNegativeInt, PositiveInt
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed
 
@@ -37,6 +38,8 @@ STATE, MODEL, EMA = "state.json", "model.safetensors", "ema.safetensors"
 #: The files that `Checkpoint.state` and `Checkpoint.weights` read: the result of a finished run.
 RESULT = (STATE, MODEL, EMA)
 FOLDER = re.compile(r"step-(\d{6,})-([0-9a-z]+)")
+#: The folders of files that are not published yet, and those that are being removed.
+STAGING = re.compile(rf"(\.swept)?\.{FOLDER.pattern}")
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,16 @@ class RunState(Document):
         stage: the stage's name in the recipe.
         networks: the configuration of the networks that the weights fit; it may differ from the
             recipe's.
+        parent_version: the registered version that the weights descend from, see `Provenance`.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "choose another run.name"
 
-    step: int
-    samples: int
-    world_size: int
-    zero_stage: int
+    step: NonNegativeInt
+    samples: NonNegativeInt
+    world_size: PositiveInt
+    zero_stage: NonNegativeInt
     seed: int
     manifest: str
     identity: dict[str, Any]
@@ -71,6 +75,7 @@ class RunState(Document):
     config: dict[str, Any]
     stage: str
     networks: dict[str, Any]
+    parent_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,10 @@ class Checkpoints:
 
     def sweep_workspace(self, attempt: str | None = None) -> None:
         """Removes the staging folders on this node, except those of `attempt`."""
-        for path in self.workspace.glob(".swept.step-*"):
+        staging = {path: STAGING.fullmatch(path.name) for path in self.workspace.glob(".*step-*")}
+        for path in [path for path, match in staging.items() if match and match[1]]:
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.workspace.glob(".step-*"):
+        for path in [path for path, match in staging.items() if match and not match[1]]:
             if attempt is None or not path.name.endswith(f"-{attempt}"):
                 # The rename removes all files at once. An orphan that is about to publish must not
                 # find half of them.

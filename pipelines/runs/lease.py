@@ -14,10 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 from pipelines.storage.files import MissingFileError, local_files
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, Store, open_store
+from pipelines.storage.typed import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 
 
 @contextmanager
-def lease(store: Store, name: str) -> Iterator[None]:
+def lease(store: Store, name: str, policy: RetryPolicy = POLICY) -> Iterator[None]:
     """Holds the lease of a run during the block.
 
     For s3:// the main thread must call it, since a lost lease interrupts that thread. A process
@@ -39,6 +40,7 @@ def lease(store: Store, name: str) -> Iterator[None]:
     Args:
         store: the run's directory or `s3://` prefix.
         name: the name of the run, for messages.
+        policy: limits the waiting for s3; its clock measures the lease.
 
     Raises:
         UserError: another process trains the run, or has taken it over.
@@ -47,7 +49,7 @@ def lease(store: Store, name: str) -> Iterator[None]:
         with _directory_lease(store.directory, name):
             yield
         return
-    held = _ObjectLease(store.location, name)
+    held = _ObjectLease(store.location, name, policy)
     held.acquire()
     try:
         yield
@@ -85,9 +87,9 @@ class _ObjectLease:
     clocks of different machines.
     """
 
-    def __init__(self, location: str, name: str) -> None:
-        self.name, self.lost = name, False
-        self._store = open_store(location, policy=POLICY)
+    def __init__(self, location: str, name: str, policy: RetryPolicy) -> None:
+        self.name, self.lost, self._clock = name, False, policy.clock
+        self._store = open_store(location, policy=policy)
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True, name="lease")
@@ -102,7 +104,7 @@ class _ObjectLease:
             self._wait_for_its_end(seen)
         self._write()
         # Not every S3 server has compare-and-set, so the later of two claims replaces the other.
-        time.sleep(SETTLE_S)
+        self._clock.sleep(SETTLE_S)
         if not self._is_mine():
             raise _taken(self.name)
         self._thread.start()
@@ -129,9 +131,9 @@ class _ObjectLease:
             "whether it still does.",
             flush=True,
         )
-        deadline = time.monotonic() + ABANDONED_S
-        while time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+        deadline = self._clock.now() + ABANDONED_S
+        while self._clock.now() < deadline:
+            self._clock.sleep(LOOK_S)
             now = self._read()
             if now is None:
                 return
@@ -140,7 +142,7 @@ class _ObjectLease:
         print(f"{self.name}: {told} shows no sign of life, so this job takes over.", flush=True)
 
     def _live(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        while not self._clock.wait(self._ended, BEAT_S):
             try:
                 if not self._is_mine():
                     self.lost = True
@@ -169,8 +171,8 @@ class _ObjectLease:
 
 def _holder(content: bytes) -> str:
     try:
-        values = json.loads(content)
-        return f"process {values['pid']} on {values['host']}"
+        values = parse_json(content)
+        return told(f"process {values['pid']} on {values['host']}")
     except (ValueError, KeyError, TypeError):
         return "a job"
 

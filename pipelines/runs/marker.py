@@ -12,7 +12,9 @@ from pathlib import Path
 from pipelines.errors import UserError
 from pipelines.storage.digests import digest
 from pipelines.storage.files import MissingFileError, file_sha256, local_files
+from pipelines.storage.forms import NonNegativeInt, PositiveInt, RelativePath, Sha256
 from pipelines.storage.store import Store
+from pipelines.storage.typed import parse_json, validated
 
 #: The marker's name in a checkpoint's folder.
 MARKER = "COMPLETE"
@@ -32,8 +34,8 @@ class DamagedError(UserError):
 class StoredFile:
     """The size in bytes and the sha256 of one file of a checkpoint."""
 
-    bytes: int
-    sha256: str
+    bytes: NonNegativeInt
+    sha256: Sha256
 
     @staticmethod
     def of(path: Path) -> "StoredFile":
@@ -65,10 +67,10 @@ class Marker:
     """
 
     attempt: str
-    step: int
-    world_size: int
+    step: NonNegativeInt
+    world_size: PositiveInt
     score: float | None
-    files: dict[str, StoredFile]
+    files: dict[RelativePath, StoredFile]
 
     def encode(self) -> bytes:
         """Returns the marker as indented JSON that holds its own digest."""
@@ -80,11 +82,8 @@ class Marker:
     def decode(data: bytes) -> "Marker | None":
         """Returns the marker that `encode` wrote; None for other bytes."""
         try:
-            values = json.loads(data)
-            if values.pop("sha256") != digest(values):
-                return None
-            files = {name: StoredFile(**file) for name, file in values["files"].items()}
-            return Marker(**values | {"files": files})
+            values = parse_json(data)
+            return validated(Marker, values) if values.pop("sha256") == digest(values) else None
         except (ValueError, KeyError, AttributeError, TypeError):
             return None
 

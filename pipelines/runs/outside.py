@@ -29,6 +29,7 @@ def keep_weights(
     described_by: Config,
     asked: dict[str, Any],
     content: Any,
+    parent_version: str | None = None,
     make: Callable[[], dict[str, Tensor]],
 ) -> Checkpoint:
     """Returns the checkpoint of weights from outside; writes it first if it is absent or damaged.
@@ -39,14 +40,17 @@ def keep_weights(
         stage: the stage that starts from the weights.
         described_by: the configuration that the weights were made with.
         asked: the configuration's values that name the weights; `RunState.identity["asked"]`.
-        content: a JSON value that identifies the weights; equal content is written once.
+        content: a JSON value that identifies the weights; equal content of one parent is written
+            once.
+        parent_version: the registered version that the weights are, or descend from.
         make: returns the weights by name; called only if the checkpoint must be written.
 
     Raises:
         UserError: the store fails.
     """
     run = run_checkpoints(config, name)
-    checkpoint = Checkpoint(run, 0, digest(asked | {"content": content})[:12])
+    identity = asked | {"content": content, "parent version": parent_version}
+    checkpoint = Checkpoint(run, 0, digest(identity)[:12])
     scratch = resolve(config.run.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     with FileLock(scratch / f"{run.name}.lock"):
@@ -67,6 +71,7 @@ def keep_weights(
             config=to_dict(described_by),
             stage=stage,
             networks=to_dict(described_by)["networks"],
+            parent_version=parent_version,
         )
         _write(config, checkpoint, state, make())
     return checkpoint

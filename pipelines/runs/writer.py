@@ -18,14 +18,12 @@ import os
 import re
 import shutil
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.errors import UserError
@@ -34,6 +32,7 @@ from pipelines.runs.marker import MARKER, DamagedError, Marker, StoredFile, for_
 from pipelines.storage.files import local_files, write_bytes
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore
+from pipelines.storage.tensors import save_tensors
 from pipelines.storage.typed import to_json
 
 # Rank 0 looks for notes after FIRST_LOOK_S, then up to every LOOK_S; after close() for GRACE_S.
@@ -78,8 +77,8 @@ def write_weights(
     Raises:
         UserError: the file system refuses the state.
     """
-    save_file(model, folder / MODEL)
-    save_file(ema, folder / EMA)
+    save_tensors(model, folder / MODEL)
+    save_tensors(ema, folder / EMA)
     write_bytes(folder / STATE, to_json(state))
 
 
@@ -106,7 +105,7 @@ class CheckpointWriter:
         assert re.fullmatch("[0-9a-z]+", attempt), attempt
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
         self.attempt, self.retention = attempt, retention
-        self._budget_s = policy.budget_s
+        self._budget_s, self._clock = policy.budget_s, policy.clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
         self._closed = threading.Event()
@@ -196,22 +195,22 @@ class CheckpointWriter:
 
     def _await_notes(self, checkpoint: Checkpoint) -> None:
         wanted = {f"{checkpoint.folder}/{_note(rank)}": rank for rank in range(self.world_size)}
-        seen, since, delay = 0, time.monotonic(), FIRST_LOOK_S
+        seen, since, delay = 0, self._clock.now(), FIRST_LOOK_S
         while True:
             present = self.checkpoints.store.names(f"{checkpoint.folder}/")
             missing = [str(rank) for note, rank in wanted.items() if note not in present]
             if not missing:
                 return
             if len(present) > seen:
-                seen, since = len(present), time.monotonic()
+                seen, since = len(present), self._clock.now()
             patience = GRACE_S if self._closed.is_set() else self._budget_s
-            if time.monotonic() - since > patience:
+            if self._clock.now() - since > patience:
                 raise UserError(
                     f"checkpoint {checkpoint.location} stays incomplete: no file of ranks "
                     f"{', '.join(missing)} came for {patience:.0f} s; see the log of their nodes, "
                     "and start the same command again."
                 )
-            time.sleep(delay)
+            self._clock.sleep(delay)
             delay = min(2 * delay, LOOK_S)
 
     def _listed(self, checkpoint: Checkpoint) -> dict[str, StoredFile]:

@@ -1,14 +1,16 @@
 """Writes local files and folders whole or not at all, and explains errors of the file system."""
 
+import atexit
 import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +54,24 @@ def local_files(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """Gives a temporary directory, which replaces `target` when the block succeeds.
+def new_directory(target: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Gives a temporary directory, which becomes `target` when the block succeeds.
+
+    Args:
+        check: raises an error if the folder at `target` must not be replaced. It is called after
+            the block, which may take long. Without it, no folder is replaced.
 
     Raises:
         OSError: the file system refuses.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary = _temporary(target)
+    # Unlike tempfile's, its rights follow the umask, and so do those of the files below.
+    temporary.mkdir()
     try:
-        temporary.chmod(0o755)
         yield temporary
-        if target.exists():
+        if check is not None and target.exists():
+            check()
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             target.rename(old / "replaced")
             temporary.rename(target)
@@ -72,6 +80,17 @@ def new_directory(target: Path) -> Iterator[Path]:
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def process_directory() -> Path:
+    """Returns a new directory that is removed at the end of this process.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    directory = tempfile.mkdtemp(prefix="srmill-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 @contextmanager
@@ -90,19 +109,23 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     with local_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        temporary = _temporary(path)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            yield Path(name)
+            yield temporary
             if durable:
                 os.fsync(handle)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            os.replace(temporary, path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+            temporary.unlink(missing_ok=True)
             raise
         finally:
             os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    """Returns a fresh name beside `path` that TEMPORARY matches."""
+    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

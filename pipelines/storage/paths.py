@@ -1,5 +1,6 @@
 """Resolves relative paths against SRMILL_HOME, so that all processes of a job find one place."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -36,15 +37,34 @@ def resolve(location: str | Path) -> Path:
     """Returns the absolute path of a configured location.
 
     Raises:
-        UserError: the location is a URL such as `s3://…`, or the home directory in it is unknown.
+        UserError: the location is a URL such as `s3://…`, or no path at all, see `check_path`.
     """
     if "://" in str(location):
         raise UserError(f"'{location}' is not a path: a local folder is needed here.")
-    try:
-        path = Path(location).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"'{location}' is no path: {error}.") from None
+    path = check_path(location)
     return path if path.is_absolute() else home() / path
+
+
+def check_path(location: str | Path) -> Path:
+    """Returns a path, with the home directory in place of `~`; it need not exist.
+
+    Raises:
+        UserError: the path is empty, the home directory in it is unknown, or no file can have such
+            a name.
+    """
+    try:
+        if not str(location):
+            raise UserError("the path is empty: name a folder, or '.' for the current one.")
+        path = Path(location).expanduser()
+        os.stat(path)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{str(location)!r} is no path: {error}.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"the path '{str(location)[:40]}…' is too long: shorten it.") from None
+    return path
 
 
 def absolute_location(location: str) -> str:

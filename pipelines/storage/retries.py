@@ -3,10 +3,11 @@
 import logging
 import math
 import random
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, redacted
+from pipelines.storage.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +20,19 @@ class RetryPolicy:
 
     Attributes:
         budget_s: the longest time without a byte of progress.
+        first_s: the longest time for a server that has not answered yet: its address may be wrong.
         timeout_s: the longest time for one answer.
         first_delay_s: the longest pause before the first repetition; each failure doubles it.
         max_delay_s: the longest pause of all.
+        clock: tells the time, and pauses.
     """
 
     budget_s: float = 600.0
+    first_s: float = 10.0
     timeout_s: float = 60.0
     first_delay_s: float = 0.2
     max_delay_s: float = 20.0
+    clock: Clock = field(default=Clock(), repr=False, compare=False)
 
     @property
     def answer_s(self) -> float:
@@ -40,11 +45,18 @@ class Retries:
 
     The pauses follow exponential backoff with full jitter. Each call of `progress` restores the
     whole budget.
+
+    Args:
+        what: the operation in words, such as "read s3://bucket/name".
+        known: says whether the server has answered before. Until then `first_s` is the budget.
     """
 
-    def __init__(self, policy: RetryPolicy, what: str) -> None:
+    def __init__(
+        self, policy: RetryPolicy, what: str, known: Callable[[], bool] = lambda: True
+    ) -> None:
         self._policy = policy
         self._what = what
+        self._known = known
         # Its own generator: forked processes share the global one's state and would retry in step.
         self._random = random.Random()
         self._logged = -math.inf
@@ -52,7 +64,7 @@ class Retries:
 
     def progress(self) -> None:
         """Restores the whole budget, since bytes have come through."""
-        self._since = time.monotonic()
+        self._since = self._policy.clock.now()
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
@@ -61,9 +73,12 @@ class Retries:
         Raises:
             UserError: the budget is spent.
         """
-        now = time.monotonic()
-        left = self._policy.budget_s - (now - self._since)
-        told = " ".join(str(error).split()) or type(error).__name__
+        now = self._policy.clock.now()
+        budget = self._policy.budget_s
+        if not self._known():
+            budget = min(budget, self._policy.first_s)
+        left = budget - (now - self._since)
+        told = redacted(" ".join(str(error).split()) or type(error).__name__)
         if left <= 0:
             raise UserError(
                 f"could not {self._what}: nothing came through for {now - self._since:.0f} s, and "
@@ -71,7 +86,8 @@ class Retries:
             ) from error
         if now - self._logged >= LOG_EVERY_S:
             self._logged = now
-            log.warning("could not %s (%s); trying for %.0f s more", self._what, told, left)
+            what = redacted(self._what)
+            log.warning("could not %s (%s); trying for %.0f s more", what, told, left)
         longest = min(self._policy.max_delay_s, self._policy.first_delay_s * 2**self._failures)
         self._failures = min(self._failures + 1, 30)
-        time.sleep(min(left, self._random.uniform(0, longest)))
+        self._policy.clock.sleep(min(left, self._random.uniform(0, longest)))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ FAILURES = (*TRANSIENT, boto.BotoCoreError, boto.ClientError, ValueError)
 CURABLE = ("BadDigest", "RequestTimeout", "SlowDown", "Throttling", "XAmzContent")
 # When a body breaks off before its first byte, botocore returns an answer without these fields.
 NEEDED = {"list_objects_v2": "IsTruncated", "create_multipart_upload": "UploadId"}
+#: Endpoints that have answered this process.
+_ANSWERED: set[str] = set()
 NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
 
 
@@ -54,19 +57,25 @@ class S3Store:
     """
 
     def __init__(
-        self, location: str, policy: RetryPolicy, page: int = 1000, part: int = PART
+        self,
+        location: str,
+        policy: RetryPolicy,
+        page: int = 1000,
+        part: int = PART,
+        known: bool = False,
     ) -> None:
         self._bucket, _, prefix = location.removeprefix("s3://").partition("/")
         if not self._bucket:
             raise UserError(f"'{location}' names no bucket: write s3://bucket/prefix.")
         self._prefix = check_name(f"{prefix.strip('/')}/".lstrip("/"), prefix=True)
         self.location = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-        self._policy, self._page, self._part = policy, page, part
+        self._policy, self._page, self._part, self._known = policy, page, part, known
         self._clients: dict[int, Any] = {}
         self._locks: dict[int, threading.Lock] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return S3Store, (self.location, self._policy, self._page, self._part)
+        # What has answered the driver of a job is known to its workers.
+        return S3Store, (self.location, self._policy, self._page, self._part, self._is_known())
 
     def _connect(self) -> Any:
         # A forked child must not share its parent's sockets, nor wait for a lock that a thread
@@ -85,8 +94,13 @@ class S3Store:
     def _where(self, name: str) -> str:
         return f"{self.location}/{name}" if name else self.location
 
+    def _is_known(self) -> bool:
+        """Returns True if the server has answered this process, or the one that sent the store."""
+        client = self._clients.get(os.getpid())
+        return self._known or (client is not None and client.meta.endpoint_url in _ANSWERED)
+
     def _retries(self, verb: str, name: str) -> Retries:
-        return Retries(self._policy, f"{verb} {self._where(name)}")
+        return Retries(self._policy, f"{verb} {self._where(name)}", self._is_known)
 
     def _call(self, retries: Retries, method: str, name: str, **parameters: Any) -> Any:
         """Sends a request until the server answers it."""
@@ -94,7 +108,9 @@ class S3Store:
             parameters["Key"] = self._prefix + check_name(name)
         while True:
             try:
-                answer = getattr(self._connect(), method)(Bucket=self._bucket, **parameters)
+                client = self._connect()
+                answer = getattr(client, method)(Bucket=self._bucket, **parameters)
+                _ANSWERED.add(client.meta.endpoint_url)
                 if NEEDED.get(method, "ResponseMetadata") in answer:
                     return answer
                 raise ResponseParserError("the answer broke off")
@@ -107,6 +123,7 @@ class S3Store:
         if _transient(error):
             return retries.failed(error)
         if isinstance(error, boto.ClientError):
+            _ANSWERED.add(self._connect().meta.endpoint_url)
             raise self._refusal(error, where) from error
         if isinstance(error, NO_CREDENTIALS):
             raise UserError(
@@ -250,7 +267,8 @@ class S3Store:
                 self._complete(retries, name, upload, _in_parts(size, length, part), size)
             except BaseException:
                 # A server keeps and bills the parts of an upload until somebody aborts it.
-                patience = Retries(RetryPolicy(budget_s=5), f"abort the upload of {name}")
+                brief = replace(self._policy, budget_s=5.0)
+                patience = Retries(brief, f"abort the upload of {name}")
                 with suppress(UserError):
                     self._call(patience, "abort_multipart_upload", name, UploadId=upload)
                 raise

@@ -1,10 +1,12 @@
 """Documents that cross from room to room: JSON with a version, checked when it is read."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,42 @@ class Document:
 
 
 T = TypeVar("T", bound=Document)
+D = TypeVar("D")
+
+#: The levels of lists and objects in a JSON value. Ours have less than ten.
+MAX_DEPTH = 64
+
+
+def parse_json(data: bytes) -> Any:
+    """Returns the JSON value in a file that anybody may have written.
+
+    Raises:
+        ValueError: it holds no JSON, or is nested more deeply than MAX_DEPTH.
+    """
+    try:
+        return check_depth(json.loads(data))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def check_depth(value: Any) -> Any:
+    """Returns a JSON value that functions which call themselves can work on.
+
+    Raises:
+        ValueError: it is nested more deeply than MAX_DEPTH.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_typed(cls: type[T], data: bytes, where: str) -> T:
@@ -35,25 +73,45 @@ def read_typed(cls: type[T], data: bytes, where: str) -> T:
         UserError: `data` is no JSON object, has another version, lacks a key, has one too many, or
             holds a value of another type; nothing is converted.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        values = json.loads(data)
+        values = parse_json(data)
         version = values.pop(cls.VERSION_KEY, "none")
     except (ValueError, AttributeError, TypeError):
-        raise _damaged(cls, where, "no JSON object") from None
-    if version != cls.VERSION:
+        raise damaged(cls, where, "no JSON object") from None
+    if type(version) is not int or version != cls.VERSION:
         raise UserError(
-            f"{where} has schema version {version}, this SRMill reads {cls.VERSION}: use the "
+            f"{where} has schema version {told(version)}, this SRMill reads {cls.VERSION}: use the "
             f"SRMill that wrote it, or {cls.REMEDY}."
         )
     try:
-        # Strict, JSON's arrays become tuples, and nothing else becomes what it is not.
-        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True, extra="forbid")
+        return validated(cls, values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(cls, where, f"{place}: {first['msg'].lower()}") from None
+        place = told(".".join(map(str, first["loc"])))
+        raise damaged(cls, where, f"{place}: {told(first['msg']).lower()}") from None
+
+
+def validated(cls: type[D], values: Any) -> D:
+    """Returns the dataclass that a JSON value describes.
+
+    Raises:
+        pydantic.ValidationError: a ValueError: the value lacks a key, has one too many, or holds a
+            value of another type or form.
+    """
+    # Strict, JSON's arrays become tuples, and nothing else becomes what it is not.
+    return cast(
+        "D",
+        _adapter(cast("Any", cls)).validate_json(json.dumps(values), strict=True, extra="forbid"),
+    )
+
+
+@cache
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def to_dict(document: Document) -> dict[str, Any]:
@@ -66,5 +124,6 @@ def to_json(document: Document) -> bytes:
     return (json.dumps(to_dict(document), indent=2) + "\n").encode()
 
 
-def _damaged(cls: type[Document], where: str, why: str) -> UserError:
+def damaged(cls: type[Document], where: str, why: str) -> UserError:
+    """Returns the error for a document that cannot be used; `why` says it in a few words."""
     return UserError(f"{where} is damaged ({why}): fetch it again, or {cls.REMEDY}.")

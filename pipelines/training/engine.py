@@ -110,15 +110,14 @@ class Engine:
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         x_l = to_unit(batch.x_l, self.device).to(memory_format=self.memory_format)
         x_h = to_unit(batch.x_h, self.device).to(memory_format=self.memory_format)
-        seeds = batch.seeds.to(self.device)
         scale = dist.get_world_size() * self.num_micro_batches / self.train.batch_size
-        split = [tensor.tensor_split(self.num_micro_batches) for tensor in (x_l, x_h, seeds)]
+        split = [tensor.tensor_split(self.num_micro_batches) for tensor in (x_l, x_h, batch.seeds)]
         # Every rank must call backward equally often. A rank that has no sample left sends one of
         # weight zero.
         return [
             MicroBatch(lr, hr, own, len(own) * scale)
             if len(own)
-            else MicroBatch(x_l[:1], x_h[:1], seeds[:1], 0.0)
+            else MicroBatch(x_l[:1], x_h[:1], batch.seeds[:1], 0.0)
             for lr, hr, own in zip(*split, strict=True)
         ]
 

@@ -21,6 +21,7 @@ from pipelines.training.preemption import on_sigterm
 from pipelines.training.stage_run import StageRun, Tracked, check_pretrained, ended, is_done
 from pipelines.training.start import start_checkpoint
 from pipelines.training.teacher import find_teacher
+from pipelines.training.witnesses import Witnesses, witnesses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +83,8 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
 
     open_run = tracking.open_run if run.checkpoints.newest() else tracking.new_run
     tags = {"srmill.stage": run.stage, "srmill.manifest": run.identity["data"]}
+    if run.parent_version:
+        tags["srmill.parent_version"] = run.parent_version
     run_id = open_run(client, config, run.name, tags)
     run = replace(run, cuda=cuda, tracked=Tracked(tracking.tracking_uri(config.mlflow), run_id))
     with tracking.active_run(client, run_id):
@@ -89,12 +92,16 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
         if run.train.max_workers == 0:
             train_here(run)
         else:
-            _fit(run)
+            with witnesses(run) as seen:
+                _fit(run, seen)
         ended(run)
 
 
-def _fit(run: StageRun) -> None:
+def _fit(run: StageRun, seen: Witnesses) -> None:
     """Trains on the cluster. After SIGTERM the run saves its work and ends.
+
+    Args:
+        seen: what the workers must see before they train.
 
     Raises:
         UserError: the training failed, and another attempt would not help.
@@ -120,7 +127,7 @@ def _fit(run: StageRun) -> None:
     )
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"run": run, "supervisor": supervisor},
+        train_loop_config={"run": run, "supervisor": supervisor, "witnesses": seen},
         scaling_config=ScalingConfig(
             num_workers=tuple(train.workers) if isinstance(train.workers, list) else train.workers,
             use_gpu=run.cuda,

@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from PIL import Image
 
-from pipelines import tracking
+from pipelines.errors import redacted
+from pipelines.mlflow_client import open_client, single_attempts
 from pipelines.training.recorder import picture_path
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class MLflowRecorder:
         self._failures = self._refused = 0
         self._reason = "no answer yet"
         self._stack = ExitStack()
-        self._stack.enter_context(tracking.single_attempts())
+        self._stack.enter_context(single_attempts())
         self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srmill")))
         self._thread = Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
@@ -176,7 +176,7 @@ class MLflowRecorder:
     def _connected(self) -> "MlflowClient":
         """Returns the client, after the server has told the last step of each name."""
         if self._client is None:
-            client = tracking.open_client(self._uri)
+            client = open_client(self._uri)
             known = client.get_run(self._run_id).data.to_proto().metrics
             self._last = {metric.key: metric.step for metric in known}
             self._client = client
@@ -195,10 +195,8 @@ class MLflowRecorder:
             self._closing.wait(random.uniform(longest / 2, longest))
 
     def _told(self, error: Exception) -> str:
-        """Returns the error in one line, without the password that an address may hold."""
-        user, at, _ = urlsplit(self._uri).netloc.rpartition("@")
-        text = " ".join(str(error).split()) or type(error).__name__
-        return (text.replace(user + at, "") if at else text)[:300]
+        """Returns the error in one line."""
+        return redacted(" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 class _GoneError(Exception):

@@ -64,6 +64,7 @@ class StageRun:
         teacher: the teacher that the stage learns from; None: it learns from none.
         identity: every setting that shapes the result, see `RunState`.
         weights_folder: folder of pretrained weights; None: torch hub's cache, or the web.
+        parent_version: the registered version that the weights descend from, see `Provenance`.
         cuda: whether the ranks train on GPUs.
         tracked: None for a run without MLflow.
     """
@@ -76,6 +77,7 @@ class StageRun:
     teacher: Teacher | None
     identity: dict[str, Any]
     weights_folder: Path | None
+    parent_version: str | None = None
     cuda: bool = False
     tracked: Tracked | None = None
 
@@ -109,6 +111,7 @@ class StageRun:
             teacher=teacher,
             identity=identity_of(config, stage, dataset, start, teacher),
             weights_folder=weights_folder(),
+            parent_version=start.state().parent_version if start else None,
         )
 
 
@@ -132,8 +135,9 @@ def identity_of(
         "initial weights": start.files[MODEL].sha256 if start else None,
         "teacher": teacher.identity if teacher else None,
     } | {f"train.{key}": value for key, value in own["train"].items() if key not in _FREE}
-    if own["train"]["schedule"] == "constant":
-        # A constant rate can go on for ever. The other schedules need the number of steps.
+    groups = own["train"]["groups"].values()
+    if {own["train"]["schedule"], *(group["schedule"] for group in groups)} <= {"constant", None}:
+        # Constant rates can go on for ever. The other schedules need the number of steps.
         del identity["train.steps"]
     return identity
 

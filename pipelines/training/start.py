@@ -149,7 +149,7 @@ def _written(config: Config, name: str) -> Checkpoint:
     """Keeps weights from outside; the weights that their source leaves out are random."""
     stage = config.stages[name]
     try:
-        content, fill = (
+        content, parent_version, fill = (
             _from_files(config)
             if stage.init_from is None
             else _from_model(config, name, ModelReference.parse(stage.init_from))
@@ -168,6 +168,7 @@ def _written(config: Config, name: str) -> Checkpoint:
             described_by=replace(config, networks=stage.networks),
             asked=_asked(config, name),
             content=content,
+            parent_version=parent_version,
             make=make,
         )
     except UserError:
@@ -176,9 +177,9 @@ def _written(config: Config, name: str) -> Checkpoint:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
 
 
-#: The identity of weights from outside, and a function that fills networks with them and returns
-#: a line for each source.
-_Filler = tuple[Any, Callable[[SRNetwork], list[str]]]
+#: The identity of weights from outside, the registered version that they descend from, and a
+#: function that fills networks with them and returns a line for each source.
+_Filler = tuple[Any, str | None, Callable[[SRNetwork], list[str]]]
 
 
 def _from_files(config: Config) -> _Filler:
@@ -186,7 +187,7 @@ def _from_files(config: Config) -> _Filler:
     init = replace(config.init, **{k: str(path) for k, path in local.items() if path.exists()})
     files = init.files()
     content = {key: file_sha256(path) for key, path in files.items()}
-    return content, lambda network: init.load(network, files)
+    return content, None, lambda network: init.load(network, files)
 
 
 def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler:
@@ -202,9 +203,10 @@ def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler
         _check_same_networks(config, name, model, network)
         kept = network.inference_modules() | network.finetuning_modules()
         load_weights(network, kept, weights)
-        return [f"Starting from {reference}."]
+        meant = f" It is {model.version} now." if reference.alias else ""
+        return [f"Starting from {reference}.{meant}"]
 
-    return weights_sha256(weights), fill
+    return weights_sha256(weights), model.parent_version, fill
 
 
 def _check_same_networks(config: Config, name: str, model: Model, network: SRNetwork) -> None:

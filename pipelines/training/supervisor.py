@@ -101,19 +101,21 @@ def train_loop(given: dict[str, Any]) -> None:
     """Trains on one worker of Ray Train.
 
     Args:
-        given: a dict with the `StageRun` as `run`, and the handle of the `supervisor`.
+        given: a dict with the `StageRun` as `run`, the handle of the `supervisor`, and the
+            `witnesses` that the worker's node must see.
     """
     import ray
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
     supervisor = given["supervisor"]
-    leader = ray.train.get_context().get_world_rank() == 0
-    begins = ray.get(supervisor.begin.remote()) if leader else None
+    rank = ray.train.get_context().get_world_rank()
+    begins = ray.get(supervisor.begin.remote()) if rank == 0 else None
     # Rank 0 asks for all. Ranks with different answers would wait for each other for ever.
     if not broadcast_from_rank_zero(begins):
         return
     try:
+        given["witnesses"].check(rank)
         from pipelines.training.worker import run_rank
 
         run_rank(

@@ -195,5 +195,6 @@ def _written(config: Config, name: str, reference: ModelReference) -> Checkpoint
         described_by=model.config,
         asked=_asked(config, name),
         content=model.weights_sha256,
+        parent_version=model.parent_version,
         make=lambda: weights,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pipelines.config.schema import TrainConfig
+from pipelines.training.extensions import load_extension
 from pipelines.training.footprint import bucket_size
 from pipelines.training.schedule import group_settings, learning_rate
 from srmodels.optimizers import OPTIMIZERS
@@ -24,12 +25,12 @@ _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that go through forward and backward together, on the device.
+    """Samples that go through forward and backward together, images on the device.
 
     Attributes:
         x_l: LR crops `[B, 3, h, w]` in [0, 1].
         x_h: HR crops `[B, 3, scale·h, scale·w]` in [0, 1].
-        seeds: `[B]` int64, one for each sample.
+        seeds: `[B]` int64, one for each sample, in main memory.
         weight: a factor of the loss, such that the mean of weight · loss over all micro-batches and
             ranks is the mean over the samples of the step.
     """
@@ -74,6 +75,7 @@ class Turn:
             train.learning_rate,
             device.type == "cuda",
         )
+        load_extension()
         self.engine, *_ = deepspeed.initialize(
             model=stage,
             optimizer=optimizer,

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from srmodels.transfer import to_device
+
 #: The meanings that the UNet's output may have, see `Prediction`.
 PREDICTIONS = ("residual", "z_h", "v", "epsilon")
 #: ResShift's own numbers: √η at the last timestep, and κ·√η at the first.
@@ -77,7 +79,7 @@ class ForwardProcess:
         """Returns signal, end and noise `[B, 1, 1, 1]` at timesteps `[B]`."""
         tables = (self.signal, self.end, self.noise)
         signal, end, noise = (
-            table.to(timesteps.device)[timesteps].view(-1, 1, 1, 1) for table in tables
+            to_device(table, timesteps.device)[timesteps].view(-1, 1, 1, 1) for table in tables
         )
         return signal, end, noise
 

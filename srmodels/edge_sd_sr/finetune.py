@@ -41,7 +41,8 @@ class DecoderStage(PerceptualStage):
         """
         network = self.network
         height, width = (side // network.lr_factor for side in x_l.shape[2:])
-        noise = per_sample_normal(seeds, (network.config.latent_channels, height, width))
+        shape = (network.config.latent_channels, height, width)
+        noise = per_sample_normal(seeds, shape, device=x_l.device)
         with torch.no_grad():
             z_h = network.one_step_latent(x_l, noise)
         return network.decode(z_h, x_l)

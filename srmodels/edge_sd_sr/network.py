@@ -13,6 +13,7 @@ from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
 from srmodels.edge_sd_sr.vae import StableDiffusionEncoder
 from srmodels.layers import ResBlock
 from srmodels.network import INFERENCE_SEED, SRNetwork
+from srmodels.transfer import to_device
 
 
 class Teacher(nn.Module):
@@ -133,7 +134,7 @@ class EdgeSDSR(SRNetwork):
         height, width = x_l.shape[2] // self.lr_factor, x_l.shape[3] // self.lr_factor
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         shape = (1, self.config.latent_channels, height, width)
-        return torch.randn(shape, generator=generator).to(x_l)
+        return to_device(torch.randn(shape, generator=generator), x_l.device).to(x_l.dtype)
 
     def for_tile(self, tile: int) -> nn.Module:
         return _FixedNoise(self, self.inference_noise(torch.empty(1, 3, tile, tile)))

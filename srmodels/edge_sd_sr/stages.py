@@ -49,7 +49,7 @@ class AutoencoderStage(Stage):
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         coded = self.network.to_coded(x_h, x_l)
         z_h = self.network.hr_encoder(coded)
-        noise = per_sample_normal(seeds, z_h.shape[1:], _LATENT)
+        noise = per_sample_normal(seeds, z_h.shape[1:], _LATENT, device=z_h.device)
         mse = F.mse_loss(self.network.decoder(z_h + self.options.latent_noise * noise), coded)
         mean, std = z_h.mean(dim=(0, 2, 3)), z_h.std(dim=(0, 2, 3))
         moments = mean.square().mean() + (std - 1.0).square().mean()
@@ -116,9 +116,10 @@ class JointStage(Stage):
 
     def _diffused(self, z_h: Tensor, encoded: tuple[Tensor, Tensor], seeds: Tensor) -> "_Diffused":
         network, (z_l, log_variance) = self.network, encoded
-        noise = network.noise(log_variance, per_sample_normal(seeds, z_h.shape[1:], _NOISE))
+        unit = per_sample_normal(seeds, z_h.shape[1:], _NOISE, device=z_h.device)
+        noise = network.noise(log_variance, unit)
         timesteps = sample_timesteps(
-            per_sample_uniform(seeds, _TIMESTEP),
+            per_sample_uniform(seeds, _TIMESTEP, device=z_h.device),
             network.process.num_timesteps,
             self.options.timestep_power,
         )

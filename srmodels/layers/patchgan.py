@@ -46,7 +46,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.layers(x * 2 - 1)
-        return scores
+        # Autocast makes them bfloat16, and losses that are means of them would have three digits.
+        return scores.float()
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ class DiffusionStage(Stage):
         with torch.no_grad():
             oracle = network.oracle_prior(x_l, x_h)
             assert oracle is not None
-            start = network.process.q_sample(oracle, per_sample_normal(seeds, oracle.shape[1:]))
+            noise = per_sample_normal(seeds, oracle.shape[1:], device=oracle.device)
+            start = network.process.q_sample(oracle, noise)
         prior = network.prior(x_l, start)
         assert prior is not None
         l1 = F.l1_loss(network.decoder(x_l, prior), x_h)
@@ -137,6 +138,6 @@ class PerceptualFinetuning(PerceptualStage):
         The reverse process starts from noise that is drawn from each sample's own seed.
         """
         network = self.network
-        start = per_sample_normal(seeds, network.noise.shape[1:])
+        start = per_sample_normal(seeds, network.noise.shape[1:], device=x_l.device)
         x: Tensor = network.decoder(x_l, network.prior(x_l, start))
         return x

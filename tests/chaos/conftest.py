@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cluster import auth_environment
 from tests.support.chaos import ROWS, SETTINGS, STEPS, NewRun, Outcome, Reference
 from tests.support.ray_nodes import Nodes
 from tests.support.run import Run
@@ -15,19 +14,14 @@ from tests.support.run import Run
 @pytest.fixture(scope="package")
 def head() -> Iterator[Nodes]:
     """The cluster without nodes to train on."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in auth_environment().items():
-            environment.setenv(name, value)
-        nodes = Nodes()
-        yield nodes
-        nodes.shutdown()
+    nodes = Nodes()
+    yield nodes
+    nodes.shutdown()
 
 
 @pytest.fixture
-def nodes(head: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+def nodes(head: Nodes) -> Iterator[Nodes]:
     """The cluster, to which a test adds its nodes."""
-    for name, value in auth_environment().items():
-        monkeypatch.setenv(name, value)
     yield head
     head.clear()
 

@@ -227,6 +227,6 @@ def test_models_tells_the_scores_of_the_champion(
     capsys.readouterr()
     assert srmill("models") == 0
     assert (
-        "In the registry:\n  models:/edge_sd_sr_tiny@champion: small, ×4, psnr_y_crop4 30.2500, "
-        "ssim_y_crop4 0.9000\n"
+        "In the registry:\n  models:/edge_sd_sr_tiny@champion: small, ×4, "
+        "validation/psnr_y_crop4 30.2500, validation/ssim_y_crop4 0.9000\n"
     ) in capsys.readouterr().out

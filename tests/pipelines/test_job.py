@@ -1,5 +1,6 @@
 import os
 import runpy
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ def test_the_eight_jobs_are_there_and_executable() -> None:
         path = ROOT / "jobs" / f"{job}.py"
         assert os.access(path, os.X_OK)
         assert path.read_text().startswith("#!/usr/bin/env python3\n")
+        assert "\ninterrupts.end_quietly()\n\nfrom pipelines" in path.read_text()
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ def test_dry_run_prints_configuration_and_plan_and_starts_nothing(
     # An address where nothing listens: a dry run must not care.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    done = run_job(job, *arguments, "--dry-run")
+    short = run_job(job, *arguments, "--dry-run")
+    assert short.stdout.startswith("Plan: "), short.stderr
+    done = run_job(job, *arguments, "--dry-run=full")
     assert done.returncode == 0, done.stderr
     assert "system: edge_sd_sr" in done.stdout
-    assert "Plan: " in done.stdout
+    assert done.stdout.endswith(f"\n{short.stdout}")
     if job in ("stage1", "train", "retrain"):
         assert "GMACs" in done.stdout
         assert "4 of 4 samples on 1 worker = 16 samples" in done.stdout
@@ -82,10 +86,31 @@ def test_dry_run_prints_configuration_and_plan_and_starts_nothing(
 def test_help_lists_the_keys_with_their_meaning(run_python: Runner) -> None:
     done = run_python("jobs/stage1.py", "--help")
     assert done.returncode == 0
-    assert "usage: jobs/stage1.py [key=value ...] [--dry-run] [--help]" in done.stdout
+    assert "usage: jobs/stage1.py [key=value ...] [--dry-run[=full]] [--help]" in done.stdout
     assert "train.steps=" in done.stdout
     assert "optimizer steps of the stage" in done.stdout
     assert "bundle=" not in done.stdout
+
+
+def test_help_shows_the_recipes_values_beside_the_defaults(run_job: Job) -> None:
+    said = run_job("train", "--help", f"recipe={SMALL}", "train.crop=64").stdout
+    rows = {line.split("=")[0].strip(): line for line in said.splitlines() if "=" in line}
+    assert rows["train.crop"].endswith(" [64]")
+    assert rows["train.steps"].endswith(" [4]")
+    assert "[" not in rows["train.gradient_clip"]
+    wrong = run_job("train", "--help", "train.crpo=64")
+    assert wrong.returncode == 2
+    assert "did you mean 'train.crop'?" in wrong.stderr
+
+
+def test_help_ends_quietly_when_its_reader_does(run_python: Runner) -> None:
+    code = (
+        "import os, sys; from pipelines.job import main\n"
+        "read, write = os.pipe(); os.dup2(write, 1); os.close(read); os.close(write)\n"
+        "main('x', '', ['train'], None, None, arguments=['--help'])"
+    )
+    done = run_python("-c", code)
+    assert (done.returncode, done.stderr) == (128 + 13, "")
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, photos: Path) -> None:
@@ -150,3 +175,28 @@ def check_refusal(done: Done, message: str) -> None:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+if sys.argv[1].endswith(".py"):
+    runpy.run_path(sys.argv[1], run_name="__main__")
+else:
+    runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("program", ["jobs/shard.py", "infra.local"])
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(
+    run_python: Runner, program: str
+) -> None:
+    done = run_python("-c", INTERRUPTED, program)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout + done.stderr == ""

@@ -1,20 +1,29 @@
-import time
+import base64
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from pipelines import tracking
 from pipelines.config.load import load_config
+from pipelines.config.schema import MlflowConfig
 from pipelines.errors import Terminated, UserError
+from pipelines.mlflow_client import open_client
+from tests.support.clock import TurnedClock
 from tests.support.mlflow_server import MLflowServer
 
 
-def test_an_unreachable_server_is_told_at_once() -> None:
+def test_an_unreachable_server_is_told_within_seconds(caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(["mlflow.uri=http://127.0.0.1:9"])
-    start = time.monotonic()
+    clock = TurnedClock()
     with pytest.raises(UserError, match=r"MLflow server at http://127.0.0.1:9 does not answer"):
-        tracking.connect(config.mlflow)
-    assert time.monotonic() - start < 30  # MLflow alone retries for minutes
+        tracking.connect(config.mlflow, clock=clock)
+    assert clock.now() <= 15  # MLflow alone retries for minutes
+    assert "could not reach MLflow at http://127.0.0.1:9" in caplog.text
 
 
 def test_a_run_is_found_again_by_its_name() -> None:
@@ -40,7 +49,7 @@ def test_parameters_of_a_resumed_run_stay() -> None:
 
 
 def test_a_run_whose_server_is_gone_ends_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    client = tracking.open_client("http://127.0.0.1:9")
+    client = open_client("http://127.0.0.1:9")
     tracking.end_run(client, "0" * 32, "FINISHED")
     assert "MLflow still shows the run as running, though it is FINISHED" in caplog.text
 
@@ -76,7 +85,7 @@ def test_a_run_tells_how_it_ended_and_the_error_goes_on(error: BaseException, st
 def test_a_server_that_goes_away_meanwhile_costs_a_warning(
     mlflow_server: MLflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = tracking.open_client(mlflow_server.url)
+    client = open_client(mlflow_server.url)
     run = mlflow_server.new_run()
     with tracking.active_run(client, run):
         mlflow_server.kill()
@@ -88,7 +97,7 @@ def test_a_server_that_goes_away_meanwhile_costs_a_warning(
 def test_a_failure_is_told_and_not_the_outage_after_it(
     mlflow_server: MLflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = tracking.open_client(mlflow_server.url)
+    client = open_client(mlflow_server.url)
     with pytest.raises(UserError, match="the work went wrong"):
         lose_server_and_fail(mlflow_server, client, mlflow_server.new_run())
     assert "though it is FAILED" in caplog.text
@@ -98,3 +107,133 @@ def lose_server_and_fail(server: MLflowServer, client: MlflowClient, run: str) -
     with tracking.active_run(client, run):
         server.kill()
         raise UserError("the work went wrong")
+
+
+class RestartingClock(TurnedClock):
+    """It starts the server again when somebody waits for the third time."""
+
+    def __init__(self, server: MLflowServer) -> None:
+        super().__init__()
+        self.server, self.sleeps = server, 0
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self.sleeps += 1
+        if self.sleeps == 3:
+            self.server.start()
+
+
+def test_an_outage_between_two_stages_is_waited_for(
+    mlflow_server: MLflowServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config([f"mlflow.uri={mlflow_server.url}"])
+    tracking.connect(config.mlflow)
+    mlflow_server.kill()
+    clock = RestartingClock(mlflow_server)
+    client = tracking.connect(config.mlflow, clock=clock)
+    mlflow_server.kill()
+    clock.sleeps = 0
+    run = tracking.new_run(client, config, "second", {})
+    assert tracking.find_run(client, config.mlflow, "second") == run
+    assert f"could not reach MLflow at {mlflow_server.url}" in caplog.text
+
+
+def test_two_jobs_create_the_same_experiment_at_once() -> None:
+    config = load_config([])
+    client = tracking.connect(config.mlflow)
+    find = client.get_experiment_by_name
+
+    def create_elsewhere(name: str) -> Any:
+        del client.get_experiment_by_name
+        open_client(tracking.tracking_uri(config.mlflow)).create_experiment(name)
+        return None
+
+    client.get_experiment_by_name = create_elsewhere  # type: ignore[method-assign]
+    run = client.get_run(tracking.new_run(client, config, "a", {}))
+    assert run.info.experiment_id == find("edge_sd_sr_tiny").experiment_id
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://a b:5", "http://x:port", "http://x:99999", "http://", "ftp://x", "nonsense"],
+)
+def test_an_address_of_another_form_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match=r"is not of the form http\(s\)://HOST:PORT or sqlite"):
+        tracking.connect(MlflowConfig(uri=uri))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("not a database" * 100)
+    with pytest.raises(UserError, match="file is not a database"):
+        tracking.connect(MlflowConfig(uri=f"sqlite:///{tmp_path}/x.db"))
+
+
+#: Starts a server that answers each request with a status and a body; returns its address.
+Serve = Callable[[int, str], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """A server that is none of MLflow's. With status 401 it lets joe:secret in."""
+    servers = []
+
+    def start(status: int, body: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                known = base64.b64encode(b"joe:secret").decode()
+                welcome = self.headers["Authorization"] == f"Basic {known}"
+                self.send_response(200 if welcome else status)
+                self.end_headers()
+                self.wfile.write(b"{}" if welcome else body.encode())
+
+            do_GET = do_POST  # noqa: N815
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
+        return f"127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, "<html>Hello</html>", "does not answer .*not in a valid JSON format"),
+        (500, "", "does not answer .*500"),
+        (404, "", "does not work as MLflow's server"),
+        (401, "", "refuses access .*: set MLFLOW_TRACKING_USERNAME"),
+        (403, "", "refuses access .*: set MLFLOW_TRACKING_USERNAME"),
+    ],
+)
+def test_a_server_that_answers_garbage_is_told_in_a_sentence(
+    serve: Serve, status: int, body: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        tracking.connect(MlflowConfig(uri=f"http://{serve(status, body)}"), clock=TurnedClock())
+
+
+def test_a_password_in_the_address_or_in_its_variables_works(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = serve(401, "")
+    tracking.connect(MlflowConfig(uri=f"http://joe:secret@{host}"))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "joe")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    tracking.connect(MlflowConfig(uri=f"http://{host}"))
+
+
+def test_a_password_in_the_address_is_never_told(
+    caplog: pytest.LogCaptureFixture, serve: Serve
+) -> None:
+    for uri in ("http://joe:secret@127.0.0.1:9", f"http://joe:wrong@{serve(401, '')}"):
+        with pytest.raises(UserError) as caught:
+            tracking.connect(MlflowConfig(uri=uri), clock=TurnedClock())
+        said = str(caught.value) + caplog.text
+        assert "***@" in said
+        assert "joe" not in said

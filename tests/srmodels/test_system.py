@@ -13,6 +13,8 @@ from srmodels.randomness import per_sample_normal, per_sample_uniform
 from srmodels.stages import PixelStage
 from srmodels.system import load_system, own_packages, system_names
 
+CPU = torch.device("cpu")
+
 #: Packages' names, since Python keeps what it has imported once.
 NAMES = (f"own_system_{number}" for number in itertools.count())
 GOOD = "from srmodels.rdsr.system import SYSTEM\n"
@@ -141,22 +143,24 @@ def test_a_stage_of_its_own_wins() -> None:
 
 def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
     seeds = torch.tensor([5, 6, 7])
-    batch = per_sample_normal(seeds, (3, 2))
-    alone = per_sample_normal(seeds[1:2], (3, 2))
+    batch = per_sample_normal(seeds, (3, 2), device=CPU)
+    alone = per_sample_normal(seeds[1:2], (3, 2), device=CPU)
     assert torch.equal(batch[1:2], alone)
     assert not torch.equal(batch[0], batch[1])
-    assert not torch.equal(alone, per_sample_normal(seeds[1:2], (3, 2), stream=1))
-    assert torch.equal(per_sample_uniform(seeds)[2:], per_sample_uniform(seeds[2:]))
+    assert not torch.equal(alone, per_sample_normal(seeds[1:2], (3, 2), stream=1, device=CPU))
+    assert torch.equal(
+        per_sample_uniform(seeds, device=CPU)[2:], per_sample_uniform(seeds[2:], device=CPU)
+    )
 
 
 def test_seeds_without_values_draw_noise_without_values() -> None:
     seeds = torch.arange(3, device="meta")
-    assert per_sample_normal(seeds, (2, 4)).is_meta
-    assert per_sample_normal(seeds, (2, 4)).shape == (3, 2, 4)
-    assert per_sample_uniform(seeds).is_meta
-    assert per_sample_uniform(seeds).shape == (3,)
+    assert per_sample_normal(seeds, (2, 4), device=seeds.device).is_meta
+    assert per_sample_normal(seeds, (2, 4), device=seeds.device).shape == (3, 2, 4)
+    assert per_sample_uniform(seeds, device=seeds.device).is_meta
+    assert per_sample_uniform(seeds, device=seeds.device).shape == (3,)
     with FakeTensorMode():
         fake = torch.arange(3)
-        assert isinstance(per_sample_normal(fake, (2, 4)), FakeTensor)
-        assert per_sample_normal(fake, (2, 4)).shape == (3, 2, 4)
-        assert isinstance(per_sample_uniform(fake), FakeTensor)
+        assert isinstance(per_sample_normal(fake, (2, 4), device=CPU), FakeTensor)
+        assert per_sample_normal(fake, (2, 4), device=CPU).shape == (3, 2, 4)
+        assert isinstance(per_sample_uniform(fake, device=CPU), FakeTensor)

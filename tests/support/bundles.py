@@ -10,7 +10,7 @@ from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import to_csv
 from pipelines.evaluation.summary import metric_facts
 from pipelines.models.bundle import Bundle, load_bundle, seal
-from pipelines.models.facts import BundleFacts, BundleMetrics
+from pipelines.models.facts import BenchmarkFacts, BundleFacts, BundleMetrics
 from srmodels.metrics.suite import METRICS
 from srmodels.system import load_system
 from tests.conftest import SMALL
@@ -44,10 +44,8 @@ def make_bundle(
         for method, found in scores.items()
     }
     by = {label: metric_facts(metric, config.crop_border) for label, metric in labels.items()}
-    metrics = BundleMetrics(
-        benchmark="validation", identity="i", degradation="bicubic", num_images=6, by=by,
-        reference="run:small", model=means["run:small"], bicubic=means["bicubic"],
-    )  # fmt: skip
+    found = BenchmarkFacts("i", "bicubic", 6, model=means["run:small"], bicubic=means["bicubic"])
+    metrics = BundleMetrics(by=by, reference="run:small", benchmarks={"validation": found})
     facts = BundleFacts(
         name="small", system=config.system, recipe="small", scale=4, tile=config.export.tile,
         opset=20, artifacts=(), precision="fp32", parent_version=None, weights_sha256="w",

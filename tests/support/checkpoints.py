@@ -5,16 +5,16 @@ from pathlib import Path
 
 from pipelines.runs.checkpoint import Checkpoint, Checkpoints
 from pipelines.runs.writer import CheckpointWriter, Retention
+from pipelines.storage.clock import Clock
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, open_store
 
 KEEP_ALL = Retention(99)
 
 
-def open_run(location: str | Path, node: Path, *, budget_s: float = 20.0) -> Checkpoints:
+def open_run(location: str | Path, node: Path, *, clock: Clock = Clock()) -> Checkpoints:
     """A run as the processes of one node see it."""
-    policy = RetryPolicy(budget_s=budget_s, timeout_s=2.0)
-    return Checkpoints(open_store(location, policy=policy), node / "scratch")
+    return Checkpoints(open_store(location, policy=RetryPolicy(clock=clock)), node / "scratch")
 
 
 def open_writer(
@@ -24,7 +24,8 @@ def open_writer(
     rank: int = 0,
     world_size: int = 1,
     retention: Retention = KEEP_ALL,
-    budget_s: float = 20.0,
+    budget_s: float = 600.0,
+    clock: Clock = Clock(),
 ) -> CheckpointWriter:
     return CheckpointWriter(
         run,
@@ -32,7 +33,7 @@ def open_writer(
         world_size=world_size,
         attempt=attempt,
         retention=retention,
-        policy=RetryPolicy(budget_s=budget_s),
+        policy=RetryPolicy(budget_s=budget_s, clock=clock),
     )
 
 

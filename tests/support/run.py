@@ -12,7 +12,6 @@ import psutil
 from mlflow.entities import Metric
 
 from pipelines import tracking
-from pipelines.cluster import auth_environment
 from pipelines.config.load import load_config
 from pipelines.runs.checkpoint import Checkpoint, Checkpoints
 from pipelines.runs.names import run_checkpoints
@@ -32,7 +31,7 @@ class Run:
 
     def __init__(self, address: str, *settings: str) -> None:
         self.arguments = [f"recipe={SMALL}", *settings]
-        self.environment = {"RAY_ADDRESS": address} | auth_environment()
+        self.environment = {"RAY_ADDRESS": address}
         #: (time, line) of everything that the driver has said.
         self.lines: list[tuple[float, str]] = []
         config = load_config(self.arguments)

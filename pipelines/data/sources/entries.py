@@ -45,8 +45,13 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The name to print and store, in valid UTF-8, even if the file system's name is not."""
-        return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        """The name to print and store."""
+        return printable(self.name)
+
+
+def printable(path: str) -> str:
+    """Returns a path of the file system in valid UTF-8, even if its name there is not."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_photo_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipelines.config.schema import ShardConfig
 from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
 from pipelines.data.sources.public import SETS, archives_of, missing_archives
 from pipelines.errors import UserError, listing
@@ -23,7 +24,10 @@ _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.ope
 
 
 def find_entries(
-    source: str | list[str], mirror: str | None = None, policy: RetryPolicy = RetryPolicy()
+    source: str | list[str],
+    mirror: str | None = None,
+    policy: RetryPolicy = RetryPolicy(),
+    max_unpacked_gib: float = ShardConfig().max_unpacked_gib,
 ) -> list[Entry]:
     """Returns the photo files of one source or several, ordered by name within each source.
 
@@ -32,13 +36,14 @@ def find_entries(
     Args:
         mirror: a URL that holds the files of public sets, instead of their own servers.
         policy: limits the waiting for object storage.
+        max_unpacked_gib: limits the size of a compressed tar's plain copy, GiB.
 
     Raises:
-        UserError: a source does not exist, cannot be read, or holds no photo.
+        UserError: a source does not exist, cannot be read, holds no photo, or unpacks to too much.
     """
     entries: list[Entry] = []
     for name in as_list(source):
-        found = list(_find(name, mirror, policy))
+        found = list(_find(name, mirror, policy, max_unpacked_gib))
         if not found:
             raise UserError(
                 f"source '{name}' holds no photo: expected files ending in {listing(EXTENSIONS)}."
@@ -83,19 +88,22 @@ def as_list(source: str | list[str]) -> list[str]:
     return names
 
 
-def _find(name: str, mirror: str | None, policy: RetryPolicy) -> Iterator[Entry]:
+def _find(
+    name: str, mirror: str | None, policy: RetryPolicy, max_unpacked_gib: float
+) -> Iterator[Entry]:
     if name == "sample":
         return _in_store(str(SAMPLE))
     if name in SETS:
         return (entry for path, archive in archives_of(name, mirror)
-                for entry in _in_archive(path, archive.within, archive.split))  # fmt: skip
+                for entry in _in_archive(path, max_unpacked_gib, archive.within,
+                                         archive.split))  # fmt: skip
     if "://" in name:
         return _in_store(name, policy)
     path = resolve(name)
     if path.is_dir():
         return _in_store(str(path))
     if path.is_file():
-        return _in_archive(path)
+        return _in_archive(path, max_unpacked_gib)
     known = listing(["sample", *SETS])
     hint = " (several sources are a list: source=[a,b])" if "," in name else ""
     raise UserError(
@@ -110,12 +118,21 @@ def _in_store(location: str, policy: RetryPolicy = RetryPolicy()) -> Iterator[En
             yield Entry("file", location, name, size, policy=policy)
 
 
-def _in_archive(path: Path, within: str = "", split: str | None = None) -> Iterator[Entry]:
+def _in_archive(
+    path: Path, max_unpacked_gib: float, within: str = "", split: str | None = None
+) -> Iterator[Entry]:
     if zipfile.is_zipfile(path):
         return _in_zip(path, within, split)
-    if path.suffix in _COMPRESSED:
-        path = _decompressed(path)
-    return _in_tar(path, within, split)
+    if path.suffix not in _COMPRESSED:
+        return _in_tar(path, path, within, split)
+    plain = _decompressed(path, max_unpacked_gib)
+    found: list[Entry] = []
+    try:
+        found = list(_in_tar(path, plain, within, split))
+    finally:
+        if not found:  # a copy of no use would stay for ever
+            plain.unlink(missing_ok=True)
+    return iter(found)
 
 
 def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
@@ -128,13 +145,18 @@ def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
         raise UserError(f"{path} is a damaged zip ({error}): copy it again.") from None
 
 
-def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
-    """Yields regular members only, since links and devices lead out of the archive."""
+def _in_tar(path: Path, plain: Path, within: str, split: str | None) -> Iterator[Entry]:
+    """Yields regular members only, since links and devices lead out of the archive.
+
+    Args:
+        path: the archive, for messages.
+        plain: its plain copy; the archive itself if it is not compressed.
+    """
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(plain, "r:") as archive:
             for info in archive:
                 if within in info.name and is_photo_name(info.name) and info.isreg():
-                    yield Entry("tar", str(path), info.name, info.size, info.offset_data, split)
+                    yield Entry("tar", str(plain), info.name, info.size, info.offset_data, split)
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
@@ -142,13 +164,13 @@ def _in_tar(path: Path, within: str, split: str | None) -> Iterator[Entry]:
         ) from None
 
     # tarfile takes a damaged header, or an early end of the file, for the end of the archive.
-    with path.open("rb") as file:
+    with plain.open("rb") as file:
         file.seek(end)
         if file.read(512) != bytes(512):
             raise UserError(f"{path} is cut or damaged at byte {end}: copy it again.")
 
 
-def _decompressed(path: Path) -> Path:
+def _decompressed(path: Path, max_gib: float) -> Path:
     """Returns a plain tar of a compressed one, which cannot be read from the middle."""
     stat = path.stat()
     identity = digest([str(path), stat.st_size, stat.st_mtime_ns])[:16]
@@ -161,6 +183,11 @@ def _decompressed(path: Path) -> Path:
             with _COMPRESSED[path.suffix](path, "rb") as packed:
                 while block := packed.read(2**20):
                     plain.write(block)
+                    if plain.tell() > max_gib * 2**30:
+                        raise UserError(
+                            f"{path} unpacks to more than shard.max_unpacked_gib={max_gib:g}: "
+                            "allow more if you trust it, or give another archive."
+                        )
         except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{path} cannot be decompressed ({error}): copy it again.") from None
     return target

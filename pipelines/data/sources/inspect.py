@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pipelines.cluster import Mapper
 from pipelines.config.schema import ShardConfig
 from pipelines.data.images import Size, UnusableError, photo_size
-from pipelines.data.sources.entries import Entry, read
+from pipelines.data.sources.entries import Entry, printable, read
 from pipelines.progress import progress
 
 #: The number of files that one task reads.
@@ -40,7 +40,7 @@ class Skipped:
     @staticmethod
     def of(entry: Entry, reason: str, *, failure: bool) -> "Skipped":
         """Returns the record of an entry that is skipped."""
-        return Skipped(entry.label, reason, failure, entry.container)
+        return Skipped(entry.label, reason, failure, printable(entry.container))
 
 
 @dataclass

@@ -84,9 +84,13 @@ def _metrics(rank: Rank) -> MetricsCallback:
         batch_size=train.batch_size,
         steps=train.steps,
         skipped=rank.skipped,
-        flops_per_sample=training_cost(run.config, run.stage, run.teacher).flops if peak else None,
+        flops_per_sample=_model_flops(run) if peak else None,
         peak_flops=peak,
     )
+
+
+def _model_flops(run: StageRun) -> int:
+    return training_cost(run.config, run.stage, run.teacher).model_flops
 
 
 def _validation(rank: Rank) -> ValidationCallback:
@@ -116,10 +120,11 @@ def _saving(
             manifest=run.dataset.manifest.digest,
             identity=run.identity,
             metrics=metrics.last,
-            score=validation.score if validation else None,
+            score=validation.score_at(step) if validation else None,
             config=to_dict(run.config),
             stage=run.stage,
             networks=asdict(run.config.stages[run.stage].networks),
+            parent_version=run.parent_version,
         )
 
     writer = CheckpointWriter(
@@ -130,9 +135,7 @@ def _saving(
         retention=Retention(train.keep_checkpoints, train.keep_best, train.keep_every),
         policy=policy,
     )
-    return CheckpointCallback(
-        writer, rank.engine, rank.ema, train, make_state, patience_s=policy.budget_s
-    )
+    return CheckpointCallback(writer, rank.engine, rank.ema, train, make_state, policy=policy)
 
 
 def _for_people(rank: Rank) -> list[Callback]:

@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from pipelines.errors import UserError
 from pipelines.runs.checkpoint import RunState
 from pipelines.runs.writer import CheckpointWriter, write_weights
 from pipelines.storage.files import local_files
+from pipelines.storage.retries import RetryPolicy
 from pipelines.training.ema import EMA
 from pipelines.training.engine import Engine
 from pipelines.training.footprint import checkpoint_bytes
@@ -29,9 +29,12 @@ SPARE_BYTES = 1 << 20
 class CheckpointCallback:
     """Writes a checkpoint every `train.checkpoint_every` steps, at the last step, and on `save`.
 
+    With `train.keep_best` it also writes one after each validation, since a score belongs to the
+    weights that were validated, and to no others.
+
     A disk may be full, or a store may not answer. Then the callback warns and gives this checkpoint
     up, and the next one is tried when it is due. The last checkpoint, and one that `save` asks for,
-    are tried again for `patience_s` seconds.
+    are tried again for the policy's budget.
 
     Every rank must make the same calls. All ranks agree on whether a checkpoint has failed.
 
@@ -50,21 +53,27 @@ class CheckpointCallback:
         train: TrainConfig,
         make_state: Callable[[int], RunState],
         *,
-        patience_s: float,
+        policy: RetryPolicy,
     ) -> None:
         self.writer, self.engine, self.ema, self.train = writer, engine, ema, train
-        self.make_state, self.patience_s = make_state, patience_s
+        self.make_state, self.policy = make_state, policy
         self.written = -1
 
     def after_step(self, result: StepResult) -> None:
         if result.step == self.train.steps:
             self.save(result.step)
-        elif result.step % self.train.checkpoint_every == 0:
+        elif self._is_due(result.step):
             self._warn(self._write(result.step))
+
+    def _is_due(self, step: int) -> bool:
+        train = self.train
+        validated = train.validate_every and step % train.validate_every == 0
+        return step % train.checkpoint_every == 0 or bool(train.keep_best and validated)
 
     def save(self, step: int) -> None:
         """Writes a checkpoint of this step, unless one exists, and waits until it is complete."""
-        deadline = time.monotonic() + self.patience_s
+        clock = self.policy.clock
+        deadline = clock.now() + self.policy.budget_s
         while True:
             # A checkpoint that is published for this step may still fail.
             problem = self._arrived() or ("" if self.written == step else self._write(step))
@@ -72,10 +81,10 @@ class CheckpointCallback:
             if not problem:
                 return
             self.written = -1
-            if _agreed(time.monotonic() > deadline):
+            if _agreed(clock.now() > deadline):
                 raise UserError(f"the checkpoint of step {step} cannot be written: {problem}")
             self._warn(problem)
-            time.sleep(PAUSE_S)
+            clock.sleep(PAUSE_S)
 
     def _write(self, step: int) -> str:
         """Stages the files and starts to publish them; returns the problem, or an empty string."""

@@ -24,7 +24,8 @@ class MetricsCallback:
         batch_size: samples of a step over all ranks.
         steps: number of the last step.
         skipped: number of steps that were skipped before the run was resumed.
-        flops_per_sample: FLOPs of forward and backward; None: no MFU is recorded.
+        flops_per_sample: FLOPs of forward and backward, those that are repeated counted once; None:
+            no MFU is recorded.
         peak_flops: peak FLOP/s of one rank's device; None: no MFU is recorded.
     """
 

@@ -25,7 +25,14 @@ NUM_PICTURES = 4
 
 @dataclass(frozen=True)
 class _Pair:
+    """An image that a rank validates.
+
+    Attributes:
+        counts: False for an image of another rank, which this one repeats.
+    """
+
     number: int
+    counts: bool
     lr: Pixels
     hr: Pixels
 
@@ -58,14 +65,20 @@ class ValidationCallback:
         self.averaged, self.recorder, self.device = averaged, recorder, device
         #: PSNR of the last validation in dB, the same on all ranks; larger is better.
         self.score: float | None = None
+        self._step: int | None = None
 
     def after_step(self, result: StepResult) -> None:
         if result.step % self.train.validate_every == 0 or result.step == self.train.steps:
             self._validate(result.step)
 
+    def score_at(self, step: int) -> float | None:
+        """Returns the PSNR in dB of the weights after a step; None if they were not validated."""
+        return self.score if step == self._step else None
+
     def _validate(self, step: int) -> None:
         with self.averaged(), _undisturbed(self.stage, self.device), torch.no_grad():
-            shown = [(pair, self._predict(pair)) for pair in self._pairs]
+            predicted = [(pair, self._predict(pair)) for pair in self._pairs]
+        shown = [(pair, sr) for pair, sr in predicted if pair.counts]
         scale = self.config.networks.scale
         sums = torch.zeros(3, dtype=torch.float64)
         for pair, sr in shown:
@@ -75,7 +88,7 @@ class ValidationCallback:
         sums = sums.to(self.device)
         dist.all_reduce(sums)
         prediction, bicubic_psnr, count = sums.tolist()
-        self.score = prediction / count
+        self.score, self._step = prediction / count, step
         values = {"validation/psnr_y": self.score}
         if self.stage.previews_inference:
             values["validation/psnr_y_bicubic"] = bicubic_psnr / count
@@ -88,13 +101,19 @@ class ValidationCallback:
 
     @cached_property
     def _pairs(self) -> list[_Pair]:
-        """The images that this rank validates."""
+        """The images that this rank validates, as many as each other rank has.
+
+        Under ZeRO 3 a forward gathers weights from all ranks, so a rank without an image of its own
+        would leave the others waiting.
+        """
         samples = self.dataset.manifest.split("val")[: self.train.validate_images]
+        ranks = dist.get_world_size()
         pairs = []
-        for number in range(dist.get_rank(), len(samples), dist.get_world_size()):
+        for position in range(dist.get_rank(), -(-len(samples) // ranks) * ranks, ranks):
+            number = position % len(samples)
             hr = self._centre(self.dataset.tile(samples[number]))
             lr = low_resolution(self.config, hr, samples[number].key)
-            pairs.append(_Pair(number, lr, hr))
+            pairs.append(_Pair(number, position < len(samples), lr, hr))
         return pairs
 
     def _centre(self, tile: Pixels) -> Pixels:

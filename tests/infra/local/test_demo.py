@@ -15,7 +15,7 @@ from pipelines.retrain import Step, chain
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """The steps that a demo submits; the platform is none that runs."""
     found: list[Step] = []
-    platform = Platform(str(tmp_path), "127.0.0.1:1", "http://127.0.0.1:2", "http://m", [])
+    platform = Platform(str(tmp_path), "127.0.0.1:1", "http://127.0.0.1:2", "http://m")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setattr(module, "up", lambda home: platform)
     monkeypatch.setattr(module, "run_job", lambda _, step: found.append(step))

@@ -20,6 +20,7 @@ from pipelines.errors import UserError
         ("bicubic", Kind.INTERPOLATION, "bicubic", "bicubic"),
         ("rdsr", Kind.SHIPPED, "rdsr", "rdsr"),
         ("some/bundle", Kind.BUNDLE, "some/bundle", "bundle"),
+        ("s3://bucket/a/bundle", Kind.BUNDLE, "s3://bucket/a/bundle", "bundle"),
     ],
 )
 def test_every_form_is_read_and_written_again(text: str, kind: Kind, name: str, slug: str) -> None:

@@ -16,11 +16,11 @@ from pipelines.data.cache import ShardCache
 from pipelines.errors import UserError
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, open_store
+from tests.support.clock import TurnedClock
 from tests.support.faulty_proxy import Fault, FaultyProxy
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 100_000
-QUICK = RetryPolicy(budget_s=1, timeout_s=1, first_delay_s=0.01, max_delay_s=0.1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,18 @@ def test_a_shard_is_fetched_once(store: LocalStore, folder: Path) -> None:
     assert content(again, store, shard) == shard.sha256
     assert (again.fetches, again.hits) == (0, 1)
     assert files(folder) == {f"{shard.sha256}.tar"}
+
+
+def test_files_of_others_in_the_folder_are_neither_counted_nor_evicted(
+    store: LocalStore, folder: Path
+) -> None:
+    folder.mkdir()
+    theirs = ["train-000007.tar", "movie.part", ".movie.part-abcdefgh"]
+    for name in theirs:
+        (folder / name).write_bytes(bytes(SIZE))
+    for name in "ab":
+        ShardCache(folder, SIZE).open(store, put(store, name)).close()
+    assert set(theirs) < files(folder)
 
 
 def test_the_least_recently_used_goes_first(store: LocalStore, folder: Path) -> None:
@@ -170,7 +182,8 @@ def test_an_arrival_waits_for_room_that_another_holds(store: LocalStore, folder:
             super().fetch(name, path, size=size)
 
     slow = Slow(store.directory)
-    cache = ShardCache(folder, 2 * SIZE - 1)
+    clock = TurnedClock()
+    cache = ShardCache(folder, 2 * SIZE - 1, RetryPolicy(clock=clock))
     opened: list[str] = []
     threads = [
         threading.Thread(target=lambda shard=shard: opened.append(content(cache, slow, shard)))
@@ -179,7 +192,7 @@ def test_an_arrival_waits_for_room_that_another_holds(store: LocalStore, folder:
     threads[0].start()
     wait_for(lambda: arriving)
     threads[1].start()
-    time.sleep(0.3)
+    wait_for(lambda: clock.now() > 1)
     assert arriving == ["a.tar"]
     go_on.set()
     for thread in threads:
@@ -194,7 +207,7 @@ def test_damage_on_the_way_is_fetched_again(
 ) -> None:
     store = open_store(s3_url)
     shard = put(store, "x/a.tar")
-    cache = ShardCache(folder, SIZE, QUICK)
+    cache = ShardCache(folder, SIZE, RetryPolicy(clock=TurnedClock()))
     s3_proxy.plan(Fault("flip", at=50_000, method="GET"), Fault("flip", at=3, method="GET"))
     assert content(cache, store, shard) == shard.sha256
     assert cache.fetches == 3
@@ -205,11 +218,11 @@ def test_damage_on_the_way_is_fetched_again(
 def test_wrong_content_is_refused_and_not_kept(store: LocalStore, folder: Path) -> None:
     shard = put(store, "a.tar")
     store.write("a.tar", b"x" * SIZE)
-    cache = ShardCache(folder, SIZE, QUICK)
-    start = time.monotonic()
+    clock = TurnedClock()
+    cache = ShardCache(folder, SIZE, RetryPolicy(budget_s=30, clock=clock))
     with pytest.raises(UserError, match=r"shard .*/a\.tar is not what its manifest says.*sha256"):
         cache.open(store, shard)
-    assert 0.9 < time.monotonic() - start < 4
+    assert clock.now() == pytest.approx(30)
     assert files(folder) == set()
 
 

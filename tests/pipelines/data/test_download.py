@@ -11,13 +11,13 @@ import pytest
 from pipelines.data.download import download
 from pipelines.errors import UserError
 from pipelines.storage.retries import RetryPolicy
+from tests.support.clock import TurnedClock
 from tests.support.http_server import WebFile, WebServer, http_date
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 3_000_000
 DATA = hashlib.shake_256(b"archive").digest(SIZE)
 SHA256, MD5 = hashlib.sha256(DATA).hexdigest(), hashlib.md5(DATA).hexdigest()
-QUICK = RetryPolicy(budget_s=2, timeout_s=1, first_delay_s=0.01, max_delay_s=0.1)
 
 
 @pytest.fixture
@@ -30,7 +30,8 @@ def left(path: Path) -> set[str]:
 
 
 def get(url: str, path: Path, **options: object) -> None:
-    settings = {"size": SIZE, "sha256": SHA256, "policy": QUICK} | options
+    policy = RetryPolicy(clock=TurnedClock())
+    settings = {"size": SIZE, "sha256": SHA256, "policy": policy} | options
     download(url, path, **settings)  # type: ignore[arg-type]
 
 
@@ -51,6 +52,19 @@ def test_a_file_arrives_whole_and_only_once(
     with pytest.raises(UserError, match=r"archive\.zip is not the file of .*: delete it"):
         get(url, path)
     assert path.read_bytes() == DATA[:-1], "a file of the user's is not deleted"
+
+
+def test_the_part_of_a_browser_stays(web_server: WebServer, path: Path) -> None:
+    url = web_server.add("archive.zip", WebFile(DATA))
+    part, note = (path.with_name(f"archive.zip{suffix}") for suffix in (".part", ".part.json"))
+    path.parent.mkdir()
+    part.write_bytes(b"1")
+    with pytest.raises(UserError, match="is not a download of SRMill: remove or rename it"):
+        get(url, path)
+    note.write_bytes(b"[]")
+    with pytest.raises(UserError, match=r"part\.json is damaged"):
+        get(url, path)
+    assert part.read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("validator", ["etag", "date"])
@@ -100,7 +114,7 @@ def test_versions_never_mix(web_server: WebServer, path: Path) -> None:
 def _interrupted(file: WebFile, url: str, path: Path) -> None:
     """A download whose line drops once and whose server is down from then on."""
     file.answers = 1
-    get(url, path, policy=RetryPolicy(budget_s=0.3, first_delay_s=0.01, max_delay_s=0.05))
+    get(url, path)
 
 
 def test_a_part_longer_than_the_file_is_dropped(web_server: WebServer, path: Path) -> None:
@@ -126,34 +140,32 @@ def test_wrong_content_is_refused_and_deleted(
 
 
 def test_refusals_are_not_retried(web_server: WebServer, path: Path) -> None:
-    start = time.monotonic()
+    policy = RetryPolicy(clock=(clock := TurnedClock()))
     with pytest.raises(UserError, match=r"/none cannot be downloaded \(404 Not Found\): correct"):
-        get(f"{web_server.url}/none", path, policy=RetryPolicy())
+        get(f"{web_server.url}/none", path, policy=policy)
     with pytest.raises(UserError, match=f"has {SIZE} bytes and not 7: the file was replaced"):
-        get(web_server.add("x", WebFile(DATA)), path, size=7, policy=RetryPolicy())
+        get(web_server.add("x", WebFile(DATA)), path, size=7, policy=policy)
     with pytest.raises(UserError, match="cannot download 'file:///etc/passwd'"):
         get("file:///etc/passwd", path)
-    assert time.monotonic() - start < 5
+    assert clock.now() == 0
     assert left(path) == set()
 
 
 def test_no_network_ends_in_a_sentence(path: Path) -> None:
-    start = time.monotonic()
+    clock = TurnedClock()
     with pytest.raises(
         UserError, match=r"could not download http://127\.0\.0\.1:1/x: nothing came"
     ):
-        get("http://127.0.0.1:1/x", path, policy=RetryPolicy(budget_s=0.5))
-    assert 0.4 < time.monotonic() - start < 3
+        get("http://127.0.0.1:1/x", path, policy=RetryPolicy(budget_s=300, clock=clock))
+    assert clock.now() == pytest.approx(300)
 
 
 def test_a_silent_server_is_left_after_the_timeout(web_server: WebServer, path: Path) -> None:
-    file = WebFile(DATA, delay_s=5)
+    file = WebFile(DATA, delay_s=60)
+    # So long a first pause that two or three attempts use up the budget.
+    policy = RetryPolicy(timeout_s=0.1, first_delay_s=600, max_delay_s=600, clock=TurnedClock())
     with pytest.raises(UserError, match="timed out"):
-        get(
-            web_server.add("x", file),
-            path,
-            policy=RetryPolicy(budget_s=0.6, timeout_s=0.3, max_delay_s=0.1),
-        )
+        get(web_server.add("x", file), path, policy=policy)
     assert len(file.sent) >= 2
 
 

@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import pickle
+import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,39 @@ def test_a_damaged_sample_is_named_when_it_is_read(photos: Path, tmp_path: Path)
     assert dataset.tile(second).shape == (128, 128, 3)
 
 
+def member(name: str, data: bytes, size: int | None = None) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = len(data) if size is None else size
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        member("a.webp", b"no image"),
+        member("a.json", b"{}"),
+        member("a.webp", b"", size=-512),
+        member("a.webp", b"", size=10**12),
+        b"no tar" * 100,
+    ],
+)
+def test_bytes_that_are_no_sample_are_refused(tmp_path: Path, data: bytes) -> None:
+    """A manifest of somebody else may name them, with a checksum that is right."""
+    shard = Shard.from_json(
+        {
+            "path": "train-000000.tar", "sha256": hashlib.sha256(data).hexdigest(), "photos": [],
+            "bytes": len(data), "split": "train", "keys": ["a"], "offsets": [0],
+            "sizes": [len(data)], "crc32": [zlib.crc32(data)],
+        }
+    )  # fmt: skip
+    store = open_store(tmp_path)
+    store.write(shard.path, data)
+    Manifest({"tile": 64}, (shard,)).save(store)
+    opened = open_dataset(str(tmp_path), StreamConfig())
+    with pytest.raises(UserError, match=r"sample a of .* is not what jobs/shard.py writes"):
+        opened.tile(opened.manifest.sample(0, 0))
+
+
 def test_a_million_samples_take_little_memory() -> None:
     """Columns, not objects: 40 bytes a sample or so."""
     count = 1000
@@ -106,12 +141,12 @@ def test_a_million_samples_take_little_memory() -> None:
         {
             "path": "train-000000.tar",
             "sha256": "0" * 64,
-            "bytes": 1,
+            "bytes": 2 * count,
             "split": "train",
             "photos": ["0" * 64],
             "keys": [f"0123456789abcdef-{i:04d}" for i in range(count)],
             "offsets": list(range(count)),
-            "sizes": list(range(count)),
+            "sizes": list(range(1, count + 1)),
             "crc32": list(range(count)),
         }
     )

@@ -51,6 +51,19 @@ def test_without_a_source_a_dataset_is_drawn_from_and_not_made_again(
     assert (dataset / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_sheet_replaces_only_a_sheet(dataset: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    config = load_config([f"recipe={SMALL}", f"data={dataset}", f"preview={path}"])
+    preview.run(config, str(dataset))
+    preview.run(config, str(dataset))
+    Image.new("RGB", (8, 8)).save(path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"exists and is no preview: choose another name"):
+        shard.plan(config)
+    assert path.read_bytes() == before
+
+
 def test_crops_larger_than_the_tiles_are_refused(dataset: Path, tmp_path: Path) -> None:
     config = load_config(
         [f"data={dataset}", f"preview={tmp_path / 'a.png'}", "train.crop=256", "shard.tile=256"]

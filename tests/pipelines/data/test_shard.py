@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,9 @@ from pipelines.data.sources import find_entries, inspect
 from pipelines.data.verify import check_shard
 from pipelines.errors import UserError
 from pipelines.storage.store import open_store
-from tests.conftest import SMALL, write_dataset
+from tests.conftest import ROOT, SMALL, write_dataset
+
+PAGE = ROOT / "docs" / "data.md"
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -74,6 +77,21 @@ def test_stock_webdataset_reads_the_shards(photos: Path, dataset: Path) -> None:
         assert "." not in sample["__key__"]
 
 
+def test_the_page_reads_the_shards_with_webdataset(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/data.md, on the shards that are there."""
+    [example] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    shards = sorted(dataset.glob("train-*.tar"))
+    pattern = f"{dataset}/train-{{000000..{len(shards) - 1:06d}}}.tar"
+    found: dict[str, Any] = {}
+    exec(example.replace("work/mine/train-{000000..000003}.tar", pattern), found)
+    assert found["shards"] == pattern
+    height, width, _ = found["tile"].shape
+    left, top, right, bottom = found["facts"]["box"]
+    assert (right - left, bottom - top) == (width, height)
+
+
 def test_nothing_in_a_tar_depends_on_who_made_it_or_when(dataset: Path) -> None:
     for path in dataset.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -118,7 +136,7 @@ def test_what_is_interrupted_continues_and_is_never_half_there(
     with pytest.raises(UserError, match="there is no dataset"):
         open_dataset(str(tmp_path), StreamConfig())
     # Another attempt had got as far as a tar that is no longer wanted.
-    (tmp_path / "train-000077.tar").write_bytes(b"half")
+    shutil.copy(dataset / "train-000000.tar", tmp_path / "train-000077.tar")
     shard.make_dataset(config, find_entries(str(photos)), starmap)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert files(tmp_path) == files(dataset)
@@ -198,6 +216,24 @@ def test_two_sources_may_use_the_same_names(photos: Path, tmp_path: Path) -> Non
     )
     again = write_dataset(f"[{one},{other}]", output, "shard.max_failures=0.2")
     assert again.digest == manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("lost", "remedy"),
+    [("photos", "copy the photos to s3://bucket/prefix"), ("data", "set data to s3://bucket")],
+)
+def test_a_node_without_the_source_or_the_output_says_so(
+    photos: Path, tmp_path: Path, lost: str, remedy: str
+) -> None:
+    def elsewhere(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        (tmp_path / lost).rename(tmp_path / "elsewhere")
+        yield from starmap(function, calls)
+
+    shutil.copytree(photos, tmp_path / "photos")
+    source = str(tmp_path / "photos")
+    config = load_config([f"recipe={SMALL}", f"source={source}", f"output={tmp_path / 'data'}"])
+    with pytest.raises(UserError, match=f"does not see the folder {tmp_path / lost} .*: {remedy}"):
+        shard.make_dataset(config, find_entries(source), elsewhere)
 
 
 def test_a_job_that_finds_another_one_s_manifest_does_not_replace_it(

@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import tarfile
@@ -13,6 +14,7 @@ from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError
 from pipelines.data.sources import SAMPLE, Entry, find_entries, inspect, is_photo_name, read
 from pipelines.errors import UserError
+from pipelines.storage.paths import home
 
 
 def png(number: int, side: int = 8) -> bytes:
@@ -197,6 +199,27 @@ def test_unusable_sources_are_refused_in_one_sentence(tmp_path: Path) -> None:
     for wrong in (3, [], [1], {"a": 1}):
         with pytest.raises(UserError, match="source must be a name or a list"):
             find_entries(wrong)  # type: ignore[arg-type]
+
+
+def test_a_tar_of_no_use_leaves_no_copy(tmp_path: Path) -> None:
+    """A few bytes unpack to very many, and work/sources would keep them."""
+    packed = write_tar(tmp_path / "photos.tar.gz", mode="w:gz")
+    gib = len(gzip.decompress(packed.read_bytes())) / 2**30
+    with pytest.raises(UserError, match=r"photos.tar.gz unpacks to more than shard.max_unpacked_g"):
+        find_entries(str(packed), max_unpacked_gib=gib * 0.9)
+    (tmp_path / "zeros.tgz").write_bytes(gzip.compress(bytes(10**6)))
+    whole = gzip.decompress(packed.read_bytes()).rstrip(b"\0")
+    (tmp_path / "cut.tgz").write_bytes(gzip.compress(whole))
+    for name, why in {
+        "zeros": "holds no photo",
+        "cut": r"cut\.tgz is (cut or damaged|not a)",
+    }.items():
+        with pytest.raises(UserError, match=why):
+            find_entries(str(tmp_path / f"{name}.tgz"))
+    copies = home() / "work" / "sources"
+    assert list(copies.iterdir()) == []
+    assert find_entries(str(packed), max_unpacked_gib=gib)
+    assert len(list(copies.iterdir())) == 1
 
 
 def test_what_cannot_be_read_is_skipped_with_a_reason(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import hashlib
+from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 
@@ -30,6 +32,18 @@ def test_every_byte_counts_and_damage_is_located(photos: Path, tmp_path: Path) -
     flip(tmp_path / shard.path, int(shard.offsets[middle]) + 600)
     flip(tmp_path / shard.path, shard.bytes - 1)
     assert check_shard(store, shard) == [f"{shard.path}: damaged outside of the samples"]
+
+
+def test_webdataset_must_read_what_the_manifest_lists(photos: Path, tmp_path: Path) -> None:
+    shard = write_dataset(photos, tmp_path).shards[0]
+    other = replace(shard, keys=shard.keys[::-1].copy())
+    told = f"{shard.path}: holds other samples than the manifest lists"
+    assert check_shard(open_store(tmp_path), other) == [told]
+    path = tmp_path / shard.path
+    path.write_bytes(b"no tar" * 1000)
+    other = replace(shard, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    [problem] = check_shard(open_store(tmp_path), other)
+    assert problem.startswith(f"{shard.path}: webdataset cannot read it (")
 
 
 def test_the_job_says_what_is_wrong_and_what_to_do(

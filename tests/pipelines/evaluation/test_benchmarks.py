@@ -1,6 +1,7 @@
 """Benchmark sets in the layouts that people have them in, and what is wrong with some."""
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
+from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.evaluation.benchmarks import Benchmark, open_benchmark, parse_names
+from pipelines.storage.files import file_sha256
 from srmodels.degradation.resize import bicubic
-from tests.conftest import SMALL, data_directory
+from tests.conftest import SMALL, data_directory, write_dataset
 
 LAYOUTS = {
     "SelfExSR": ("image_SRF_4/{}_SRF_4_HR.png", "image_SRF_4/{}_SRF_4_LR.png"),
@@ -143,6 +146,47 @@ def test_the_identity_is_that_of_the_pairs(tmp_path: Path) -> None:
         assert opened(tmp_path / "one", other).identity != first.identity
     save(tmp_path / "two" / "a.png", image(1, 48, 48))
     assert opened(tmp_path / "two").identity != first.identity
+
+
+def validation_identity(dataset: Path, *overrides: str) -> str:
+    config = load_config([f"recipe={SMALL}", f"data={dataset}", *overrides])
+    return open_benchmark("validation", config).identity
+
+
+def test_the_validation_split_is_its_images_and_not_those_of_training(
+    photos: Path, dataset: Path, tmp_path: Path
+) -> None:
+    whole = open_dataset(str(dataset), load_config([f"recipe={SMALL}"]).stream).manifest
+    splits = {sha256: shard.split for shard in whole.shards for sha256 in shard.photos}
+    found = {}
+    for split in ("train", "val"):
+        folder, grown = tmp_path / split / "photos", tmp_path / split / "dataset"
+        shutil.copytree(photos, folder)
+        held_back = next(path for path in folder.iterdir() if splits[file_sha256(path)] == split)
+        held_back.rename(tmp_path / held_back.name)
+        before = write_dataset(folder, grown)
+        found[split] = [validation_identity(grown)]
+        (tmp_path / held_back.name).rename(held_back)
+        assert write_dataset(folder, grown).digest != before.digest
+        found[split].append(validation_identity(grown))
+    # Grown photo by photo or made at once.
+    assert found["train"] == [validation_identity(dataset)] * 2
+    assert len({validation_identity(dataset), *found["val"]}) == 3
+    # The same photos in other tiles, which go by the same names.
+    write_dataset(photos, tmp_path / "tiles", "shard.val_tile=96")
+    assert validation_identity(tmp_path / "tiles") != validation_identity(dataset)
+
+
+def test_the_validation_split_is_its_degradation_too(dataset: Path) -> None:
+    ways = (
+        (),
+        ("seed=1",),
+        ("networks.scale=2",),
+        ("degradation.preset=bsrgan",),
+        ("degradation.preset=realesrgan",),
+        ("degradation.preset=realesrgan", "degradation.options.second.quality=[60,95]"),
+    )
+    assert len({validation_identity(dataset, *overrides) for overrides in ways}) == len(ways)
 
 
 def test_what_is_no_benchmark_set_is_refused(tmp_path: Path) -> None:

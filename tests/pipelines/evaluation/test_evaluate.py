@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,14 @@ from PIL import Image
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
+from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate, sets
-from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_directory
+from pipelines.evaluation.evaluate import choose_examples, choose_metrics, output_location
 from pipelines.evaluation.results import from_csv
+from pipelines.models.bundle import FILE_NAME
+from pipelines.storage.folders import new_folder
+from pipelines.storage.store import open_store
 from srmodels.metrics.suite import SET_METRICS
 from tests.conftest import SMALL
 from tests.pipelines.evaluation.test_sets import MeanColour
@@ -37,9 +43,9 @@ def test_references_become_folder_names(reference: str, expected: str) -> None:
 
 
 def test_every_set_has_a_folder_of_its_own() -> None:
-    assert output_directory("/out", ModelReference.parse("run:a"), None) == Path("/out/a")
-    found = output_directory("/out", ModelReference.parse("run:a"), "/b/Set5,/b/BSD100")
-    assert found == Path("/out/a-Set5-BSD100")
+    assert output_location("/out", ModelReference.parse("run:a"), None) == "/out/a"
+    found = output_location("/out", ModelReference.parse("run:a"), "/b/Set5,/b/BSD100")
+    assert found == "/out/a-Set5-BSD100"
 
 
 @pytest.fixture
@@ -90,6 +96,19 @@ def test_metrics_that_are_none_are_refused(metrics: str, reason: str) -> None:
 def test_what_is_not_there_is_refused_by_the_plan(key: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         evaluate.plan(load_config([f"recipe={SMALL}", key]))
+
+
+@pytest.mark.parametrize("start", [evaluate.plan, evaluate.run])
+def test_a_folder_of_somebody_else_is_not_replaced(
+    tmp_path: Path, start: Callable[[Config], object]
+) -> None:
+    thesis = tmp_path / "candidate" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("1")
+    config = load_config([f"recipe={SMALL}", "model=/bundles/candidate", f"output={tmp_path}"])
+    with pytest.raises(UserError, match=r"candidate holds files that SRMill did not write"):
+        start(config)
+    assert thesis.read_text() == "1"
 
 
 def test_what_may_be_there_by_then_is_planned() -> None:
@@ -171,6 +190,12 @@ def test_a_model_on_a_benchmark_set(
     assert costs[model]["gmacs"] > 0
     assert len(list((folder / "pictures").iterdir())) == 2
 
+    # A picture of somebody else among the results keeps them.
+    (folder / "pictures" / "holiday.png").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"did not write \(pictures/holiday\.png\)"):
+        run()
+    (folder / "pictures" / "holiday.png").unlink()
+
     # Results that another SRMill wrote are no results.
     path = folder / "results.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
@@ -186,6 +211,46 @@ def test_a_model_on_a_benchmark_set(
     assert ran == []
     assert "Report:" in run("evaluate.num_pictures=1")
     assert [key for key, _ in ran] == [broken]
+
+
+def test_a_model_and_its_results_in_a_bucket(
+    tmp_path: Path,
+    benchmark: Path,
+    no_weights: None,
+    ran: list,
+    s3_url: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = make_bundle(tmp_path / "candidate")
+    model = f"{s3_url}/candidate"
+    arguments = [
+        f"recipe={SMALL}", f"model={model}", f"benchmark={benchmark}", f"output={s3_url}/out",
+        "evaluate.latency_sizes=[16]", "evaluate.latency_runs=1", "evaluate.num_pictures=1",
+        "evaluate.metrics=[psnr_y]",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=rf"there is no bundle in {model} \(no bundle\.json\)"):
+        evaluate.plan(load_config(arguments))
+    with new_folder(open_store(model), FILE_NAME, lambda: None) as folder:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+    config = load_config(arguments)
+    report = f"{s3_url}/out/candidate-three/report.html"
+    assert f"write the report to {report}" in evaluate.plan(config)
+    capsys.readouterr()
+    assert evaluate.run(config) == report
+    store = open_store(f"{s3_url}/out/candidate-three")
+    assert store.names() == ["images.csv", "pictures/three-1.png", "report.html", "results.json"]
+    results = json.loads(store.read("results.json"))
+    assert list(results["benchmarks"]["three"]["summary"]) == ["bicubic", model]
+
+    # Again: all is there. What changes the report alone measures nothing again but the broken one.
+    ran.clear()
+    capsys.readouterr()
+    assert evaluate.run(config) == report
+    assert f"measured already, see {report}." in capsys.readouterr().out
+    config.evaluate.num_pictures = 0
+    evaluate.run(config)
+    assert [key for key, _ in ran] == [sorted(benchmark.iterdir())[2].name]
+    assert store.names() == ["images.csv", "report.html", "results.json"]
 
 
 def test_a_set_without_an_image_that_can_be_measured_is_refused(tmp_path: Path, ran: list) -> None:

@@ -1,15 +1,20 @@
 """Every method on every image: what is kept, what goes wrong, and what is not done twice."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
-from pipelines.evaluation.benchmarks import Benchmark
+from pipelines.evaluation.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluation.measure import Failure, ImageResult, measure, measure_images
 from pipelines.evaluation.methods import Method
+from pipelines.evaluation.sets import extract_features
 from srmodels.metrics import NoScoreError, psnr_y
+from tests.conftest import SMALL
+from tests.pipelines.evaluation.test_benchmarks import image, save
 
 
 class FourImages(Benchmark):
@@ -120,3 +125,31 @@ def test_storage_that_fails_says_nothing_of_the_image() -> None:
 
     with pytest.raises(UserError, match="does not answer"):
         measure_images(Away(), {"by 0": Brighter(0)}, SCORES, [("a", ["by 0"])])
+
+
+@pytest.mark.parametrize("layout", ["{}.png", "HR/{}.png"])
+def test_a_node_without_the_folder_of_a_benchmark_says_so(tmp_path: Path, layout: str) -> None:
+    save(tmp_path / "set" / layout.format("a"), image(0, 32, 32))
+    if "/" in layout:
+        save(tmp_path / "set" / "LR" / "a.png", image(0, 8, 8))
+    benchmark = open_benchmark(str(tmp_path / "set"), load_config([f"recipe={SMALL}"]))
+    _is_refused(benchmark, tmp_path / "set", "copy the set to every node under this path")
+
+
+def test_a_node_without_the_dataset_of_the_validation_split_says_so(
+    dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    config = load_config([f"recipe={SMALL}", f"data={tmp_path / 'data'}"])
+    benchmark = open_benchmark("validation", config)
+    _is_refused(benchmark, tmp_path / "data", "copy the dataset to s3://bucket/prefix")
+
+
+def _is_refused(benchmark: Benchmark, folder: Path, remedy: str) -> None:
+    tasks = [(key, ["by 0"]) for key in benchmark.keys]
+    benchmark.load(benchmark.keys[0])
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(UserError, match=f"does not see the folder {folder}.*: {remedy}"):
+        measure_images(benchmark, {"by 0": Brighter(0)}, SCORES, tasks)
+    with pytest.raises(UserError, match=f"does not see the folder {folder}.*: {remedy}"):
+        extract_features(benchmark, None, None, benchmark.keys)  # type: ignore[arg-type]

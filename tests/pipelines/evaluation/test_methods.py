@@ -75,6 +75,9 @@ def test_a_bundle_and_its_onnx_file_are_the_same(
     )
     assert exported.file_bytes == (tmp_path / "model.onnx").stat().st_size
     assert model.identity != exported.identity
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"model\.onnx.*: copy it to every node under this path"):
+        same_elsewhere(exported, lr)
 
 
 def test_every_peer_that_a_reference_can_name_is_known_here() -> None:

@@ -10,7 +10,7 @@ from tests.support.bundles import make_bundle
 
 def test_the_card_tells_the_facts(tmp_path: Path) -> None:
     facts = replace(make_bundle(tmp_path).facts, parameters=2_500_000, gmacs=1.25)
-    card = model_card("A model for tests", facts)
+    card = model_card("A model for tests", "bsrgan", facts)
     assert card.startswith("# small\n\nA model for tests. ×4 super-resolution.\n")
     assert "- 2.50 M parameters\n- 1.25 GMACs = 2.50 GFLOPs for an LR tile of 32 px\n" in card
     protocol = facts.metrics.by["psnr_y_crop4"].protocol
@@ -18,11 +18,12 @@ def test_the_card_tells_the_facts(tmp_path: Path) -> None:
     assert "On 6 images of validation, LR: bicubic." in card
     assert "- dataset `m`\n- recipe `small`, configuration `d`\n- commit `c`\n" in card
     assert "edge/" not in card
+    assert "Trained for bsrgan degradation." in card
 
 
 def test_the_card_tells_the_evidence_for_an_artifact(tmp_path: Path) -> None:
     facts = replace(make_bundle(tmp_path).facts, edge={"onnx_fp32": ARTIFACT})
-    card = model_card("A model for tests", facts)
+    card = model_card("A model for tests", "bicubic", facts)
     assert "`edge/model.onnx`: input `x_l` [1, 3, 32, 32], RGB in [0, 1]; output `x_h`\n" in card
     assert "[1, 3, 128, 128]. Larger images: cut tiles" in card
     assert "on 4 real images: largest error\n1.0e-06, inf dB. Latency\n1.5 ms per tile" in card
@@ -30,6 +31,9 @@ def test_the_card_tells_the_evidence_for_an_artifact(tmp_path: Path) -> None:
 
 def test_a_metric_without_a_score_has_a_dash(tmp_path: Path) -> None:
     facts = make_bundle(tmp_path).facts
-    model = facts.metrics.model | {"psnr_y_crop4": None}
-    card = model_card("", replace(facts, metrics=replace(facts.metrics, model=model)))
-    assert "| psnr_y_crop4 | 29.2500 | – | " in card
+    found = facts.metrics.benchmarks["validation"]
+    without = replace(found, model=found.model | {"psnr_y_crop4": None})
+    metrics = replace(facts.metrics, benchmarks={"validation": found, "Set5": without})
+    card = model_card("", "bicubic", replace(facts, metrics=metrics))
+    assert card.index("images of validation") < card.index("| psnr_y_crop4 | 29.2500 | 30.2500 | ")
+    assert card.index("images of Set5") < card.index("| psnr_y_crop4 | 29.2500 | – | ")

@@ -1,10 +1,14 @@
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.errors import UserError
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import load_bundle, seal
+from pipelines.models.facts import FileFacts
+from pipelines.storage.typed import to_json
 from tests.support.bundles import make_bundle
 
 
@@ -35,6 +39,60 @@ def test_files_that_are_not_listed_are_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["images.csv", "model.safetensors", "config.yaml"])
+def test_a_bundle_that_never_had_a_file_it_needs_is_refused(tmp_path: Path, name: str) -> None:
+    facts = make_bundle(tmp_path).facts
+    (tmp_path / name).unlink()
+    seal(tmp_path, facts)
+    with pytest.raises(UserError, match=rf"is incomplete \(its bundle\.json lists no {name}\)"):
+        load_bundle(tmp_path)
+
+
+def test_links_to_folders_pipes_and_nested_bundles_are_not_listed(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "code.pkl").write_bytes(b"x")
+    for name, make in {
+        "edge": lambda path: path.symlink_to(tmp_path / "elsewhere"),
+        "pipe": os.mkfifo,
+        "gone": lambda path: path.symlink_to(tmp_path / "nothing"),
+    }.items():
+        make(tmp_path / "bundle" / name)
+        with pytest.raises(UserError, match=f"files it does not list: {name}: remove"):
+            load_bundle(tmp_path / "bundle")
+        (tmp_path / "bundle" / name).unlink()
+    make_bundle(tmp_path / "bundle" / "edge" / "inner")
+    with pytest.raises(UserError, match=r"files it does not list: edge/inner/bundle\.json"):
+        load_bundle(tmp_path / "bundle")
+
+
+def test_a_listed_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "images.csv").unlink()
+    os.mkfifo(tmp_path / "images.csv")
+    with pytest.raises(UserError, match=r"images\.csv is missing or damaged"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../../../etc/passwd", "a/../b", "a\\b", ""])
+def test_a_listed_path_stays_in_the_bundle(tmp_path: Path, name: str) -> None:
+    facts = make_bundle(tmp_path).facts
+    files = facts.files | {name: FileFacts("0" * 64, 1)}
+    (tmp_path / "bundle.json").write_bytes(to_json(replace(facts, files=files)))
+    with pytest.raises(UserError, match=r"bundle\.json is damaged \(files\."):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\xff" * 8 + b"{}", b"\x02" + bytes(7) + b"{}"])
+def test_sealed_files_that_hold_something_else_are_refused(tmp_path: Path, data: bytes) -> None:
+    facts = make_bundle(tmp_path).facts
+    for name in ("model.safetensors", "config.yaml"):
+        (tmp_path / name).write_bytes(data)
+        seal(tmp_path, facts)
+        with pytest.raises(UserError, match=r"is damaged|do not fit|[Ww]eights"):
+            load_bundle(tmp_path).network()
+
+
 def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no bundle"):
         load_bundle(tmp_path)
@@ -42,5 +100,5 @@ def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"schema_version": 99, "files": {}}')
-    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 2"):
+    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 3"):
         load_bundle(tmp_path)

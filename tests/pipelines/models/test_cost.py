@@ -127,6 +127,7 @@ def test_recomputation_is_measured_with_its_largest_module(name: str) -> None:
     assert cost.activation_bytes(2) == real.saved_bytes + largest
     assert 2 * cost.flops == real.flops
     assert plain.flops < cost.flops < 1.4 * plain.flops
+    assert cost.model_flops == plain.model_flops == plain.flops
 
 
 def test_recomputation_pays_where_there_are_many_blocks() -> None:

@@ -43,21 +43,23 @@ def test_sealing_again_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_wrong_fact_is_named(tmp_path: Path) -> None:
     facts = to_dict(make_bundle(tmp_path).facts)
-    facts["metrics"]["model"]["psnr_y_crop4"] = "30"
+    facts["metrics"]["benchmarks"]["validation"]["model"]["psnr_y_crop4"] = "30"
     (tmp_path / FILE_NAME).write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"is damaged \(metrics\.model\.psnr_y_crop4: input"):
+    with pytest.raises(UserError, match=r"is damaged \(metrics\.benchmarks\.validation\.model\."):
         load_bundle(tmp_path)
 
 
 def test_a_bundle_of_an_older_version_is_refused(tmp_path: Path) -> None:
     facts = make_bundle(tmp_path).facts
-    (tmp_path / FILE_NAME).write_text(json.dumps({"schema_version": 1} | asdict(facts)))
-    with pytest.raises(UserError, match="has schema version 1, this SRMill reads 2: use the SRMi"):
-        load_bundle(tmp_path)
+    for version in (1, 2):
+        old = {"schema_version": version} | asdict(facts)
+        (tmp_path / FILE_NAME).write_text(json.dumps(old))
+        with pytest.raises(UserError, match=f"has schema version {version}, this SRMill reads 3: "):
+            load_bundle(tmp_path)
 
 
 def test_provenance_is_what_the_facts_say(tmp_path: Path) -> None:
-    facts = replace(make_bundle(tmp_path).facts, precision="fp16", parent_version="7")
+    facts = replace(make_bundle(tmp_path).facts, precision="fp16", parent_version="models:/small/7")
     origin = facts.provenance
     assert (origin.manifest, origin.git_commit, origin.step) == ("m", "c", None)
-    assert (origin.precision, origin.parent_version) == ("fp16", "7")
+    assert (origin.precision, origin.parent_version) == ("fp16", "models:/small/7")

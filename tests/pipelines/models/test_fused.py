@@ -83,7 +83,7 @@ def test_it_is_fused_by_evaluation_export_and_upscaling(
     trained.evaluate.latency_runs = trained.evaluate.num_pictures = 1
     trained.model = "run:small_rdsr-diffusion"
     evaluate.run(trained)
-    bundle = export.run(trained)
+    bundle = Path(export.run(trained))
     graph = onnx.load(bundle / "edge" / "model_fp32.onnx").graph
     decoder = trained.networks.decoder
     convolutions = [node for node in graph.node if node.op_type == "Conv"]

@@ -41,7 +41,7 @@ def state(config: Config, stage: str) -> RunState:
     return RunState(
         step=4, samples=16, world_size=1, zero_stage=0, seed=0, manifest="m", identity={},
         metrics={}, score=None, config=to_dict(config), stage=stage,
-        networks=asdict(config.stages[stage].networks),
+        networks=asdict(config.stages[stage].networks), parent_version="models:/wide/7",
     )  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def test_a_run_of_a_stage_with_networks_of_its_own_is_loaded_with_them(config: C
     model = load_model(ModelReference.parse("run:small-joint"), config)
     assert model.config.networks.decoder.channels == [16]
     assert model.network(torch.rand(1, 3, 16, 16)).shape == (1, 3, 64, 64)
-    assert model.provenance == Provenance("m", step=4)
+    assert model.provenance == Provenance("m", step=4, parent_version="models:/wide/7")
+    assert (model.version, model.parent_version) == (None, "models:/wide/7")
     assert {name.partition(".")[0] for name in model.finetuning_weights} == {"hr_encoder"}
     shipped = model.network.inference_state_dict()
     assert model.trained_weights.keys() == shipped.keys() | model.finetuning_weights.keys()

@@ -1,12 +1,15 @@
 """The models that ship: whole, small, and better than bicubic."""
 
+import numpy as np
 import pytest
 
 from pipelines import cli
 from pipelines.config.load import load_config
 from pipelines.config.reference import SHIPPED, ModelReference, shipped_models
-from pipelines.models.bundle import load_bundle
+from pipelines.evaluation.results import by_image, from_csv
+from pipelines.models.bundle import IMAGES, load_bundle
 from pipelines.models.load import load_model
+from pipelines.registry.gate import decide
 from tests.conftest import needs_weights
 from tests.support.quality import scores
 
@@ -23,6 +26,21 @@ def test_it_is_whole_and_small(name: str) -> None:
         load_model(ModelReference.parse(name), load_config([])).weights_sha256
         == bundle.facts.weights_sha256
     )
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_its_evidence_can_be_compared_with_a_candidate_s(name: str) -> None:
+    bundle = load_bundle(SHIPPED / name)
+    metrics = bundle.facts.metrics
+    images = from_csv(bundle.path / IMAGES)
+    for benchmark, found in metrics.benchmarks.items():
+        for label, mean in found.model.items():
+            measured = by_image(images, benchmark, metrics.reference, label)
+            assert len(measured) == found.num_images
+            assert np.mean(list(measured.values())) == pytest.approx(mean, abs=1e-6)
+    decision = decide(bundle, bundle)
+    assert decision.promote
+    assert decision.reason.startswith("no difference that matters: psnr_y_crop4 +0.000 dB")
 
 
 def test_the_default_can_be_finetuned() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.models.bundle import Bundle, load_bundle, seal
+from pipelines.evaluation.results import from_csv, to_csv
+from pipelines.models.bundle import IMAGES, Bundle, load_bundle, seal
+from pipelines.models.facts import BenchmarkFacts
 from pipelines.registry.gate import decide
 from tests.support.bundles import make_bundle
 
@@ -57,24 +59,77 @@ def reseal(bundle: Bundle, **metrics: object) -> Bundle:
     return load_bundle(bundle.path)
 
 
+def with_identity(bundle: Bundle, identity: str) -> dict[str, BenchmarkFacts]:
+    found = bundle.facts.metrics.benchmarks["validation"]
+    return {"validation": replace(found, identity=identity)}
+
+
+def with_set(bundle: Bundle, name: str, psnr: float, groups: str = "abcdef") -> Bundle:
+    """Adds a benchmark set whose images have the keys of the first, in these groups."""
+    rows = from_csv(bundle.path / IMAGES)
+    for row, group in zip(list(rows), [g for g in groups for _ in range(2)], strict=True):
+        scores = {"psnr_y_crop4": psnr + ord(row.group) / 10, "ssim_y_crop4": 0.9}
+        rows.append(replace(row, benchmark=name, group=group, scores=scores))
+    (bundle.path / IMAGES).write_text(to_csv(rows, list(bundle.facts.metrics.by)))
+    known = bundle.facts.metrics.benchmarks
+    return reseal(bundle, benchmarks=known | {name: replace(known["validation"], identity=name)})
+
+
+def test_every_benchmark_set_counts(tmp_path: Path) -> None:
+    champion = with_set(make_bundle(tmp_path / "champion", psnr=30.0), "Set5", 33.0)
+    better, worse = (make_bundle(tmp_path / name, psnr=30.5) for name in ("better", "worse"))
+    decision = decide(with_set(worse, "Set5", 20.0), champion)
+    assert not decision.promote
+    assert decision.reason.startswith(
+        "better by psnr_y_crop4 on validation, but worse by psnr_y_crop4 on Set5"
+    )
+    assert "psnr_y_crop4 on Set5 -13.000 dB (95 % -13.000 … -13.000" in decision.reason
+    decision = decide(with_set(better, "Set5", 33.1), champion)
+    assert decision.promote
+    assert decision.reason.startswith(
+        "better by psnr_y_crop4 on validation and psnr_y_crop4 on Set5, worse by none: "
+    )
+
+
+def test_a_set_of_the_champion_must_be_measured_by_any_name(tmp_path: Path) -> None:
+    champion = with_set(make_bundle(tmp_path / "champion"), "Set5", 33.0)
+    decision = decide(make_bundle(tmp_path / "candidate", psnr=40.0), champion)
+    assert not decision.promote
+    assert "the champion was measured on Set5, too" in decision.reason
+    # What the candidate was measured on beside that has nothing to be compared with.
+    more = with_set(make_bundle(tmp_path / "more", psnr=40.0), "Set14", 20.0)
+    assert decide(more, make_bundle(tmp_path / "first")).promote
+    renamed = with_set(make_bundle(tmp_path / "renamed", psnr=40.0), "five", 34.0)
+    known = renamed.facts.metrics.benchmarks
+    same = known | {"five": replace(known["five"], identity="Set5")}
+    assert decide(reseal(renamed, benchmarks=same), champion).promote
+
+
+def test_groups_of_one_name_in_two_sets_are_not_one_photo(tmp_path: Path) -> None:
+    # All images of the second set are of one photo, and have the keys of the first set's six.
+    pair = (with_set(make_bundle(tmp_path / n, psnr=p), "Set5", p, "aaaaaa")
+            for n, p in (("champion", 30.0), ("candidate", 30.5)))  # fmt: skip
+    champion, candidate = pair
+    reason = decide(candidate, champion).reason
+    assert "psnr_y_crop4 on validation +0.500 dB (95 % +0.500 … +0.500" in reason
+    assert "psnr_y_crop4 on Set5 +0.500 dB (no interval, since all images are of one" in reason
+
+
 def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
     champion = make_bundle(tmp_path / "champion")
     candidate = make_bundle(tmp_path / "candidate", psnr=40.0)
     assert decide(candidate, champion).promote
     by = candidate.facts.metrics.by
     other = by | {"ssim_y_crop4": replace(by["ssim_y_crop4"], protocol="another")}
+    same, others = (with_identity(candidate, identity) for identity in "ij")
     for changes, why in (
-        ({"identity": "j"}, "measured on other images, or with another degradation"),
+        ({"benchmarks": others}, "measured on other images, or with another degradation"),
         ({"by": {"psnr_y_crop4": by["psnr_y_crop4"]}}, "measured by ssim_y_crop4, too"),
         ({"by": other}, "measured by another protocol of ssim_y_crop4"),
     ):
-        decision = decide(reseal(candidate, **{"identity": "i", "by": by} | changes), champion)
+        decision = decide(reseal(candidate, **{"benchmarks": same, "by": by} | changes), champion)
         assert not decision.promote
         assert why in decision.reason
-    (champion.path / "images.csv").unlink()
-    decision = decide(reseal(candidate, identity="i", by=by), reseal(champion))
-    assert not decision.promote
-    assert "the champion's bundle holds no images.csv" in decision.reason
 
 
 def test_what_has_no_reference_does_not_decide(tmp_path: Path) -> None:

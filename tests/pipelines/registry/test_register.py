@@ -46,8 +46,11 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     config = config_for(tmp_path / "first")
     for reference, psnr in (("models:/small@champion", 30.75), ("models:/small/2", 29.75)):
         facts = load_bundle(fetch(ModelReference.parse(reference), config.mlflow)).facts
-        assert facts.metrics.model["psnr_y_crop4"] == psnr
-        assert load_model(ModelReference.parse(reference), config).provenance == facts.provenance
+        assert facts.metrics.means()["validation/psnr_y_crop4"] == psnr
+        model = load_model(ModelReference.parse(reference), config)
+        assert model.provenance == facts.provenance
+        version = "models:/small/3" if psnr > 30 else "models:/small/2"
+        assert (str(model.version), model.parent_version) == (version, version)
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
             load_model(ModelReference.parse(reference), config)
@@ -74,6 +77,20 @@ def test_a_rejected_or_held_back_version_can_be_promoted_later(tmp_path: Path) -
     assert aliases() == {"champion": "2", "previous": "1"}
 
 
+def test_the_gate_decides_once_about_a_version(tmp_path: Path) -> None:
+    for name, psnr in (("first", 30.0), ("worse", 29.5), ("poor", 29.0)):
+        make_bundle(tmp_path / name, psnr=psnr)
+    register.run(config_for(tmp_path / "first"))
+    register.run(config_for(tmp_path / "worse"))
+    register.run(config_for(tmp_path / "poor", "register.promote=always"))
+    assert aliases() == {"champion": "3", "previous": "1"}
+    # It is better than this champion. What was decided before stands all the same.
+    assert register.run(config_for(tmp_path / "worse")) == "2"
+    assert aliases() == {"champion": "3", "previous": "1"}
+    tags = tracking.connect().get_model_version("small", "2").tags
+    assert tags["srmill.gate"].startswith("worse by psnr_y_crop4, better by none")
+
+
 def test_a_failing_registry_is_not_an_empty_one(tmp_path: Path) -> None:
     make_bundle(tmp_path / "first", psnr=30.0)
     make_bundle(tmp_path / "worse", psnr=29.5)
@@ -84,6 +101,6 @@ def test_a_failing_registry_is_not_an_empty_one(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "get_registered_model", fail)
-        with pytest.raises(UserError, match="the MLflow registry failed: database is locked"):
-            register.run(config_for(tmp_path / "worse"))
+        with pytest.raises(UserError, match=r"could not reach MLflow .* 'database is locked'"):
+            register.run(config_for(tmp_path / "worse", "mlflow.retry_seconds=0.01"))
     assert aliases() == {"champion": "1"}

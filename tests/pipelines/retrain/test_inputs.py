@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config.load import load_config
-from pipelines.registry.register import bundle_directory
+from pipelines.registry.register import bundle_location
 from pipelines.retrain import inputs
 from pipelines.retrain.inputs import Inputs
 from tests.conftest import SMALL
@@ -121,7 +121,7 @@ def test_the_bundle_and_the_rule_decide_the_registration(tmp_path: Path) -> None
     config = load_config([f"recipe={SMALL}", f"bundle={tmp_path}/bundle"])
     before = inputs.of_register(config)
     assert before["bundle"] is None
-    make_bundle(bundle_directory(config))
+    make_bundle(Path(bundle_location(config)))
     after = inputs.of_register(config)
     assert differing(before, after) == ["bundle"]
     config.register.promote = "never"

@@ -61,13 +61,14 @@ def test_a_chain_that_ends_before_inference_works_is_refused() -> None:
         steps_of("stage1=[autoencoder]", "stage2=[]")
 
 
-def test_results_go_under_output() -> None:
-    output = ("output=/out",)
+@pytest.mark.parametrize("place", ["/out", "s3://bucket/out"])
+def test_results_go_under_output(place: str) -> None:
+    output = (f"output={place}",)
     assert step("shard", *output).config.output is None
-    assert step("evaluate", *output).config.output == "/out/evaluate"
-    assert step("export", *output).config.export.evidence == "/out/evaluate"
-    assert step("export", *output).config.output == "/out/export"
-    assert step("register", *output).config.bundle == "/out/export/small"
+    assert step("evaluate", *output).config.output == f"{place}/evaluate"
+    assert step("export", *output).config.export.evidence == f"{place}/evaluate"
+    assert step("export", *output).config.output == f"{place}/export"
+    assert step("register", *output).config.bundle == f"{place}/export/small"
 
 
 def test_a_step_cannot_be_changed() -> None:

@@ -12,6 +12,7 @@ from pipelines.errors import UserError
 from pipelines.runs.checkpoint import Checkpoints
 from pipelines.runs.marker import DamagedError
 from tests.support.checkpoints import at, damage, folders, open_run, open_writer, stage, write
+from tests.support.clock import TurnedClock
 from tests.support.faulty_proxy import Fault, FaultyProxy
 
 
@@ -180,7 +181,7 @@ def test_a_store_that_is_away_is_no_damage(
     s3_url: str, s3_proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     write(open_run(s3_url, tmp_path), "a", 1, 2)
-    impatient = open_run(s3_url, tmp_path, budget_s=0.5)
+    impatient = open_run(s3_url, tmp_path, clock=TurnedClock())
     listed = impatient.newest()
     assert listed is not None
     s3_proxy.before = lambda seen: setattr(

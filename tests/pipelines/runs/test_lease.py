@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,20 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.runs import lease as lease_module
 from pipelines.runs.checkpoint import Checkpoints
-from pipelines.runs.lease import OBJECT, lease
+from pipelines.runs.lease import (
+    ABANDONED_S,
+    BEAT_S,
+    LOOK_S,
+    OBJECT,
+    POLICY,
+    SETTLE_S,
+    lease,
+)
+from pipelines.storage.clock import Clock
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.store import Store
 from tests.support.checkpoints import open_run
+from tests.support.clock import TurnedClock
 from tests.support.faulty_proxy import FaultyProxy
 
 FORK = multiprocessing.get_context("fork")
@@ -26,17 +39,35 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     return open_run(where, tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {"BEAT_S": 0.2, "ABANDONED_S": 4.0, "LOOK_S": 0.1, "SETTLE_S": 0.1}
-    for name, seconds in times.items():
-        monkeypatch.setattr(lease_module, name, seconds)
+def by(clock: Clock) -> RetryPolicy:
+    return replace(POLICY, clock=clock)
+
+
+class Hasty(TurnedClock):
+    """A wait lasts only for a moment, so that a holder renews its lease all the time."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(0.02)
+
+
+class Patient(TurnedClock):
+    """A sleep lasts until the lease's holder has renewed it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        seen = self.store.read(OBJECT)
+        while self.store.read(OBJECT) == seen:
+            time.sleep(0.01)
 
 
 def _hold(run: Checkpoints, held: "threading.Event") -> None:
-    with lease(run.store, run.name):
+    with lease(run.store, run.name, by(Hasty())):
         held.set()
-        time.sleep(60)
+        time.sleep(600)
 
 
 @contextmanager
@@ -54,24 +85,26 @@ def holder(run: Checkpoints) -> Iterator[Any]:
 
 
 def test_a_second_job_is_refused_while_the_first_lives(run: Checkpoints) -> None:
-    with (
-        holder(run),
-        pytest.raises(UserError, match=r"is being trained by another job.*run\.name\.$"),
-        lease(run.store, run.name),
-    ):
-        pass
+    told = r"is being trained by another job.*run\.name\.$"
+    with holder(run):
+        clock = TurnedClock() if run.directory else Patient(run.store)
+        with pytest.raises(UserError, match=told), lease(run.store, run.name, by(clock)):
+            pass
+    assert clock.now() <= LOOK_S
 
 
 def test_a_lease_that_was_released_is_free_at_once(
     run: Checkpoints, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    policy = by(clock := TurnedClock())
     for _ in range(2):
-        with lease(run.store, run.name):
+        with lease(run.store, run.name, policy):
             pass
-    with pytest.raises(ZeroDivisionError), lease(run.store, run.name):
+    with pytest.raises(ZeroDivisionError), lease(run.store, run.name, policy):
         raise ZeroDivisionError
-    with lease(run.store, run.name):
+    with lease(run.store, run.name, policy):
         pass
+    assert clock.now() == (0 if run.directory else 4 * SETTLE_S)
     assert capsys.readouterr().out == ""
     assert [name for name in run.store.names() if name != ".lock"] == []
 
@@ -82,12 +115,14 @@ def test_the_lease_of_a_killed_job_is_taken_over(
     with holder(run) as process:
         process.kill()
         process.join()
-        with lease(run.store, run.name):
+        clock = TurnedClock()
+        with lease(run.store, run.name, by(clock)):
             said = capsys.readouterr().out.splitlines()
     if run.directory is None:
         first, last = said
+        assert ABANDONED_S < clock.now() < ABANDONED_S + LOOK_S + 2 * SETTLE_S
         assert f"process {process.pid} on " in first
-        assert "waiting up to 4 s" in first
+        assert "waiting up to 45 s" in first
         assert last.endswith("shows no sign of life, so this job takes over.")
 
 
@@ -96,6 +131,7 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
 ) -> None:
     run = open_run(s3_url, tmp_path)
     outcomes, both, ends = [], threading.Barrier(2), threading.Barrier(2)
+    settled = threading.Barrier(2)
     write = lease_module._ObjectLease._write
 
     def write_together(held: Any) -> None:
@@ -105,9 +141,15 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
 
     monkeypatch.setattr(lease_module._ObjectLease, "_write", write_together)
 
+    class Settling(TurnedClock):
+        """The time to settle lasts until both have claimed."""
+
+        def sleep(self, seconds: float) -> None:
+            settled.wait(30)
+
     def claim() -> None:
         try:
-            with lease(run.store, run.name):
+            with lease(run.store, run.name, by(Settling())):
                 ends.wait(30)
                 outcomes.append("held")
         except UserError as error:
@@ -124,15 +166,18 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
     assert "is being trained by another job" in refused
 
 
-@pytest.mark.slow
 def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> None:
     """Its machine may have slept, so that another job had to take it for dead."""
     run = open_run(s3_url, tmp_path)
 
     def sleep_through_it() -> None:
-        with lease(run.store, run.name):
+        clock = TurnedClock()
+        with lease(run.store, run.name, by(clock)):
             run.store.write(OBJECT, b'{"holder": "another"}')
-            time.sleep(100)
+            for _ in range(3000):
+                clock.turn(BEAT_S)
+                time.sleep(0.01)
+            pytest.fail("nobody stopped the job")
 
     with pytest.raises(UserError, match="was taken over by another job"):
         sleep_through_it()
@@ -142,14 +187,15 @@ def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> No
 def test_a_lease_that_nobody_can_read_is_an_abandoned_one(s3_url: str, tmp_path: Path) -> None:
     run = open_run(s3_url, tmp_path)
     run.store.write(OBJECT, b"not even JSON")
-    with lease(run.store, run.name):
+    with lease(run.store, run.name, by(TurnedClock())):
         assert run.store.read(OBJECT) != b"not even JSON"
 
 
 def test_an_interrupt_stays_an_interrupt(run: Checkpoints) -> None:
-    with pytest.raises(KeyboardInterrupt), lease(run.store, run.name):
+    policy = by(TurnedClock())
+    with pytest.raises(KeyboardInterrupt), lease(run.store, run.name, policy):
         raise KeyboardInterrupt
-    with lease(run.store, run.name):
+    with lease(run.store, run.name, policy):
         pass
 
 
@@ -165,10 +211,13 @@ def test_a_network_that_is_away_for_a_moment_does_not_end_a_lease(
         elif refused[0] == 4:
             back.set()
 
-    with lease(run.store, run.name):
+    clock = TurnedClock()
+    with lease(run.store, run.name, by(clock)):
         before = run.store.read(OBJECT)
         s3_proxy.before = away
-        assert back.wait(30)
+        while not back.wait(0.01):
+            clock.turn(1)
         s3_proxy.before = lambda seen: None
         while run.store.read(OBJECT) == before:
-            time.sleep(0.05)
+            clock.turn(1)
+            time.sleep(0.01)

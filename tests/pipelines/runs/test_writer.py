@@ -1,6 +1,7 @@
 """Checkpoints written by several ranks that are killed, cut off and outlived by others."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import sys
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from pipelines.errors import UserError
-from pipelines.runs import writer as writer_module
 from pipelines.runs.checkpoint import Checkpoints, RunState
 from pipelines.runs.writer import Retention, write_weights
 from tests.support.checkpoints import (
@@ -24,6 +24,7 @@ from tests.support.checkpoints import (
     stage,
     write,
 )
+from tests.support.clock import TurnedClock
 from tests.support.faulty_proxy import FaultyProxy, Seen
 
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
@@ -83,11 +84,13 @@ def test_ranks_that_are_processes_write_one_checkpoint(run: Checkpoints) -> None
 
 
 def test_without_every_rank_there_is_no_checkpoint(run: Checkpoints) -> None:
-    writer = open_writer(run, "b", world_size=2, budget_s=0.5)
+    clock = TurnedClock()
+    writer = open_writer(run, "b", world_size=2, budget_s=300, clock=clock)
     stage(writer, 1)
     writer.publish(1)
-    with pytest.raises(UserError, match=r"stays incomplete: no file of ranks 1 came for"):
+    with pytest.raises(UserError, match=r"stays incomplete: no file of ranks 1 came for 300 s"):
         writer.wait()
+    assert 300 < clock.now() < 310
     # The note of another attempt's rank is not one of this attempt's.
     other = open_writer(run, "a", rank=1, world_size=2)
     stage(other, 1)
@@ -97,7 +100,7 @@ def test_without_every_rank_there_is_no_checkpoint(run: Checkpoints) -> None:
 
 
 def test_a_failure_is_raised_by_the_next_publish_and_once(run: Checkpoints) -> None:
-    writer = open_writer(run, "a", world_size=2, budget_s=0.0)
+    writer = open_writer(run, "a", world_size=2, clock=TurnedClock())
     stage(writer, 1)
     writer.publish(1)
     with pytest.raises(UserError, match="stays incomplete"):
@@ -106,9 +109,7 @@ def test_a_failure_is_raised_by_the_next_publish_and_once(run: Checkpoints) -> N
     writer.close()
 
 
-def test_closing_gives_up_on_dead_ranks_but_not_on_slow_ones(
-    run: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_gives_up_on_dead_ranks_but_not_on_slow_ones(run: Checkpoints) -> None:
     leader, slow = (open_writer(run, "a", rank=rank, world_size=2) for rank in (0, 1))
     for writer in (leader, slow):
         stage(writer, 1)
@@ -120,8 +121,7 @@ def test_closing_gives_up_on_dead_ranks_but_not_on_slow_ones(
     closing.join(60)
     assert run.newest_intact() == at(run, 1)
 
-    monkeypatch.setattr(writer_module, "GRACE_S", 0.2)
-    alone = open_writer(run, "b", world_size=2, budget_s=600)
+    alone = open_writer(run, "b", world_size=2, budget_s=math.inf, clock=TurnedClock())
     stage(alone, 2)
     alone.publish(2)
     alone.close()  # returns, which is the assertion
@@ -252,7 +252,7 @@ def test_an_orphan_of_an_old_attempt_harms_no_other(run: Checkpoints) -> None:
     ]
     for orphan in old:
         stage(orphan, 2)
-    new = open_writer(run, "new", world_size=2, budget_s=0.0)
+    new = open_writer(run, "new", world_size=2, clock=TurnedClock())
     assert folders(run) == set()  # it swept their staging
     stage(new, 2)
     new.publish(2)

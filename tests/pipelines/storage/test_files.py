@@ -1,12 +1,15 @@
 """Local files and folders that appear whole or not at all."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.errors import UserError
 from pipelines.storage.files import new_directory, read_json, whole_file, write_bytes, write_json
+from pipelines.storage.tensors import save_tensors
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -24,7 +27,20 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="half-way"):
         fail()
     assert (target / "a").read_text() == "1"
-    with new_directory(target) as new:
+
+    def replace(check: Callable[[], None] | None = None) -> None:
+        with new_directory(target, check) as new:
+            (new / "a").write_text("2")
+
+    def refuse() -> None:
+        raise UserError("somebody else's")
+
+    with pytest.raises(UserError, match="somebody else's"):
+        replace(refuse)
+    with pytest.raises(OSError, match="not empty"):
+        replace()
+    assert (target / "a").read_text() == "1"
+    with new_directory(target, check=lambda: None) as new:
         (new / "b").write_text("3")
     assert [path.name for path in target.iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
@@ -36,8 +52,20 @@ def test_files_are_written_whole(tmp_path: Path) -> None:
     write_bytes(tmp_path / "y", b"1")
     write_bytes(tmp_path / "y", b"2")
     assert (tmp_path / "y").read_bytes() == b"2"
-    assert (tmp_path / "y").stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "y"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_rights_follow_the_users_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "file", b"1")
+        with new_directory(tmp_path / "folder") as new:
+            save_tensors({"a": torch.zeros(1)}, new / "tensors")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert found == {"file": 0o666 & ~mask, "folder": 0o777 & ~mask, "tensors": 0o666 & ~mask}
 
 
 def test_a_block_that_fails_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pipelines.errors import UserError
 from pipelines.storage.files import MissingFileError
 from pipelines.storage.retries import Retries, RetryPolicy
 from pipelines.storage.store import LocalStore, Store, open_store
+from tests.support.clock import TurnedClock
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -148,14 +149,22 @@ def test_a_write_under_way_is_not_listed(tmp_path: Path) -> None:
     assert store.names() == [".hidden", "x.tar"]
 
 
-def test_progress_gives_the_budget_back(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    retries = Retries(RetryPolicy(budget_s=10, first_delay_s=1, max_delay_s=4), "read x")
+class StillClock(TurnedClock):
+    """It notes sleeps and is not turned by them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def test_progress_gives_the_budget_back(caplog: pytest.LogCaptureFixture) -> None:
+    clock = StillClock()
+    slept = clock.slept
+    policy = RetryPolicy(budget_s=10, first_delay_s=1, max_delay_s=4, clock=clock)
+    retries = Retries(policy, "read x")
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
             retries.failed(OSError("gone"))
@@ -163,14 +172,14 @@ def test_progress_gives_the_budget_back(
     assert "could not read x (gone); trying for 10 s more" in caplog.messages[0]
     assert all(0 <= delay <= min(4, 2**n) for n, delay in enumerate(slept))
     assert max(slept) > 2
-    clock[0] = 9.5
+    clock.turn(9.5)
     slept.clear()
     for _ in range(20):
         retries.failed(OSError("gone"))
     assert max(slept) <= 0.5
     retries.progress()
-    clock[0] = 19.0
+    clock.turn(9.5)
     retries.failed(OSError("gone"))
-    clock[0] = 19.6
+    clock.turn(0.6)
     with pytest.raises(UserError, match=r"could not read x: nothing came through for 10 s.*'gone'"):
         retries.failed(OSError("gone"))

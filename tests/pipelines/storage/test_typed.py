@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.storage.typed import Document, read_typed, to_dict, to_json
+from pipelines.storage.typed import MAX_DEPTH, Document, parse_json, read_typed, to_dict, to_json
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,16 @@ def test_what_is_no_object_is_refused(data: bytes) -> None:
         read_typed(Whole, data, "x.json")
 
 
-@pytest.mark.parametrize(("version", "said"), [(2, "2"), (4, "4"), ("3", "3"), (None, "None")])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 100_000])
+def test_json_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+    assert parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(b"[" * depth + b"]" * depth)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [(2, "2"), (4, "4"), ("3", "3"), (None, "None"), (True, "True")]
+)
 def test_another_version_is_refused_before_anything_else(version: object, said: str) -> None:
     with pytest.raises(UserError, match=f"has schema version {said}, this SRMill reads 3: use the"):
         read(version=version, count="wrong")

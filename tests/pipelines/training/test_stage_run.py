@@ -167,6 +167,13 @@ def test_places_names_and_other_stages_are_not(describe: Describe) -> None:
 def test_a_constant_rate_leaves_the_number_of_steps_out(describe: Describe) -> None:
     constant = of_stage(schedule="constant")
     assert changed(describe(constant), describe(constant | of_stage(steps=8))) == set()
+    groups = constant | of_stage(groups={"decoder": GroupConfig(learning_rate=0.1)})
+    assert changed(describe(groups), describe(groups | of_stage(steps=8))) == set()
+
+
+def test_a_group_whose_rate_falls_keeps_the_number_of_steps_in(describe: Describe) -> None:
+    cosine = of_stage(schedule="constant", groups={"decoder": GroupConfig(schedule="cosine")})
+    assert changed(describe(cosine), describe(cosine | of_stage(steps=8))) == {"train.steps"}
 
 
 def test_first_weights_and_teacher_are_part_of_it(describe: Describe) -> None:

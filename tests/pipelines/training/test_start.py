@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipelines import tracking
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.models.bundle import FINETUNING, WEIGHTS, Bundle, seal
@@ -99,9 +100,12 @@ def test_a_model_is_finetuned(dataset: Path, tmp_path: Path) -> None:
     )
     (trained,) = run_stages(config, ["joint"])
     assert trained.step == 1
+    assert trained.state().parent_version is None
 
 
-def test_a_run_stays_with_what_an_alias_meant_when_it_began(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_stays_with_what_an_alias_meant_when_it_began(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = make_finetunable(tmp_path / "first"), make_finetunable(tmp_path / "second")
     weights = load_file(second.path / WEIGHTS)
     save_file({name: weight + 1 for name, weight in weights.items()}, second.path / WEIGHTS)
@@ -111,21 +115,32 @@ def test_a_run_stays_with_what_an_alias_meant_when_it_began(dataset: Path, tmp_p
         promote = ("register.promote=always", f"bundle={bundle.path}")
         register.run(load_config([f"recipe={SMALL}", *promote]))
 
-    def start() -> torch.Tensor:
+    def start() -> tuple[torch.Tensor, str | None]:
         checkpoint = start_checkpoint(config, "joint")
         assert checkpoint is not None
-        return checkpoint.weights()["unet.conv_in.weight"]
+        return checkpoint.weights()["unet.conv_in.weight"], checkpoint.state().parent_version
 
     model = "stages.joint.init_from=models:/small@champion"
     config = configure(dataset, model, "train.steps=1")
     champion(first)
-    (trained,) = run_stages(config, ["joint"])
-    began = start()
+    joint, trained = run_stages(config, ["joint", "decoder"])
+    began, meant = start()
+    assert "Starting from models:/small@champion. It is models:/small/1 now." in (
+        capsys.readouterr().out
+    )
     champion(second)
-    assert torch.equal(start(), began)
+    assert torch.equal(start()[0], began)
+    # The version stands in the state of this stage and of the next, and in MLflow.
+    assert meant == start()[1] == "models:/small/1"
+    assert joint.state().parent_version == trained.state().parent_version == meant
+    client = tracking.connect(config.mlflow)
+    run = client.get_run(str(tracking.find_run(client, config.mlflow, "small-decoder")))
+    assert run.data.tags["srmill.parent_version"] == meant
     # Another run of this name asks anew.
-    shutil.rmtree(trained.run.location)
-    assert torch.equal(start(), began + 1)
+    shutil.rmtree(joint.run.location)
+    weight, version = start()
+    assert torch.equal(weight, began + 1)
+    assert version == "models:/small/2"
 
 
 def test_networks_that_only_train_may_differ_from_a_models_others_not(

@@ -54,7 +54,7 @@ def test_a_narrow_network_learns_from_a_wide_one_and_is_exported_as_it_is(
     assert model.network(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
 
     evaluate.run(configure(dataset, "model=run:taught-taught"))
-    bundle = load_bundle(export.run(configure(dataset, "model=run:taught-taught")))
+    bundle = load_bundle(Path(export.run(configure(dataset, "model=run:taught-taught"))))
     assert bundle.config().networks.width == 4
     assert (bundle.path / "edge" / "model_fp32.onnx").is_file()
     weights = load_model(ModelReference.parse(str(bundle.path)), config).trained_weights

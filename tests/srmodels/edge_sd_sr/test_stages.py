@@ -125,7 +125,7 @@ def test_the_unet_learns_what_inference_makes_of_it(
     found = network.prediction.z_h(answer, z_t, z_l, timesteps)
     assert torch.allclose(found, z_h, atol=1e-3)
     deviation = {"zero": 0.0, "constant": 0.5, "learned": torch.exp(log_variance / 2)}[variance]
-    noise = deviation * per_sample_normal(seeds, z_h.shape[1:])
+    noise = deviation * per_sample_normal(seeds, z_h.shape[1:], device=z_h.device)
     signal, end, scale = network.process.at(timesteps)
     assert torch.allclose(z_t, signal * z_h + end * z_l + scale * noise, atol=1e-6)
 

@@ -21,6 +21,7 @@ from pipelines.runs.names import run_checkpoints
 from pipelines.training.callbacks.metrics import MetricsCallback
 from pipelines.training.callbacks.validation import ValidationCallback
 from pipelines.training.launch import run_stages
+from srmodels.degradation.resize import bicubic
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
 from tests.support.training import (
@@ -67,20 +68,52 @@ def test_it_measures_the_centre_of_the_first_images_as_evaluation_does(
         lr = low_resolution(config, hr, sample.key)
         with torch.no_grad():
             sr = to_pixels(stage.network.eval()(to_tensor(lr)))
-        bicubic = enlarge(lr, 4, Image.Resampling.BICUBIC)
-        scores.append((psnr(config, sr, hr), psnr(config, bicubic, hr)))
+        simple = enlarge(lr, 4, Image.Resampling.BICUBIC)
+        scores.append((psnr(config, sr, hr), psnr(config, simple, hr)))
     mean = np.mean(scores, axis=0)
     ((step, values),) = recorded_in(tmp_path)
     assert step == 1
     assert values["validation/psnr_y"] == pytest.approx(mean[0])
     assert values["validation/psnr_y_bicubic"] == pytest.approx(mean[1])
-    assert callback.score == values["validation/psnr_y"]
+    assert callback.score == callback.score_at(1) == values["validation/psnr_y"]
+    assert callback.score_at(2) is None
     ((_, picture),) = recorded_in(tmp_path, "picture")
     with Image.open(tmp_path / picture) as image:
         assert image.width == 3 * 96 + 12
         assert image.height == 4 * (96 + 22)
         first = np.ascontiguousarray(opened.tile(opened.manifest.split("val")[0])[16:112, 16:112])
         assert (np.asarray(image)[:96, -96:] == first).all()
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y of BT.601 in 8 bits, by the published coefficients, of `[H, W, 3]` uint8."""
+    return np.round(16 + image.astype(float) @ np.array([65.481, 128.553, 24.966]) / 255)
+
+
+@pytest.mark.parametrize(("extra", "border"), [
+    ((), 4), (("evaluate.crop_border=0",), 0), (("evaluate.crop_border=9",), 9),
+])  # fmt: skip
+def test_its_psnr_is_that_of_luma_without_the_border(
+    dataset: Path, tmp_path: Path, extra: tuple[str, ...], border: int
+) -> None:
+    join()
+    config = configure(dataset, *EVERY, *extra)
+    stage = make_stage(config, "joint")
+    validation(config, tmp_path, built=stage).after_step(result(1, loss=0.0))
+    opened = open_dataset(config.data, config.stream)
+    errors = []
+    for sample in opened.manifest.split("val")[:5]:
+        hr = opened.tile(sample)[16:112, 16:112]
+        lr = bicubic(np.ascontiguousarray(hr), 4)
+        with torch.no_grad():
+            sr = to_pixels(stage.network.eval()(to_tensor(lr)))
+        simple = np.asarray(Image.fromarray(lr).resize((96, 96), Image.Resampling.BICUBIC))
+        inner = slice(border, 96 - border)
+        errors.append([np.square(luma(x) - luma(hr))[inner, inner].mean() for x in (sr, simple)])
+    ours, theirs = (10 * np.log10(255**2 / np.array(errors))).mean(0)
+    ((_, values),) = recorded_in(tmp_path)
+    assert values["validation/psnr_y"] == pytest.approx(ours)
+    assert values["validation/psnr_y_bicubic"] == pytest.approx(theirs)
 
 
 def test_the_autoencoder_shows_what_it_reconstructs_and_claims_no_bicubic(
@@ -186,6 +219,56 @@ def test_a_run_can_be_validated_and_profiled_from_any_step_on(dataset: Path) -> 
     assert sorted(path.name for path in folder.iterdir()) == [
         "trace-000005-000005.json", "trace-000005-000005.txt",
     ]  # fmt: skip
+
+
+def test_each_checkpoint_has_the_score_of_its_own_weights(dataset: Path) -> None:
+    """Checkpoints are due at steps 3 and 6, validations at 2, 4 and 6."""
+    settings = ("train.steps=6", "train.checkpoint_every=3", "train.keep_checkpoints=9")
+    config = configure(dataset, *settings, *EVERY, "train.validate_every=2")
+    run_stages(config, ["autoencoder"])
+    config.run.name = "best"
+    for stage in config.stages.values():
+        stage.train.keep_best = 1
+    run_stages(config, ["autoencoder"])
+    history = validated_in(config, "small-autoencoder")
+    for name, steps in (("small-autoencoder", [3, 6]), ("best-autoencoder", [2, 3, 4, 6])):
+        checkpoints = run_checkpoints(config, name)
+        assert checkpoints.steps() == steps
+        scores = {each.step: each.state().score for each in checkpoints.complete()}
+        assert scores == {step: history.get(step) for step in steps}
+
+
+def validated_in(config: Config, name: str) -> dict[int, float]:
+    """The validation PSNR that MLflow holds, by step."""
+    client = tracking.connect(config.mlflow)
+    run = str(tracking.find_run(client, config.mlflow, name))
+    history = client.get_metric_history(run, "validation/psnr_y")
+    return {metric.step: metric.value for metric in history}
+
+
+def sharded_rank_of_two(rank: int, dataset: Path, folder: Path) -> None:
+    """One rank's validation under ZeRO 3, where each forward gathers the weights from both."""
+    torch.set_num_threads(1)
+    join(rank, 2, folder / "store")
+    config = configure(dataset, *EVERY, "train.zero_stage=3")
+    engine = make_engine(config, "autoencoder")
+    recorder = recorder_in(folder) if rank == 0 else None
+    callback = validation(config, folder, "autoencoder", built=engine.stage, recorder=recorder)
+    callback.after_step(result(4, loss=0.0))
+    (folder / f"score-{rank}").write_text(str(callback.score))
+
+
+def test_validation_under_zero_3_ends_where_the_ranks_have_no_equal_shares(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Five images, or as many as the dataset has, but an odd number, on two ranks."""
+    num_images = len(
+        open_dataset(str(dataset), configure(dataset).stream).manifest.split("val")[:5]
+    )
+    assert num_images % 2 == 1
+    torch.multiprocessing.spawn(sharded_rank_of_two, (dataset, tmp_path), nprocs=2)
+    scores = [float((tmp_path / f"score-{rank}").read_text()) for rank in (0, 1)]
+    assert scores[0] == scores[1] > 0
 
 
 def rank_of_two(rank: int, dataset: Path, folder: Path) -> None:

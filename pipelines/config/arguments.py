@@ -1,0 +1,52 @@
+"""Reads the arguments of a job, `key=value`; says how to write those of another form."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines.config.wording import TOO_DEEP, UNREADABLE, shown
+from pipelines.errors import UserError
+
+_FORM = "arguments are key=value, --dry-run or --help"
+
+
+def read_arguments(arguments: Sequence[str]) -> DictConfig:
+    """Returns the values of `key=value` arguments.
+
+    Raises:
+        UserError: an argument has another form, or its value is no YAML.
+    """
+    config = OmegaConf.create()
+    for number, argument in enumerate(arguments):
+        _check_form(argument, arguments[number + 1 : number + 2])
+        try:
+            config.merge_with_dotlist([argument])
+        except RecursionError:
+            raise UserError(TOO_DEEP) from None
+        except UNREADABLE:
+            raise UserError(
+                f"cannot read {shown(argument)}: write KEY=VALUE, where VALUE is YAML in one line, "
+                "such as 5, text, [1,2] or '\"quoted text\"'."
+            ) from None
+    return config
+
+
+def _check_form(argument: str, following: Sequence[str]) -> None:
+    """Refuses what is not `key=value`, with the form that was meant.
+
+    Args:
+        following: the next argument, if there is one: the value in the form of other programs.
+    """
+    name, equals, value = argument.partition("=")
+    bare = name.lstrip("-")
+    if equals and bare and bare == name:
+        return
+    if argument.startswith("-") and bare.replace("_", "-") in ("dry-run", "dryrun"):
+        meant = "--dry-run or --dry-run=full"
+    elif bare and equals:
+        meant = f"{bare}={value}"
+    elif bare and following and "=" not in following[0] and not following[0].startswith("-"):
+        meant = f"{bare}={following[0]}"
+    else:
+        raise UserError(f"cannot read {shown(argument)}: {_FORM}.")
+    raise UserError(f"cannot read {shown(argument)}: {_FORM}; write {meant}.")

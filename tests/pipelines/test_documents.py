@@ -1,0 +1,313 @@
+"""Feeds every reader of documents with mutated ones: it gives one sentence or a valid object."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipelines.data.cache import ShardCache
+from pipelines.data.download import _Note as DownloadNote
+from pipelines.data.manifest import Manifest
+from pipelines.data.ownership import check_output
+from pipelines.data.writer import Note, read_note
+from pipelines.errors import UserError
+from pipelines.evaluation.measure import ImageResult
+from pipelines.evaluation.results import EvaluationResults, from_csv, owned
+from pipelines.models import bundle
+from pipelines.models.facts import BundleFacts
+from pipelines.retrain import records
+from pipelines.runs import lease
+from pipelines.runs.checkpoint import RunState
+from pipelines.runs.marker import Marker, StoredFile, fetch_files, read_marker
+from pipelines.storage.digests import digest
+from pipelines.storage.ownership import check_replaceable
+from pipelines.storage.store import LocalStore, Store
+from pipelines.storage.typed import Document, read_typed, to_json, validated
+from tests.support.bundles import make_bundle
+from tests.support.results import make_results
+
+SHA = "0123456789abcdef" * 4
+HOSTILE: list[Any] = [
+    None, True, 0, -1, 2**63, 10**30, 0.5, math.nan, math.inf, "", "a", "\ud800", "\0", "a\nb",
+    "../../victim/backup", "/etc/passwd", "..", "a/../../victim/backup", "C:\\x", "é" * 300, [], {},
+    [1], {"a": 1}, [[]], ["../victim"], "bundle.json",
+]  # fmt: skip
+MANIFEST = {
+    "settings": {"tile": 64},
+    "shards": [
+        {
+            "path": "train-000000.tar", "sha256": SHA, "bytes": 4, "split": "train",
+            "photos": [SHA], "keys": ["a-0", "a-1"], "offsets": [0, 2], "sizes": [2, 2],
+            "crc32": [1, 2],
+        }
+    ],
+}  # fmt: skip
+STATE = RunState(
+    step=1, samples=8, world_size=1, zero_stage=0, seed=0, manifest=SHA, identity={"a": [1]},
+    metrics={"loss": 0.5}, score=None, config={"a": {"b": 1}}, stage="s", networks={},
+)  # fmt: skip
+MARKER = Marker("a", 1, 1, 30.0, {"model": StoredFile(6, SHA), "engine/a": StoredFile(0, SHA)})
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, with a valid document and the way in which its writer seals it."""
+
+    valid: Any
+    read: Callable[[Path, bytes], Any]
+    seal: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
+
+
+def as_json(document: Document) -> Any:
+    return json.loads(to_json(document))
+
+
+def sealed_marker(value: Any) -> bytes:
+    if isinstance(value, dict):
+        value = {key: inner for key, inner in value.items() if key != "sha256"}
+        value |= {"sha256": digest(value)}
+    return json.dumps(value).encode()
+
+
+def sealed_manifest(value: Any) -> bytes:
+    """A manifest with the digest that belongs to it, as an attacker would write it."""
+    with suppress(TypeError, KeyError, AttributeError):
+        lines = [{"version": 2, "settings": value["settings"]}, *value["shards"]]
+        text = "".join(json.dumps(x, sort_keys=True, separators=(",", ":")) + "\n" for x in lines)
+        value = {"version": 2, "digest": hashlib.sha256(text.encode()).hexdigest()} | value
+    return json.dumps(value).encode()
+
+
+def read_manifest(folder: Path, data: bytes) -> None:
+    """Reads a manifest, and asks the cache for its shards, as a training would."""
+    store = LocalStore(folder / "store")
+    store.write("manifest.json", data)
+    manifest = Manifest.load(store)
+    with suppress(UserError):
+        check_output(store)
+    cache = ShardCache(folder / "cache", 1 << 20)
+    for shard in manifest.shards:
+        with suppress(UserError):
+            cache.open(Missing(store.location), shard).close()
+
+
+class Missing(LocalStore):
+    """A store without the shards: what is not cached is not there."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(Path(location))
+
+    def fetch(self, name: str, path: Path, *, size: int) -> None:
+        raise UserError(f"no {name}")
+
+
+def read_bundle(folder: Path, data: bytes) -> None:
+    (folder / "bundle" / "bundle.json").write_bytes(data)
+    with suppress(UserError):
+        check_replaceable(LocalStore(folder / "bundle"), "bundle.json", bundle.owned)
+    bundle.load_bundle(folder / "bundle")
+
+
+def read_config(folder: Path, data: bytes) -> None:
+    (folder / "configured").mkdir(exist_ok=True)
+    (folder / "configured" / "config.yaml").write_bytes(data)
+    bundle.Bundle(folder / "configured", None).config()  # type: ignore[arg-type]
+
+
+def read_results(folder: Path, data: bytes) -> None:
+    store = LocalStore(folder / "results")
+    store.write("results.json", data)
+    with suppress(UserError):
+        check_replaceable(store, "results.json", owned)
+    read_typed(EvaluationResults, data, "results.json")
+
+
+def read_checkpoint(folder: Path, data: bytes) -> None:
+    store = LocalStore(folder / "runs")
+    store.write("step-000001-a/COMPLETE", data)
+    files = read_marker(store, "step-000001-a").files
+    fetch_files(store, "step-000001-a", folder / "scratch", files)
+
+
+def read_record(folder: Path, data: bytes) -> None:
+    store: Store = LocalStore(folder / "records")
+    store.write("shard.json", data)
+    records.reason(records.load(store, "shard"), {"a": 1})
+
+
+def read_shard_note(folder: Path, data: bytes) -> None:
+    store = LocalStore(folder / "notes")
+    store.write(".notes/train-000000.tar.json", data)
+    read_note(store, ".notes/train-000000.tar.json")
+    check_output(store)
+
+
+def read_table(folder: Path, data: bytes) -> None:
+    (folder / "images.csv").write_bytes(data)
+    from_csv(folder / "images.csv")
+
+
+def read_lease(_: Path, data: bytes) -> None:
+    assert lease._holder(data).isprintable()
+
+
+def typed(cls: type[Document]) -> Callable[[Path, bytes], None]:
+    return lambda _, data: read_typed(cls, data, "x.json") and None
+
+
+RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
+READERS = {
+    "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
+    "bundle.json": Reader(None, read_bundle),
+    "config.yaml": Reader(None, read_config, lambda value: yaml.safe_dump(value).encode()),
+    "results.json": Reader(as_json(make_results()), read_results),
+    "state.json": Reader(as_json(STATE), typed(RunState)),
+    "COMPLETE": Reader(json.loads(MARKER.encode()), read_checkpoint, sealed_marker),
+    "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
+    "record": Reader(as_json(RECORD), read_record),
+    "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
+    "download": Reader(as_json(DownloadNote("http://a", "v")), typed(DownloadNote)),
+}
+DOCUMENTS = {BundleFacts, EvaluationResults, RunState, records.Record, Note, DownloadNote}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that readers work in; the files beside it belong to somebody else."""
+    outer = tmp_path_factory.mktemp("outer")
+    (outer / "victim").mkdir()
+    for name in ("backup", "backup.tar", "backup.part"):
+        (outer / "victim" / name).write_text("mine")
+    inner = outer / "inner"
+    made = make_bundle(inner / "bundle")
+    READERS["bundle.json"] = Reader(as_json(made.facts), read_bundle)
+    config = yaml.safe_load((made.path / "config.yaml").read_text())
+    READERS["config.yaml"] = Reader(config, read_config, READERS["config.yaml"].seal)
+    yield inner
+    assert {p.name for p in outer.iterdir()} == {"inner", "victim"}
+    assert {p.name: p.read_text() for p in (outer / "victim").iterdir()} == dict.fromkeys(
+        ("backup", "backup.tar", "backup.part"), "mine"
+    )
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, item in inner:
+        yield from places(item, (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], to: Any, how: str) -> Any:
+    """A document in which the value at a path is another, gone, or under a hostile key."""
+    if not path:
+        return to
+    copy = value.copy()
+    key, *rest = path
+    if rest:
+        copy[key] = changed(value[key], tuple(rest), to, how)
+    elif how == "drop":
+        del copy[key]
+    elif how == "rename" and isinstance(copy, dict):
+        copy[str(to)] = copy.pop(key)
+    else:
+        copy[key] = to
+    return copy
+
+
+def read(reader: Reader, folder: Path, data: bytes) -> None:
+    try:
+        reader.read(folder, data)
+    except UserError as error:
+        sentence = str(error)
+        assert sentence, "an error says something"
+        assert sentence.isprintable()
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(
+    max_examples=60, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(draw=st.data())
+def test_a_changed_document_gives_a_sentence_or_a_valid_object(
+    name: str, folder: Path, draw: st.DataObject
+) -> None:
+    reader = READERS[name]
+    where = draw.draw(st.sampled_from(list(places(reader.valid))))
+    to = draw.draw(st.sampled_from(HOSTILE) | st.text(max_size=8) | st.integers() | st.floats())
+    how = draw.draw(st.sampled_from(["set", "drop", "rename"]))
+    try:
+        data = reader.seal(changed(reader.valid, where, to, how))
+    except (UnicodeEncodeError, yaml.YAMLError):
+        return  # YAML has no lone surrogates
+    read(reader, folder, data)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 990 + b"1" + b"}" * 990, b"NaN", b"1" * 5000,
+        b'{"version": 1' + b"0" * 5000 + b"}", b"\0" * 100, b'"\\ud800"',
+        b'{"version": "\\ud800\\n"}',
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_document(name: str, folder: Path, data: bytes) -> None:
+    read(READERS[name], folder, data)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_valid_document_is_read_and_a_cut_one_never_gives_a_traceback(
+    name: str, folder: Path
+) -> None:
+    reader = READERS[name]
+    whole = reader.seal(reader.valid)
+    if name != "COMPLETE":  # whose files are not there
+        reader.read(folder, whole)
+    for cut in range(0, len(whole), max(1, len(whole) // 20)):
+        read(reader, folder, whole[:cut])
+
+
+@given(data=st.binary(max_size=80) | st.text(max_size=80).map(lambda t: t.encode(errors="replace")))
+@settings(max_examples=100, deadline=None, derandomize=True)
+@example(b"benchmark,key,group,method,psnr\na,b,c,d\n")
+@example(b"benchmark,key,group,method,psnr\na,b,c,d,1,2\n")
+@example(b"benchmark,key,group,method,psnr\na,b,c,d,x\n")
+@example(b"benchmark,key\na,b\n")
+@example(b'benchmark,key,group,method\n"a\n')
+@example(b"benchmark,key,group,method\n" + b"a" * 200_000)
+def test_a_table_of_images(folder: Path, data: bytes) -> None:
+    read(Reader(None, read_table), folder, data)
+
+
+def test_an_escaping_digest_leaves_the_file_of_its_victim(folder: Path) -> None:
+    victim = folder.parent / "victim" / "backup.tar"
+    shard = MANIFEST["shards"][0] | {"sha256": "../../victim/backup"}  # type: ignore[index]
+    with pytest.raises(UserError, match="is damaged or of another version"):
+        read_manifest(folder, sealed_manifest(MANIFEST | {"shards": [shard]}))
+    assert victim.read_text() == "mine"
+
+
+def test_an_image_result_is_no_other_type() -> None:
+    with pytest.raises(ValueError, match="scores"):
+        validated(ImageResult, {"benchmark": "a", "key": "b", "group": "c", "method": "d"})
+
+
+def test_every_document_is_fed() -> None:
+    ours = {cls for cls in Document.__subclasses__() if cls.__module__.startswith("pipelines.")}
+    assert ours == DOCUMENTS

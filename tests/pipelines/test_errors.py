@@ -1,0 +1,32 @@
+"""Messages for users hold no password of an address."""
+
+import pytest
+
+from pipelines.config.load import load_config, to_dict, to_yaml
+from pipelines.errors import UserError, redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://joe:secret@host:5000/x is away", "http://***@host:5000/x is away"),
+        ("'s3://KEY:SE/CRET@bucket'", "'s3://KEY:SE/CRET@bucket'"),
+        ("s3://KEY:SECRET@bucket/a@b", "s3://***@bucket/a@b"),
+        ("http://host/a@b and mail@host", "http://host/a@b and mail@host"),
+        ("models:/name@champion", "models:/name@champion"),
+        ("from https://token@a to https://b:c@d", "from https://***@a to https://***@d"),
+    ],
+)
+def test_the_user_and_the_password_of_an_address_are_left_out(text: str, told: str) -> None:
+    assert redacted(text) == told
+    assert str(UserError(text)) == told
+
+
+def test_a_configuration_is_printed_and_kept_without_passwords() -> None:
+    config = load_config(
+        ["mlflow.uri=http://joe:secret@host:5000", "source=[s3://joe:secret@bucket/photos]"]
+    )
+    assert config.mlflow.uri == "http://joe:secret@host:5000"
+    for text in (to_yaml(config), str(to_dict(config))):
+        assert "http://***@host:5000" in text
+        assert "secret" not in text
