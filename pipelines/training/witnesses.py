@@ -21,11 +21,11 @@ _MLFLOW = (
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What the workers of a run must see; can be pickled.
+    """The witnesses that the workers of a run must find; can be pickled.
 
     Attributes:
-        all_ranks: what every worker must see.
-        rank_zero: what only rank 0 must see, which alone reports to MLflow.
+        all_ranks: those that every worker must find.
+        rank_zero: those that only rank 0 must find, which alone reports to MLflow.
     """
 
     all_ranks: tuple[Witness, ...]

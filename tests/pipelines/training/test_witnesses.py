@@ -1,4 +1,4 @@
-"""What the workers of a run must see: the folders of the driver's node that they use, no others."""
+"""Tests the witnesses of a run: its workers must find the folders that they use, and no others."""
 
 import shutil
 from dataclasses import replace
