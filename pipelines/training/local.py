@@ -1,5 +1,6 @@
 """Trains one rank in this process, without Ray: alone, or as torchrun started it."""
 
+import atexit
 import os
 
 from pipelines.training.preemption import Notice, on_sigterm
@@ -20,7 +21,7 @@ def train_here(run: StageRun) -> None:
 def join_group(*, cuda: bool) -> None:
     """Joins the process group that a rank needs, unless this process is in one.
 
-    The process never leaves it, since DeepSpeed keeps the first group that it sees.
+    The process stays in it until its end, since DeepSpeed keeps the first group that it sees.
     """
     import torch
     import torch.distributed as dist
@@ -32,7 +33,20 @@ def join_group(*, cuda: bool) -> None:
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(backend)
-        return
-    store = dist.HashStore()  # type: ignore[attr-defined]
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    else:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    atexit.register(leave_group)
+
+
+def leave_group() -> None:
+    """Leaves the process group, if this process is in one.
+
+    A process that ends as a member may abort: a thread of gloo that wants the interpreter's lock
+    while the interpreter ends makes the C++ runtime terminate the process.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """A real engine for tests of what watches one, and a process group of one or of several ranks."""
 
+import atexit
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import CropSettings, TrainingStream
-from pipelines.training.local import join_group
+from pipelines.training.local import join_group, leave_group
 from pipelines.training.loop import StepResult
 from pipelines.training.recorder import JSONLinesRecorder
 from pipelines.training.worker import prepare_deepspeed
@@ -23,11 +24,12 @@ CPU = torch.device("cpu")
 
 
 def join(rank: int = 0, world_size: int = 1, store: Path | None = None) -> None:
-    """Joins a gloo group; a process that is in one stays there, as DeepSpeed wants it."""
+    """Joins a gloo group until the process ends; a process that is in one stays there."""
     if store is None:
         return join_group(cuda=False)
-    os.environ["LOCAL_RANK"] = "0"
+    os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world_size)
+    atexit.register(leave_group)
 
 
 def configure(dataset: Path, *arguments: str) -> Config:

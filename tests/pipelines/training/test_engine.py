@@ -1,7 +1,6 @@
 """Real DeepSpeed engines on real ranks: every ZeRO stage, uneven shares, other numbers of ranks."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pipelines.training.worker import prepare_deepspeed
 from srmodels.network import SRNetwork
 from srmodels.stage import ParameterGroup, Stage
 from tests.conftest import ROOT, SMALL
+from tests.support.training import CPU, join
 
 if TYPE_CHECKING:
     from pipelines.training.engine import Engine
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 STEPS, SAVED = 4, 2
 # Not a multiple of two ranks, nor of micro-batches of two.
 BATCH = 5
-CPU = torch.device("cpu")
 RDSR = ROOT / "tests" / "recipes" / "small_rdsr.yaml"
 
 
@@ -45,9 +44,7 @@ def batch(step: int, rank: int, world_size: int) -> Batch:
 
 def train_all(rank: int, world_size: int, folder: str, resume: bool) -> None:
     """Trains as one rank, with each ZeRO stage in turn. Rank 0 writes the results down."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    store = f"file://{folder}/store-{world_size}-{resume}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    join(rank, world_size, Path(folder, f"store-{world_size}-{resume}"))
     torch.set_num_threads(1)
     prepare_deepspeed(CPU)
     for zero_stage in (0, 1, 2, 3):
@@ -223,8 +220,7 @@ def test_a_step_that_is_not_taken_leaves_the_statistics_of_batch_norms() -> None
 
 def train_rdsr(rank: int, folder: str) -> None:
     """Trains as one of two ranks, and writes down losses and statistics."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    join(rank, 2, Path(folder, "store"))
     torch.set_num_threads(1)
     prepare_deepspeed(CPU)
     told = {}

@@ -1,7 +1,6 @@
 """The full-size Edge-SD-SR on two ranks of this machine: it fits, and it learns."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ STEPS, CROP = 6, 128
 def train(rank: int, folder: str, recipe: str) -> None:
     """Steps the joint stage on one and the same batch, a sample of it on each rank."""
     torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
     join(rank, 2, Path(folder) / "store")
     prepare_deepspeed(CPU)
     from pipelines.training.build import build_engine
