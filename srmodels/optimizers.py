@@ -48,3 +48,21 @@ OPTIMIZERS = {
         num_moments=1,
     ),
 }
+
+
+def fit_state(optimizer: Optimizer) -> None:
+    """Lays out the loaded state of each weight as the fused kernels need it.
+
+    They read a moment in the order of its weight's memory, without a look at its strides. So each
+    moment gets the strides of its weight, which may be `channels_last` when the saved one was not.
+    The step counter gets a tensor of its own, fp32 and on the weight's device: after a universal
+    checkpoint all weights may share one.
+    """
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if name == "step":
+                device = weight.device if fused else value.device
+                state[name] = value.to(device, torch.float32, copy=True)
+            elif value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight).copy_(value)

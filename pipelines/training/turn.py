@@ -16,7 +16,7 @@ from pipelines.config.schema import TrainConfig
 from pipelines.training.extensions import load_extension
 from pipelines.training.footprint import bucket_size
 from pipelines.training.schedule import group_settings, learning_rate
-from srmodels.optimizers import OPTIMIZERS
+from srmodels.optimizers import OPTIMIZERS, fit_state
 from srmodels.stage import Stage
 
 # DeepSpeed's converter looks for this key (`deepspeed.checkpoint.constants`).
@@ -174,9 +174,7 @@ class Turn:
         # one step counter for all of them, which each group would then advance.
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
-        for state in optimizer.state.values():
-            if "step" in state:
-                state["step"] = state["step"].clone()
+        fit_state(optimizer)
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from srmodels.lion import Lion
-from srmodels.optimizers import MOMENTUM, OPTIMIZERS
+from srmodels.optimizers import MOMENTUM, OPTIMIZERS, fit_state
 
 
 def quadratic(weight: torch.Tensor) -> torch.Tensor:
@@ -50,3 +50,24 @@ def test_it_keeps_as_many_moments_as_it_says(name: str) -> None:
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0].get("momentum", MOMENTUM) == MOMENTUM == 0.9
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_that_loaded_one_step_counter_get_one_each(fused: bool) -> None:
+    """DeepSpeed's universal checkpoints hold one, and fused kernels take fp32 alone."""
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.AdamW(weights, lr=0.1, fused=fused)
+    shared = torch.tensor(4)
+    for weight in weights:
+        optimizer.state[weight] = {
+            "step": shared,
+            "exp_avg": torch.zeros_like(weight),
+            "exp_avg_sq": torch.zeros_like(weight),
+        }
+    fit_state(optimizer)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    steps = [optimizer.state[weight]["step"] for weight in weights]
+    assert [step.item() for step in steps] == [5, 5]
+    assert {step.dtype for step in steps} == {torch.float32}

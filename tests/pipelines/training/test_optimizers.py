@@ -1,5 +1,6 @@
 """Real engines with each optimizer: one step and many, a resumed run, and what cannot resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,42 @@ def test_resuming_is_bit_identical(name: str, zero_stage: int, tmp_path: Path) -
         again.step(batch(step, 0, 1), step)
     expected = whole.weights()
     assert all(torch.equal(value, expected[key]) for key, value in again.weights().items())
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_run_that_changes_its_memory_format_goes_on_as_it_would_have(
+    name: str, before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fused kernels, which GPUs use, read a moment in the order of its weight's memory."""
+    from pipelines.training.engine import Engine
+
+    kind = OPTIMIZERS[name]
+    fused = replace(kind, create=lambda groups, lr, cuda: kind.create(groups, lr, True))
+    monkeypatch.setitem(OPTIMIZERS, name, fused)
+
+    def engine(weights: dict[str, torch.Tensor] | None, channels_last: bool) -> Engine:
+        torch.manual_seed(0)
+        network: nn.Module = Pair()
+        network.generator = nn.Conv2d(3, 3, 3, padding=1)  # of a kernel that has an order
+        if weights is not None:
+            network.load_state_dict(weights)
+        train = settings(optimizer=name, channels_last=channels_last)
+        return Engine(Generator(network, None), train, CPU)  # type: ignore[arg-type]
+
+    whole = engine(None, before)
+    for step in range(4):
+        if step == 2:
+            whole.save(tmp_path)
+            save_file(whole.weights(), tmp_path / "model.safetensors")
+        whole.step(batch(step, 0, 1), step)
+    again = engine(load_file(tmp_path / "model.safetensors"), not before)
+    again.load(tmp_path)
+    for step in (2, 3):
+        again.step(batch(step, 0, 1), step)
+    expected = whole.weights()
+    for key, value in again.weights().items():
+        torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["lion", "sgd"])
