@@ -62,19 +62,21 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(
         assert run.wait() == 0, run.output
         whole, losses = run.result(), run.history()
     with new_run("broken") as run:
-        run.until_step(run.until_saved(200).step + 20)
+        kept = run.until_saved(200).step
+        run.until_step(kept + 20)
         fault = time.time()
         nodes.kill(nodes.node_of(nodes.workers()[0]))
         assert run.wait() == 0, run.output
         broken, again = run.result(), run.history()
     assert (whole.state().world_size, broken.state().world_size) == (2, 1)
     assert [metric.step for metric in again] == list(range(1, STEPS + 1))
-    torch.testing.assert_close(
-        [metric.value for metric in again], [metric.value for metric in losses], atol=1e-3, rtol=0
-    )
-    expected, found = whole.weights(), broken.weights()
-    difference = max(float((expected[name] - found[name]).abs().max()) for name in expected)
-    assert difference < 1e-3
+    expected, found = ([metric.value for metric in history] for history in (losses, again))
+    assert found[:kept] == expected[:kept], "nothing had happened yet"
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    weights, others = whole.weights(), broken.weights()
+    difference = max(float((weights[name] - others[name]).abs().max()) for name in weights)
+    # docs/training.md: the losses differ by the order of summation alone.
+    assert difference < 1e-5
     result = f"goes on with 1 worker; weights differ by {difference:.0e}"
     tell("a node is lost, none is spare", run.damage(fault), result)
 

@@ -146,6 +146,12 @@ def test_every_zero_stage_trains_the_same(folder: Path, zero_stage: int) -> None
     plain, sharded = told(folder, 0, "2-first"), told(folder, zero_stage, "2-first")
     assert sharded["losses"] == pytest.approx(plain["losses"], rel=1e-6)
     assert sharded["norms"] == pytest.approx(plain["norms"], rel=1e-5)
+    expected, found = (
+        load_file(folder / f"zero-{stage}" / "model.safetensors") for stage in (0, zero_stage)
+    )
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_groups_have_their_own_rates(folder: Path) -> None:
