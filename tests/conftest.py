@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from infra.local.platform import Platform
+from pipelines import mlflow_client
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
@@ -18,6 +19,7 @@ from pipelines.data.sources import SAMPLE, find_entries
 from tests.support import session
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
+from tests.support.mlflow_database import open_copy
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
 from tests.support.session import (  # noqa: F401
@@ -36,6 +38,7 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the repository or talks to a server it did not start."""
+    monkeypatch.setattr(mlflow_client, "open_client", open_copy)
     monkeypatch.setenv("SRMILL_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
@@ -74,22 +77,25 @@ def cluster() -> Platform:
     return session.platform()
 
 
+def run_job(
+    *arguments: str, timeout: int = 300, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the test session's Python on arguments in the repository, and returns what it said."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 @pytest.fixture
 def run_python() -> Runner:
-    """Runs the test session's Python on arguments in the repository, and returns what it said."""
-
-    def run(*arguments: str, timeout: int = 300, **environment: str) -> object:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    return run  # type: ignore[return-value]
+    """`run_job`, in a test that starts nothing else."""
+    return run_job
 
 
 def needs_weights() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from infra.local.platform import Platform
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import weights_sha256
-from tests.conftest import ROOT, SMALL, Runner
+from tests.conftest import ROOT, SMALL, Runner, run_job
 
 
 def submit(platform: Platform, entrypoint: str) -> tuple[str, str]:
@@ -94,18 +94,29 @@ def test_a_mistake_in_a_submitted_job_fails_it_with_the_sentence(cluster: Platfo
     assert "Traceback" not in log
 
 
-def test_retrain_finishes_what_is_there_and_registers_a_champion(
-    cluster: Platform, stage1: str, arguments: list[str], run_python: Runner, tmp_path: Path
-) -> None:
-    environment = {
+@pytest.fixture(scope="module")
+def environment(cluster: Platform) -> dict[str, str]:
+    """What a job needs to run on the platform."""
+    return {
         "SRMILL_HOME": cluster.home,
         "MLFLOW_TRACKING_URI": cluster.mlflow,
         "RAY_ADDRESS": cluster.ray_address,
     }
-    done = run_python("jobs/retrain.py", *arguments, **environment)
+
+
+@pytest.fixture(scope="module")
+def retrained(stage1: str, arguments: list[str], environment: dict[str, str]) -> str:
+    """All that stage 1 leaves to do, up to a champion; what the job said."""
+    done = run_job("jobs/retrain.py", *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing to do: small-joint is trained already" in done.stdout
-    assert "Promoted: small@champion is version 1" in done.stdout
+    return done.stdout
+
+
+def test_retrain_finishes_what_is_there_and_registers_a_champion(
+    cluster: Platform, retrained: str
+) -> None:
+    assert "Nothing to do: small-joint is trained already" in retrained
+    assert "Promoted: small@champion is version 1" in retrained
 
     home = Path(cluster.home) / "work"
     results = json.loads((home / "evaluate" / "small-decoder" / "results.json").read_text())
@@ -117,18 +128,39 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
 
     bundle = load_bundle(home / "export" / "small")
     assert bundle.facts.edge["onnx_fp32"].parity.max_error <= 1e-4
+    assert bundle.facts.parent_version is None
     (found,) = bundle.facts.metrics.benchmarks.values()
     assert found.model == summary["run:small-decoder"]
     assert (bundle.path / "report.html").exists()
     assert not [p for p in bundle.path.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
 
-    # Again: nothing is done twice.
+
+def test_retrain_does_nothing_twice(
+    retrained: str, arguments: list[str], environment: dict[str, str], run_python: Runner
+) -> None:
     again = run_python("jobs/retrain.py", *arguments, **environment)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("Nothing to do") == 7
     assert "Champion: models:/small@champion = version 1" in again.stdout
 
-    # A candidate beside the champion.
+
+def test_a_mobile_engineer_upscales_with_the_champion(
+    retrained: str, environment: dict[str, str], run_python: Runner, tmp_path: Path
+) -> None:
+    Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")
+    done = run_python(
+        "-m", "pipelines.cli", "upscale", str(tmp_path / "a.png"), str(tmp_path / "b.png"),
+        "--model", "models:/small@champion", **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == (200, 160)
+
+
+@pytest.mark.slow
+def test_a_candidate_is_measured_beside_the_champion(
+    retrained: str, arguments: list[str], environment: dict[str, str], run_python: Runner
+) -> None:
     done = run_python(
         "jobs/evaluate.py", *arguments, "model=run:small-joint",
         "evaluate.compare=[models:/small@champion]", **environment,
@@ -136,7 +168,17 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "models:/small@champion" in done.stdout
 
-    # The next one starts from the champion, and is half as large.
+
+@pytest.mark.slow
+def test_the_next_model_starts_from_the_champion_and_is_half_as_large(
+    cluster: Platform,
+    retrained: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    run_python: Runner,
+) -> None:
+    home = Path(cluster.home) / "work"
+    bundle = load_bundle(home / "export" / "small")
     done = run_python(
         "jobs/retrain.py", *arguments, "run.name=next", "stage1=[joint]",
         "stages.joint.init_from=models:/small@champion", "export.weights=fp16",
@@ -151,16 +193,6 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
     sizes = [b.facts.files["model.safetensors"].bytes for b in (half, bundle)]
     assert sizes[0] < 0.75 * sizes[1]  # beside the weights there are their names
     assert half.finetuning_weights().keys() == bundle.finetuning_weights().keys()
-
-    # What a mobile engineer does with it.
-    Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")
-    done = run_python(
-        "-m", "pipelines.cli", "upscale", str(tmp_path / "a.png"), str(tmp_path / "b.png"),
-        "--model", "models:/small@champion", **environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "b.png") as image:
-        assert image.size == (200, 160)
 
 
 def test_a_dataset_of_other_photos_is_not_overwritten(
