@@ -6,7 +6,6 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +18,8 @@ from pipelines.data.cache import ShardCache
 from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Sample, Shard
 from pipelines.data.tiles import EXTENSION, decode
 from pipelines.errors import UserError, told
-from pipelines.storage.paths import absolute_location, resolve
+from pipelines.storage.node_folder import NodeFolder
+from pipelines.storage.paths import absolute_location
 from pipelines.storage.probe import Witness
 from pipelines.storage.store import LocalStore, Store, open_store
 
@@ -89,13 +89,13 @@ class Dataset:
     """
 
     def __init__(self, store: Store, manifest: Manifest, stream: StreamConfig) -> None:
-        self.store, self.manifest = store, manifest
-        # The path is resolved here, since workers have another current directory.
-        self.stream = replace(stream, cache=str(resolve(stream.cache)))
+        self.store, self.manifest, self.stream = store, manifest, stream
+        self.cache_folder = NodeFolder.of(stream.cache)
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "manifest": self.manifest, "stream": self.stream}
+        kept = ("store", "manifest", "stream", "cache_folder")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -111,7 +111,7 @@ class Dataset:
         if isinstance(self.store, LocalStore):
             return None
         limit = self.stream.cache_mib * 2**20
-        return ShardCache(Path(self.stream.cache), limit, self.stream.policy)
+        return ShardCache(self.cache_folder.path, limit, self.stream.policy)
 
     def witness(self) -> Witness | None:
         """Returns a file by which a node knows that it has the dataset's directory.

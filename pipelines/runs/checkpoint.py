@@ -31,6 +31,7 @@ from pipelines.runs.marker import (
 from pipelines.storage.digests import digest
 from pipelines.storage.files import local_files
 from pipelines.storage.forms import NonNegativeInt, PositiveInt
+from pipelines.storage.node_folder import NodeFolder
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed
 
@@ -84,11 +85,11 @@ class Checkpoints:
 
     Attributes:
         store: the run's directory or `s3://` prefix.
-        scratch: a node-local folder for files on their way to and from s3://.
+        scratch: each node's own folder for files on their way to and from s3://.
     """
 
     store: Store
-    scratch: Path
+    scratch: NodeFolder
 
     @property
     def location(self) -> str:
@@ -108,7 +109,7 @@ class Checkpoints:
     @property
     def workspace(self) -> Path:
         """This node's folder for files that are not published yet, and for fetched ones."""
-        return self.directory or self.scratch / f"{self.name}-{digest(self.location)[:8]}"
+        return self.directory or self.scratch.path / f"{self.name}-{digest(self.location)[:8]}"
 
     def steps(self) -> list[int]:
         """Returns the steps that have a complete checkpoint, in ascending order."""

@@ -2,7 +2,7 @@
 
 from pipelines.config.schema import Config
 from pipelines.runs.checkpoint import Checkpoints
-from pipelines.storage.paths import resolve
+from pipelines.storage.node_folder import NodeFolder
 from pipelines.storage.store import open_store
 
 
@@ -19,4 +19,4 @@ def run_checkpoints(config: Config, name: str) -> Checkpoints:
     """
     policy = config.stream.policy
     location = f"{config.run.storage.rstrip('/')}/{name}"
-    return Checkpoints(open_store(location, policy=policy), resolve(config.run.scratch))
+    return Checkpoints(open_store(location, policy=policy), NodeFolder.of(config.run.scratch))

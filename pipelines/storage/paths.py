@@ -1,4 +1,7 @@
-"""Resolves relative paths against SRMILL_HOME, so that all processes of a job find one place."""
+"""Resolves relative paths against SRMILL_HOME, so that all processes of a job find one place.
+
+`node_folder.py` resolves those of which every node has its own.
+"""
 
 import errno
 import os

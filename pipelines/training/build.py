@@ -103,7 +103,7 @@ def _load(engine: Engine, checkpoint: Checkpoint, *, universal: bool) -> None:
     if not universal:
         return engine.load(folder)
     name = f"{checkpoint.run.name}-{checkpoint.folder}"
-    copy = universal_copy(folder, engine.tags, checkpoint.run.scratch / "universal" / name)
+    copy = universal_copy(folder, engine.tags, checkpoint.run.scratch.path / "universal" / name)
     engine.load(copy)
     dist.barrier()
     shutil.rmtree(copy, ignore_errors=True)

@@ -54,8 +54,8 @@ class Tracked:
 class StageRun:
     """One execution of a stage, as the driver hands it to every rank; can be pickled.
 
-    Its paths are absolute, since workers run in other directories. Only the configuration keeps
-    its paths as the user wrote them, since checkpoints and bundles hold it.
+    Its paths are absolute, since workers run in other directories, or are a `NodeFolder`. Only the
+    configuration keeps its paths as the user wrote them, since checkpoints and bundles hold it.
 
     Attributes:
         stage: the stage's name in the recipe.

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipelines.runs.checkpoint import Checkpoint, Checkpoints
 from pipelines.runs.writer import CheckpointWriter, Retention
 from pipelines.storage.clock import Clock
+from pipelines.storage.node_folder import NodeFolder
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, open_store
 
@@ -14,7 +15,8 @@ KEEP_ALL = Retention(99)
 
 def open_run(location: str | Path, node: Path, *, clock: Clock = Clock()) -> Checkpoints:
     """A run as the processes of one node see it."""
-    return Checkpoints(open_store(location, policy=RetryPolicy(clock=clock)), node / "scratch")
+    store = open_store(location, policy=RetryPolicy(clock=clock))
+    return Checkpoints(store, NodeFolder.of(node / "scratch"))
 
 
 def open_writer(

@@ -8,6 +8,8 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from pipelines.ray_auth import read_again
+
 RAY = Path(sys.executable).parent / "ray"
 
 
@@ -18,6 +20,8 @@ class Nodes:
     """
 
     def __init__(self) -> None:
+        # Ray may have been imported before the session had its token.
+        read_again()
         self._cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0}, shutdown_at_exit=True
         )

@@ -85,7 +85,7 @@ def test_an_opened_dataset_reads_the_same_elsewhere(
     again = pickle.loads(data)
     assert np.array_equal(again.tile(sample), opened.tile(sample))
     assert again.manifest.digest == opened.manifest.digest
-    assert again.stream.cache == str(home / "work/cache")
+    assert again.cache_folder.path == home / "work/cache"
 
 
 def test_a_damaged_sample_is_named_when_it_is_read(photos: Path, tmp_path: Path) -> None:

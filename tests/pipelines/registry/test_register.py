@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -9,14 +10,16 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import FILE_NAME, load_bundle
 from pipelines.models.load import fetch, load_model
 from pipelines.registry import register
+from pipelines.storage.folders import new_folder
+from pipelines.storage.store import open_store
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
 
 
-def config_for(bundle: Path, *extra: str) -> Config:
+def config_for(bundle: Path | str, *extra: str) -> Config:
     return load_config([f"recipe={SMALL}", f"bundle={bundle}", *extra])
 
 
@@ -54,6 +57,26 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     for reference in ("models:/small@nosuch", "models:/small/9", "models:/nosuch@champion"):
         with pytest.raises(UserError, match="has no model"):
             load_model(ModelReference.parse(reference), config)
+
+
+def test_a_bundle_is_registered_from_a_bucket(
+    tmp_path: Path, s3_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, location = make_bundle(tmp_path / "local"), f"{s3_url}/export/small"
+    with pytest.raises(UserError, match=rf"there is no bundle in {location} \(no bundle\.json\)"):
+        register.run(config_for(location))
+    with new_folder(open_store(location), FILE_NAME, lambda: None) as folder:
+        shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
+    config = config_for(location)
+    assert register.plan(config).startswith(f"register {location} as a version of 'small'")
+    assert register.run(config) == "1"
+    champion = ModelReference.parse("models:/small@champion")
+    assert load_bundle(fetch(champion, config.mlflow)).digest == bundle.digest
+
+    # The same bundle on a disk is the same version.
+    capsys.readouterr()
+    assert register.run(config_for(bundle.path)) == "1"
+    assert "is small version 1 already" in capsys.readouterr().out
 
 
 def test_promotion_can_be_forced_and_forbidden(tmp_path: Path) -> None:

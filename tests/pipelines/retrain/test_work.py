@@ -11,6 +11,7 @@ from pipelines.errors import UserError
 from pipelines.retrain import Step, chain, follow, plan
 from pipelines.retrain.records import Record, load, records_of, save
 from pipelines.retrain.work import run, run_here
+from pipelines.storage.store import open_store
 from tests.conftest import SMALL
 
 TAUGHT = SMALL.with_name("taught.yaml")
@@ -109,3 +110,29 @@ def test_stages_follow_each_other_and_are_not_trained_again(
     assert stages[1].inputs()["start"]
     other = chain(load_config([*arguments, "run.name=other"]))[2]
     assert other.inputs()["start"] is None
+
+
+def test_results_of_the_chain_go_to_a_bucket(
+    dataset: Path, ran: list, s3_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the shards, which the tests of the data plane write."""
+    arguments = [
+        f"recipe={TAUGHT}", f"data={dataset}", f"output={s3_url}/out", "train.steps=1",
+        "stage1=[wide]", "stage2=[]", "evaluate.metrics=[psnr_y]", "evaluate.latency_sizes=[16]",
+        "evaluate.latency_runs=1", "evaluate.num_pictures=0", "export.artifacts=[]",
+    ]  # fmt: skip
+    steps = chain(load_config(arguments))[1:]
+    assert follow(steps, run_here) == "1"
+    written = open_store(f"{s3_url}/out").names()
+    assert {"evaluate/taught-wide/results.json", "export/taught/bundle.json"} <= set(written)
+    told = capsys.readouterr().out
+    assert f"Bundle: {s3_url}/out/export/taught" in told
+    assert "Promoted: taught@champion is version 1" in told
+
+    # Again: each step finds its result in the bucket.
+    follow(steps, run_here)
+    told = capsys.readouterr().out
+    assert told.count("same inputs as before (") == told.count("Nothing to do") == len(steps)
+    assert open_store(f"{s3_url}/out").names() == written
+    work = Path(os.environ["SRMILL_HOME"]) / "work"
+    assert not [folder for folder in ("evaluate", "export") if (work / folder).exists()]

@@ -26,7 +26,7 @@ def test_checkpoints_lie_below_the_storage_and_scratch_on_the_node(
     monkeypatch.setenv("SRMILL_HOME", str(tmp_path))
     run = run_checkpoints(load_config([f"run.storage={storage}", "run.scratch=node"]), "a-joint")
     assert (run.name, run.directory) == ("a-joint", tmp_path / "runs" / "a-joint")
-    assert run.scratch == tmp_path / "node"
+    assert run.scratch.path == tmp_path / "node"
     assert list(tmp_path.iterdir()) == [], "nothing is made before something is written"
 
 
