@@ -8,7 +8,9 @@ recipe's `stages.<name>.train`, `train.*` on the command line, `stages.<name>.tr
 `networks` follow the same order.
 """
 
+import copy
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,7 +67,7 @@ def _merged(schema: DictConfig, system: System, recipe: DictConfig, cli: DictCon
     for name in merged.stages:
         for section, declared in (("train", TrainConfig), ("networks", system.config)):
             merged.stages[name][section] = OmegaConf.merge(
-                OmegaConf.structured(declared),
+                _declared(declared),
                 recipe.get(section, {}),
                 _sub(recipe, "stages", name, section),
                 cli.get(section, {}),
@@ -136,11 +138,11 @@ def from_dict(values: dict[str, Any]) -> Config:
     merged = OmegaConf.merge(schema, values)
     for name in merged.stages:
         merged.stages[name].train = OmegaConf.merge(
-            OmegaConf.structured(TrainConfig), values["stages"][name]["train"]
+            _declared(TrainConfig), values["stages"][name]["train"]
         )
         # In older configurations a stage has no networks of its own.
         own = values["stages"][name].get("networks") or values["networks"]
-        merged.stages[name].networks = OmegaConf.merge(OmegaConf.structured(system.config), own)
+        merged.stages[name].networks = OmegaConf.merge(_declared(system.config), own)
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     return config
@@ -232,15 +234,23 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         system = load_system(name)
     except ValueError as error:
         raise UserError(f"recipe {path.name}: {error}") from None
-    schema = OmegaConf.structured(Config)
-    schema.networks = OmegaConf.structured(system.config)
-    schema.init = OmegaConf.structured(system.initial)
+    schema = copy.deepcopy(_declared(Config))
+    schema.networks = _declared(system.config)
+    schema.init = _declared(system.initial)
     if preset in PRESETS:  # the check of the preset reports an unknown one
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
     schema.stages = _stages(recipe.get("stages"), path, system)
     OmegaConf.set_struct(schema, True)
     _open_mappings(schema)
     return schema, system
+
+
+@functools.cache
+def _declared(cls: type) -> DictConfig:
+    """Returns the keys of a dataclass, made once. OmegaConf copies it wherever it is put."""
+    declared = OmegaConf.structured(cls)
+    assert isinstance(declared, DictConfig)
+    return declared
 
 
 def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
@@ -276,9 +286,9 @@ def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
         stages[name] = OmegaConf.structured(
             StageConfig(
                 kind=kind,
-                options=OmegaConf.structured(system.stage(kind).Options),
-                networks=OmegaConf.structured(system.config),
-                train=OmegaConf.structured(TrainConfig),
+                options=_declared(system.stage(kind).Options),
+                networks=_declared(system.config),
+                train=_declared(TrainConfig),
             )
         )
     return stages
