@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable
 
-#: The user and the password of an address.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?#]*@")
+#: The user and the password of an address. A password may hold '/', '?' and '#', as the secret keys
+#: of S3 do; it then follows a colon, and is no port.
+_CREDENTIALS = re.compile(
+    r"""(://+)(?: [^/\s'"?#]* @ | [^/\s'"?#:@[]* : (?! \d* [/?#] ) [^\s'"]* @ )""", re.VERBOSE
+)
 #: The characters of a value from outside that a message repeats.
 MAX_TOLD = 120
 
@@ -13,11 +16,11 @@ class UserError(ValueError):
     """A user's mistake. The message says in one sentence what is wrong and what to do.
 
     Jobs and the command line print it without a traceback and exit with code 2. The message shows
-    no password of an address.
+    no password of an address, and is one line, whatever the values that it repeats hold.
     """
 
     def __str__(self) -> str:
-        return redacted(super().__str__())
+        return printable(redacted(super().__str__()))
 
 
 class Terminated(BaseException):
@@ -31,14 +34,19 @@ def listing(values: Iterable[object], between: str = ", ") -> str:
 
 def redacted(text: str) -> str:
     """Returns a text in which no address has a user and a password any more."""
-    return _CREDENTIALS.sub("***@", text)
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def printable(text: str) -> str:
+    """Returns a text in which escapes such as \\n stand for the characters that no line shows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def told(value: object) -> str:
-    """Returns a value from outside as a message tells it: short, on one line, and printable."""
-    text = " ".join(str(value).split())
-    short = text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+    """Returns a value from outside as a message tells it: short, on one line, and printable. No
+    address in it has a password any more."""
+    text = " ".join(redacted(str(value)).split())
+    return printable(text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…")
 
 
 def first_line(error: BaseException) -> str:

@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.config.addresses import SQLITE
 from pipelines.errors import UserError
 from pipelines.storage.retries import Retries, RetryPolicy
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-#: The beginning of the address of a local database.
-SQLITE = "sqlite:///"
 
 
 class RefusedError(UserError):

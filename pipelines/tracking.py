@@ -3,17 +3,17 @@
 import logging
 import os
 import re
-import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pipelines.config.addresses import SQLITE, check_tracking
 from pipelines.config.load import config_digest
 from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import Terminated, UserError, redacted
-from pipelines.mlflow_client import SQLITE, PatientClient, RefusedError, single_attempts
+from pipelines.mlflow_client import PatientClient, RefusedError, single_attempts
 from pipelines.storage.clock import Clock
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import resolve
@@ -63,7 +63,7 @@ def connect(
             address is neither http(s) nor sqlite.
     """
     uri = tracking_uri(settings)
-    _check_address(uri)
+    check_tracking("mlflow.uri", uri)
     if database := local_database(uri):
         if not create and not database.exists():
             raise UserError(
@@ -79,24 +79,6 @@ def connect(
 
     mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", client)
-
-
-def _check_address(uri: str) -> None:
-    """Raises UserError if an address is of no form that MLflow's client understands."""
-    if uri.startswith(SQLITE):
-        return
-    try:
-        parts = urllib.parse.urlsplit(uri)
-        is_server = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_port = parts.port is None or parts.port > 0
-        if is_server and is_port and not re.search(r"\s", uri):
-            return
-    except ValueError:
-        pass
-    raise UserError(
-        f"mlflow.uri '{uri}' is not of the form http(s)://HOST:PORT or sqlite:///path: correct it, "
-        "or MLFLOW_TRACKING_URI."
-    )
 
 
 def lookup(find: Callable[..., T], *arguments: str) -> T | None:

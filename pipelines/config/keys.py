@@ -6,16 +6,27 @@ from typing import Any
 
 
 class Place(Enum):
-    """The addresses that a key takes: paths alone, or `s3://bucket/prefix` too."""
+    """The addresses that a key takes."""
 
+    #: A path.
     LOCAL = "local"
+    #: A path, or `s3://bucket/prefix`.
     ANY = "any"
+    #: `http(s)://HOST/…`.
+    WEB = "web"
+    #: MLflow's server or database.
+    TRACKING = "tracking"
+    #: A model reference.
+    MODEL = "model"
 
 
 #: Bounds that no training comes near, so that a slip of the keyboard is found before it starts.
 MAX_STEPS = 1_000_000_000
 MAX_BATCH = 1_000_000
 MAX_PROCESSES = 10_000
+#: Three years. The system's clocks cannot hold more than 300.
+MAX_SECONDS = 1e8
+MAX_PICTURES = 1000
 #: The largest side of an image, pixels.
 MAX_SIDE = 65_536
 

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipelines.config.arguments import read_arguments
 from pipelines.config.refusals import LONGEST_NAME, check, is_name
 from pipelines.config.schema import Config, DegradationConfig, StageConfig, TrainConfig
-from pipelines.config.unknown_keys import is_open, refuse_unknown_keys
+from pipelines.config.unknown_keys import is_open, refuse_other_kinds, refuse_unknown_keys
 from pipelines.config.wording import UNREADABLE, expected, plain_errors, shown, yaml_reason
 from pipelines.errors import UserError, listing, redacted
 from pipelines.storage.digests import digest
@@ -65,6 +65,7 @@ def _merged(schema: DictConfig, system: System, recipe: DictConfig, cli: DictCon
     merged = OmegaConf.merge(schema, recipe, cli)
     assert isinstance(merged, DictConfig)
     for name in merged.stages:
+        merged.stages[name].kind = schema.stages[name].kind  # a recipe's null means the name
         for section, declared in (("train", TrainConfig), ("networks", system.config)):
             merged.stages[name][section] = OmegaConf.merge(
                 _declared(declared),
@@ -188,6 +189,7 @@ def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
             f"recipe {path.name} is its own base, perhaps through others: remove one 'base'."
         )
     below = _read_recipe(find_recipe(str(base)), (*derived, path))
+    refuse_other_kinds(recipe, below, f"in {path.name}")
     _preset(below, recipe)  # drops what belongs to another preset
     merged = OmegaConf.merge(below, recipe)
     assert isinstance(merged, DictConfig)
@@ -277,7 +279,8 @@ def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
                 f"recipe {path.name}: stage '{name}' is {shown(stage)}, but must be a mapping, "
                 "such as {train: {steps: 100}}."
             )
-        kind = (stage or {}).get("kind") or name
+        kind = (stage or {}).get("kind")
+        kind = name if kind is None else kind
         if kind not in system.stage_kinds():
             raise UserError(
                 f"recipe {path.name}: stage '{name}' is of unknown kind {shown(kind)}: "
@@ -307,9 +310,10 @@ def _open_mappings(node: DictConfig) -> None:
 
 def _refuse_what_recipes_set(cli: DictConfig) -> None:
     """Refuses the keys on the command line that decide which other keys there are."""
-    for name in ("system", *(f"stages.{stage}.kind" for stage in _sub(cli, "stages"))):
-        if OmegaConf.select(cli, name) is not None:
-            raise UserError(f"{name} can only be set in a recipe: write one.")
+    stages = _sub(cli, "stages")
+    kinds = [f"stages.{stage}.kind" for stage in stages if "kind" in _sub(stages, stage)]
+    if found := [*({"system"} & set(cli)), *kinds]:
+        raise UserError(f"{found[0]} can only be set in a recipe: write one.")
 
 
 def _refuse_nested_lists(node: Any) -> None:

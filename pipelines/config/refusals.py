@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from pipelines.config.addresses import check_place
 from pipelines.config.keys import Place
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
+from pipelines.config.wording import shown
 from pipelines.errors import UserError, first_line, listing
-from pipelines.storage.paths import check_path
 from srmodels.edge.target import TARGETS
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
@@ -19,8 +20,9 @@ from srmodels.system import System
 
 #: Endings of the runs that keep the weights from outside that a stage starts from, or learns from.
 KEPT_START, KEPT_TEACHER = KEPT = "-init", "-teacher"
-#: The largest number of characters in a name that becomes a folder's.
+#: The largest number of bytes in a name that becomes a folder's: 100 letters of ASCII.
 LONGEST_NAME = 100
+_PUNCTUATION = str.maketrans("", "", "-_.")
 #: Whole numbers end here, in files and in the libraries that count with them.
 LARGEST = 2**63 - 1
 #: The largest number among the settings of networks, stages and degradations.
@@ -115,6 +117,8 @@ def _check_values(values: Any, prefix: str = "") -> None:
         minimum, above = item.metadata.get("minimum"), item.metadata.get("above")
         choices = item.metadata.get("choices")
         if value is None:
+            if item.type is Any and item.default is not None:
+                raise UserError(f"{name} is null, but needs a value: leave it out for its default.")
             continue
         if minimum is not None and not value >= minimum:
             raise UserError(f"{name} must be at least {minimum}, not {value}.")
@@ -124,32 +128,9 @@ def _check_values(values: Any, prefix: str = "") -> None:
         if maximum is not None and not value <= maximum:
             raise UserError(f"{name} must be at most {maximum}, not {value}.")
         if choices is not None and value not in choices:
-            raise UserError(f"{name} is {value!r}: use one of {listing(choices)}.")
+            raise UserError(f"{name} is {shown(value)}: use one of {listing(choices)}.")
         if place is not None:
-            _check_place(name, value, place)
-
-
-def _check_place(name: str, value: str, place: Place) -> None:
-    """Checks an address by its form alone. The message leaves the address out, which may hold a
-    password."""
-    is_bucket = bool(value.removeprefix("s3://").partition("/")[0])
-    if "://" not in value:
-        try:
-            check_path(value)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-    elif place is Place.LOCAL:
-        raise UserError(f"{name} must be a local folder, not an address of {_scheme(value)}.")
-    elif not value.startswith("s3://"):
-        raise UserError(
-            f"{name} must be a path or s3://bucket/prefix, not an address of {_scheme(value)}."
-        )
-    elif not is_bucket:
-        raise UserError(f"{name} names no bucket: write s3://bucket/prefix.")
-
-
-def _scheme(address: str) -> str:
-    return repr(f"{address.partition('://')[0]}://")
+            check_place(name, value, place)
 
 
 def _check_leaves(value: Any, name: str = "") -> None:
@@ -176,25 +157,29 @@ def _check_text(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{name} is {value!r}, which is no Unicode text: correct it.") from None
+        raise UserError(
+            f"{name} is {shown(value)}, which is no Unicode text: correct it."
+        ) from None
     if "\0" in value:
-        raise UserError(f"{name} is {value!r}: remove the character \\0, which no file has.")
+        raise UserError(f"{name} is {shown(value)}: remove the character \\0, which no file has.")
 
 
 def is_name(text: object) -> bool:
     """Returns True for text of letters, digits, '-', '_' and '.' that can be a folder's name."""
-    if not isinstance(text, str) or len(text) > LONGEST_NAME:
+    if not isinstance(text, str) or not text.translate(_PUNCTUATION).isalnum():
         return False
-    return text.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    return len(text.encode()) <= LONGEST_NAME
 
 
 def _check_stages(config: Config) -> None:
     for job in ("stage1", "stage2"):
         for name in getattr(config, job):
             if name not in config.stages:
-                raise UserError(f"{job} names stage '{name}', which the recipe does not have.")
+                raise UserError(f"{job} names stage {shown(name)}, which the recipe does not have.")
     if config.stage is not None and config.stage not in config.stages:
-        raise UserError(f"the recipe has no stage '{config.stage}': use {listing(config.stages)}.")
+        raise UserError(
+            f"the recipe has no stage {shown(config.stage)}: use {listing(config.stages)}."
+        )
     for name, stage in config.stages.items():
         if name.endswith(KEPT):
             raise UserError(
@@ -206,8 +191,9 @@ def _check_stages(config: Config) -> None:
             _check_reference(f"stages.{name}.init_from", before, config)
             if not ModelReference.parse(before).is_model:
                 raise UserError(
-                    f"stages.{name}.init_from is '{before}', whose weights do not fit a system's "
-                    "networks: name a stage of the recipe, a run, a bundle or a registered model."
+                    f"stages.{name}.init_from is {shown(before)}, whose weights do not fit a "
+                    "system's networks: name a stage of the recipe, a run, a bundle or a "
+                    "registered model."
                 )
 
 
@@ -231,7 +217,7 @@ def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
         return
     if not takes_one:
         raise UserError(
-            f"stages.{name}.teacher={teacher} would be ignored: a stage of kind "
+            f"stages.{name}.teacher={shown(teacher)} would be ignored: a stage of kind "
             f"'{config.stages[name].kind}' learns from none."
         )
     if teacher == name:
@@ -241,10 +227,11 @@ def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:
 
 
 def _check_reference(key: str, text: str, config: Config) -> None:
+    check_place(key, text, Place.MODEL)
     if not ModelReference.parse(text).is_plausible:
         raise UserError(
-            f"{key} is '{text}', which is no stage of the recipe ({listing(config.stages)}) and "
-            "no model."
+            f"{key} is {shown(text)}, which is no stage of the recipe ({listing(config.stages)}) "
+            "and no model."
         )
 
 
@@ -254,7 +241,7 @@ def _check_export(export: ExportConfig, lr_multiple: int) -> None:
     for artifact in export.artifacts:
         if artifact not in TARGETS:
             raise UserError(
-                f"export.artifacts names '{artifact}': use some of {listing(TARGETS)}, or []."
+                f"export.artifacts names {shown(artifact)}: use some of {listing(TARGETS)}, or []."
             )
 
 
@@ -292,7 +279,7 @@ def check_workers(train: TrainConfig) -> None:
     ):
         raise UserError(
             f"train.workers must be a whole number, or [min, max] with 1 <= min < max, not "
-            f"{workers!r}."
+            f"{shown(workers)}."
         )
     if train.max_workers < 0:
         raise UserError(f"train.workers must be at least 0, not {workers}.")
@@ -307,7 +294,7 @@ def _check_groups(where: str, train: TrainConfig, names: list[str]) -> None:
     for name, group in train.groups.items():
         if name not in names:
             raise UserError(
-                f"{where}.groups has no parameter group '{name}': use {listing(names)}."
+                f"{where}.groups has no parameter group {shown(name)}: use {listing(names)}."
             )
         _check_values(group, f"{where}.groups.{name}.")
 
@@ -319,8 +306,8 @@ def _check_profile(where: str, profile: Any) -> None:
     numbers = isinstance(profile, list) and [type(number) for number in profile] == [int, int]
     if not numbers or profile[0] < 0 or profile[1] < 1:
         raise UserError(
-            f"{where}.profile={profile!r} must be [first_step, num_steps], two whole numbers of at "
-            "least 0 and 1."
+            f"{where}.profile={shown(profile)} must be [first_step, num_steps], two whole numbers "
+            "of at least 0 and 1."
         )
 
 

@@ -4,9 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config.keys import MAX_BATCH, MAX_PROCESSES, MAX_SIDE, MAX_STEPS, Place
-
-from pipelines.config.keys import key, section  # isort: skip
+from pipelines.config.keys import (
+    MAX_BATCH,
+    MAX_PICTURES,
+    MAX_PROCESSES,
+    MAX_SECONDS,
+    MAX_SIDE,
+    MAX_STEPS,
+    Place,
+    key,
+    section,
+)
 from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
@@ -75,8 +83,11 @@ class StreamConfig:
         "seconds without progress from object storage before a job gives up (10 at most for a "
         "server that has not answered yet)",
         above=0,
+        maximum=MAX_SECONDS,
     )
-    timeout_seconds: float = key(60.0, "longest wait for one answer of it, seconds", above=0)
+    timeout_seconds: float = key(
+        60.0, "longest wait for one answer of it, seconds", above=0, maximum=MAX_SECONDS
+    )
 
     @property
     def policy(self) -> RetryPolicy:
@@ -172,7 +183,10 @@ class TrainConfig:
     schedule: str = key("cosine", SCHEDULE_HELP, choices=SCHEDULES)
     decay_steps: list[int] = key([], "schedule=step: the steps at which the learning rate drops")
     decay_factor: float = key(
-        0.5, "schedule=step: factor of the learning rate at each of decay_steps", above=0
+        0.5,
+        "schedule=step: factor of the learning rate at each of decay_steps",
+        above=0,
+        maximum=1,
     )
     groups: dict[str, GroupConfig] = key(
         {},
@@ -267,6 +281,7 @@ class EvaluateConfig:
         [],
         "what to measure beside the model and bicubic: other models, lanczos, onnx:FILE, "
         "spandrel:FILE, or a peer (span, realsr, realesrgan)",
+        place=Place.MODEL,
     )
     metrics: Any = key(
         "auto",
@@ -279,7 +294,7 @@ class EvaluateConfig:
         "degradation; stablesr: 30 crops of 512 px of each, degraded by realsr_diffusion",
         choices=("plain", "stablesr"),
     )
-    num_pictures: int = key(4, "comparison pictures in the report", minimum=0)
+    num_pictures: int = key(4, "comparison pictures in the report", minimum=0, maximum=MAX_PICTURES)
     latency_sizes: list[int] = key(
         [128], "sides of the square LR images that every method is timed on, pixels; [] for none"
     )
@@ -332,7 +347,9 @@ class MlflowConfig:
     """The keys `mlflow.*`: the tracking server and the names in it."""
 
     uri: str | None = key(
-        None, "tracking server (default: $MLFLOW_TRACKING_URI, or else a local SQLite file)"
+        None,
+        "tracking server (default: $MLFLOW_TRACKING_URI, or else a local SQLite file)",
+        place=Place.TRACKING,
     )
     experiment: str | None = key(None, "experiment (default: the recipe's name)")
     model: str | None = key(None, "name of the registered model (default: the recipe's name)")
@@ -341,6 +358,7 @@ class MlflowConfig:
         "seconds that a job waits for a server that has answered it before (10 at most for one "
         "that has not)",
         above=0,
+        maximum=MAX_SECONDS,
     )
 
     @property
@@ -359,9 +377,12 @@ class Config:
         None,
         "what to shard: a folder, zip, tar, s3:// prefix, div2k, flickr2k, sample (the default), "
         "or a [list]",
+        place=Place.ANY,
     )
     mirror: str | None = key(
-        None, "URL to download div2k and flickr2k from, instead of their own servers"
+        None,
+        "URL to download div2k and flickr2k from, instead of their own servers",
+        place=Place.WEB,
     )
     data: str = key(
         "work/shards",
@@ -382,6 +403,7 @@ class Config:
         None,
         "a bundle's directory or s3:// prefix, models:/NAME@ALIAS, run:NAME (a training run's "
         "newest checkpoint), or a shipped model's name",
+        place=Place.MODEL,
     )
     bundle: str | None = key(
         None,
@@ -392,6 +414,7 @@ class Config:
         None,
         "folders of benchmark sets to measure on, with commas between; validation, the default, "
         "is the validation split of data",
+        place=Place.LOCAL,
     )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
     preview: str | None = key(

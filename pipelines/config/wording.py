@@ -19,7 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, redacted
 
 _WORDS = {
     int: ("a whole number", "whole numbers, such as [1,2]"),
@@ -27,7 +27,16 @@ _WORDS = {
     bool: ("true or false", "true and false"),
     str: ("text", "names, such as [a,b]"),
 }
-_SHORT = reprlib.Repr()
+
+
+class _Short(reprlib.Repr):
+    """Cuts long values short, after it has taken the passwords out: a cut hides where one ends."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redacted(x), level)
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 80
 TOO_DEEP = (
     "the configuration is nested too deeply to be read: write a recipe of a few levels, such as "

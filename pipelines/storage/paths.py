@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 
 #: The checkout, or the copy of it that Ray uploads.
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def resolve(location: str | Path) -> Path:
         UserError: the location is a URL such as `s3://…`, or no path at all, see `check_path`.
     """
     if "://" in str(location):
-        raise UserError(f"'{location}' is not a path: a local folder is needed here.")
+        raise UserError(f"'{told(location)}' is not a path: a local folder is needed here.")
     path = check_path(location)
     return path if path.is_absolute() else home() / path
 
@@ -63,7 +63,7 @@ def check_path(location: str | Path) -> Path:
     except UserError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{str(location)!r} is no path: {error}.") from None
+        raise UserError(f"'{told(location)}' is no path: {error}.") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"the path '{str(location)[:40]}…' is too long: shorten it.") from None

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 from pipelines.storage.files import TEMPORARY, local_files, whole_file, write_bytes
 from pipelines.storage.paths import resolve
 from pipelines.storage.retries import RetryPolicy
@@ -71,7 +71,9 @@ def open_store(location: str | Path, *, policy: RetryPolicy = RetryPolicy()) -> 
 
         return S3Store(text, policy)
     if "://" in text:
-        raise UserError(f"'{text}' is neither a path nor s3://bucket/prefix: use one of the two.")
+        raise UserError(
+            f"'{told(text)}' is neither a path nor s3://bucket/prefix: use one of the two."
+        )
     return LocalStore(resolve(location))
 
 

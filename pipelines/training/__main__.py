@@ -8,6 +8,11 @@ It trains in this process, or under torchrun in the processes that torchrun star
 resume a run of the other. Metrics go to metrics.jsonl in the run's folder.
 """
 
+from pipelines import interrupts
+
+if __name__ == "__main__":  # it is imported too
+    interrupts.end_quietly()
+
 import os
 from contextlib import nullcontext
 from dataclasses import replace

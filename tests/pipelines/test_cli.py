@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
+from pipelines.cli import command
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.registry import register
@@ -172,7 +173,7 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
         ((tmp_path, tmp_path), "the same folder"),
     ]:
         with pytest.raises(UserError, match=message):
-            cli.find_tasks(*arguments, overwrite=False)
+            command.find_tasks(*arguments, overwrite=False)
 
 
 def test_transparency_is_never_dropped_silently(

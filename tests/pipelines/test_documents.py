@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,14 +32,10 @@ from pipelines.storage.ownership import check_replaceable
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed, to_json, validated
 from tests.support.bundles import make_bundle
+from tests.support.mutations import HOSTILE, changed, places
 from tests.support.results import make_results
 
 SHA = "0123456789abcdef" * 4
-HOSTILE: list[Any] = [
-    None, True, 0, -1, 2**63, 10**30, 0.5, math.nan, math.inf, "", "a", "\ud800", "\0", "a\nb",
-    "../../victim/backup", "/etc/passwd", "..", "a/../../victim/backup", "C:\\x", "é" * 300, [], {},
-    [1], {"a": 1}, [[]], ["../victim"], "bundle.json",
-]  # fmt: skip
 MANIFEST = {
     "settings": {"tile": 64},
     "shards": [
@@ -197,36 +192,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert {p.name: p.read_text() for p in (outer / "victim").iterdir()} == dict.fromkeys(
         ("backup", "backup.tar", "backup.part"), "mine"
     )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, item in inner:
-        yield from places(item, (*path, key))
-
-
-def changed(value: Any, path: tuple[Any, ...], to: Any, how: str) -> Any:
-    """A document in which the value at a path is another, gone, or under a hostile key."""
-    if not path:
-        return to
-    copy = value.copy()
-    key, *rest = path
-    if rest:
-        copy[key] = changed(value[key], tuple(rest), to, how)
-    elif how == "drop":
-        del copy[key]
-    elif how == "rename" and isinstance(copy, dict):
-        copy[str(to)] = copy.pop(key)
-    else:
-        copy[key] = to
-    return copy
 
 
 def read(reader: Reader, folder: Path, data: bytes) -> None:

@@ -180,23 +180,41 @@ def check_refusal(done: Done, message: str) -> None:
 INTERRUPTED = """
 import os, runpy, signal, sys
 
+module, program = sys.argv[1:3]
+
 class Interrupt:
     def find_spec(self, name, *_):
-        if name == "torch":
+        if name == module:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
-if sys.argv[1].endswith(".py"):
-    runpy.run_path(sys.argv[1], run_name="__main__")
+del sys.argv[:2]
+if program.endswith(".py"):
+    runpy.run_path(program, run_name="__main__")
 else:
-    runpy.run_module(sys.argv[1], run_name="__main__")
+    runpy.run_module(program, run_name="__main__")
 """
+NOTHING = "interrupted: nothing has begun yet.\n"
 
 
-@pytest.mark.parametrize("program", ["jobs/shard.py", "infra.local"])
-def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(
-    run_python: Runner, program: str
+@pytest.mark.parametrize(
+    ("module", "program", "message"),
+    [
+        ("torch", "jobs/shard.py", NOTHING),
+        ("torch", "infra.local", NOTHING),
+        ("PIL", "pipelines.cli", NOTHING),
+        ("torch", "pipelines.cli", NOTHING),
+        ("torch", "pipelines.training", NOTHING),
+        ("pipelines.job", "pipelines.training", NOTHING),
+        ("srmodels.edge_sd_sr.system", "pipelines.cli models", "interrupted: finished files are"),
+        ("srmodels.edge_sd_sr.system", "pipelines.training", "interrupted: start the same command"),
+    ],
+)
+def test_an_interrupt_in_the_first_seconds_ends_without_a_traceback(
+    run_python: Runner, module: str, program: str, message: str
 ) -> None:
-    done = run_python("-c", INTERRUPTED, program)
-    assert done.returncode == -signal.SIGINT
-    assert done.stdout + done.stderr == ""
+    done = run_python("-c", INTERRUPTED, module, *program.split())
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1

@@ -111,10 +111,49 @@ def test_names_default_to_the_recipe() -> None:
         ("train.steps=100000000000000000000", "train.steps is too large"),
         ("train.steps=10000000000", "train.steps must be at most 1000000000, not 10000000000"),
         ("train.batch_size=1000000000", "train.batch_size must be at most 1000000, not 10000000"),
+        (
+            "stream.timeout_seconds=1e10",
+            "timeout_seconds must be at most 100000000.0, not 100000000",
+        ),
+        ("stream.retry_seconds=1e300", r"stream.retry_seconds must be at most 100000000.0, not 1e"),
+        (
+            "mlflow.retry_seconds=1e10",
+            "mlflow.retry_seconds must be at most 100000000.0, not 10000",
+        ),
+        ("train.decay_factor=1e300", r"train.decay_factor must be at most 1, not 1e\+300"),
+        ("evaluate.num_pictures=1000000000", "evaluate.num_pictures must be at most 1000, not 100"),
         ("networks.unet.channels=[8,8,80000000]", r"unet.channels\[2\] is too large"),
         ("run.storage=http://u:pw@x", "storage must be a path or s3://bucket/prefix, not an addr"),
         ("run.storage=s3://", "run.storage names no bucket"),
         ("stream.cache=s3://a/b", "stream.cache must be a local folder"),
+        ("source=ftp://x", "source must be a path or s3://bucket/prefix, not an address of 'ftp:"),
+        (
+            "source=[a,gs://x]",
+            "source must be a path or s3://bucket/prefix, not an address of 'gs:",
+        ),
+        (
+            "source=[{a: 1}]",
+            r"source must be a name or a list of names such as \[a,b\], not \[\{'a'",
+        ),
+        ("source=s3://joe:pw@b/a", "source names a user before the bucket: .* set AWS_PROFILE"),
+        ("benchmark=http://x", "benchmark must be a local folder, not an address of 'http://'"),
+        ("mirror=ftp://x", r"mirror is not of the form http\(s\)://HOST/FOLDER"),
+        ("mlflow.uri=ftp://x", r"mlflow.uri is not of the form http\(s\)://HOST:PORT or sqlite"),
+        ("mlflow.uri=http://x:port", r"mlflow.uri is not of the form http\(s\)://HOST:PORT or"),
+        ("mlflow.uri=sqlite:///", "mlflow.uri: the path is empty"),
+        ("model=models:/tiny", "model: 'models:/tiny' is not of the form models:/NAME@ALIAS"),
+        ("evaluate.compare=[http://x/y]", "evaluate.compare: 'http://x/y' names no model"),
+        ("stages.joint.init_from='run:'", "stages.joint.init_from: 'run:' is not of the form run"),
+        ("degradation.options=null", "'degradation.options' .* is a group of keys: leave it out"),
+        ("train.groups=[]", r"train.groups is \[\], but must be a group of keys"),
+        ("networks.unet.channels={}", r"channels is \{\}, but must be a list of whole numbers"),
+        ("networks=null", "'networks' on the command line is a group of keys"),
+        ("evaluate.metrics=null", "evaluate.metrics is null, but needs a value"),
+        ("train.workers=null", "train.workers is null, but needs a value"),
+        ("stages.joint.kind=null", "can only be set in a recipe"),
+        ("system=null", "system can only be set in a recipe"),
+        ("train.schedule=" + "x" * 5000, r"train.schedule is 'x+\.\.\.x+': use one of cosine"),
+        ("run.name=" + "語" * 90, "cannot be a run or model name"),
         ("data=", "data is None, but must be text"),
         ('stage1=["${x}"]', r"stage1\[0\] is \['\$\{x\}'\], which leads to no value"),
         ("run.name=${oc.env:HOME}", r"run.name is '\$\{oc.env:HOME\}': .*never to the environment"),
@@ -172,6 +211,12 @@ def test_a_validation_that_could_measure_nothing_is_refused_where_there_is_one()
         ("system: edge_sd_sr\nstages: joint\n", "stages is 'joint', but must be a mapping: write"),
         ("system: edge_sd_sr\nstages: [joint]\n", r"stages is \['joint'\], but must be a mapping"),
         ("system: edge_sd_sr\nstages: {joint: 5}\n", "stage 'joint' is 5, but must be a mapping"),
+        (f"base: {SMALL}\ntrain: [1]\n", r"train in mine.yaml is \[1\], but must be a group of"),
+        (
+            f"base: {SMALL}\nstage1: {{a: 1}}\n",
+            "stage1 in mine.yaml is {'a': 1}, but must be a list",
+        ),
+        ("system: edge_sd_sr\nstages: {joint: {kind: 0}}\n", "stage 'joint' is of unknown kind 0"),
         ("system: edge_sd_sr\nstages: {a/b: {kind: joint}}\n", "'a/b' cannot be a stage's name"),
         ("system: 5\n", "it needs 'system:'"),
         ("system: os\n", "there is no system 'os'"),
@@ -251,6 +296,12 @@ def test_a_degradation_s_parameters_are_keys_of_the_recipe(tmp_path: Path) -> No
     assert load_config([f"recipe={recipe}"]).degradation.options.first.quality == [50, 60]
     other = load_config([f"recipe={recipe}", "degradation.preset=bicubic"])
     assert other.degradation.options == PRESETS["bicubic"]()
+
+
+def test_a_stage_without_a_kind_is_of_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {SMALL}\nstages: {{joint: {{kind: null}}}}\n")
+    assert load_config([f"recipe={path}"]).stages["joint"].kind == "joint"
 
 
 def test_a_stage_that_every_system_has_is_set_like_any_other(tmp_path: Path) -> None:

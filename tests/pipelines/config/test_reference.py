@@ -37,10 +37,35 @@ def test_a_registered_model_has_an_alias_or_a_version() -> None:
     assert ModelReference.parse("models:/a/3").version == "3"
 
 
-@pytest.mark.parametrize("text", ["models:/tiny", "models:/@x", "models:/tiny@", "models:/a/b"])
+@pytest.mark.parametrize(
+    "text",
+    ["models:/tiny", "models:/@x", "models:/tiny@", "models:/a/b", "models:/a/²", "models:/a\n@b",
+     "models:/a/b@c", f"models:/{'a' * 300}@b"],
+)  # fmt: skip
 def test_another_form_of_a_registered_model_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not of the form models:/NAME@ALIAS or"):
         ModelReference.parse(text)
+
+
+@pytest.mark.parametrize("text", ["run:", "run:..", "run:../elsewhere", "run:a\n"])
+def test_a_run_is_named_by_one_word(text: str) -> None:
+    with pytest.raises(UserError, match="is not of the form run:NAME"):
+        ModelReference.parse(text)
+
+
+@pytest.mark.parametrize("text", ["ftp://host/a", "s3://", "s3:///a", "s3://joe:secret@bucket/a"])
+def test_an_address_of_another_form_names_no_model(text: str) -> None:
+    with pytest.raises(
+        UserError, match="names no model: give a bundle's directory or s3:"
+    ) as error:
+        ModelReference.parse(text)
+    assert "secret" not in str(error.value)
+
+
+def test_the_folder_above_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path))
+    assert ModelReference.parse("..") == ModelReference(Kind.BUNDLE, str(tmp_path.parent))
+    assert ModelReference.parse("..").slug == tmp_path.parent.name
 
 
 def test_a_folder_means_the_same_in_every_directory(

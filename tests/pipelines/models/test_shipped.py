@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines import cli
+from pipelines.cli import command
 from pipelines.config.load import load_config
 from pipelines.config.reference import SHIPPED, ModelReference, shipped_models
 from pipelines.evaluation.results import by_image, from_csv
@@ -45,7 +45,7 @@ def test_its_evidence_can_be_compared_with_a_candidate_s(name: str) -> None:
 
 def test_the_default_can_be_finetuned() -> None:
     assert shipped_models() == sorted(SIZES)
-    name = cli.default_model(load_config([]))
+    name = command.default_model(load_config([]))
     assert name == "edge_sd_sr_tiny"
     assert load_bundle(SHIPPED / name).finetuning_weights()
 

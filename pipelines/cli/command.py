@@ -1,4 +1,4 @@
-"""The `srmill` command: upscale photos, list models."""
+"""Upscales photos and lists models: the work of the `srmill` command."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pipelines import __version__
+from pipelines import __version__, interrupts
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
@@ -35,12 +35,17 @@ class Task:
     target: Path
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the console script; exits the process on errors."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command, and ends the process.
+
+    Args:
+        arguments: those of the command line, instead of `sys.argv`.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     parsed = _parser().parse_args(arguments)
     try:
+        interrupts.raise_again()
         code = parsed.run(parsed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -256,7 +261,3 @@ def _runner(model: Model) -> Callable[[Tensor], Tensor]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return model.network
-
-
-if __name__ == "__main__":
-    main()
