@@ -238,7 +238,7 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         raise UserError(f"recipe {path.name}: {error}") from None
     schema = copy.deepcopy(_declared(Config))
     schema.networks = _declared(system.config)
-    schema.init = _declared(system.initial)
+    schema.init = _declared(system.initial)  # type: ignore[arg-type]  # every class has a hash
     if preset in PRESETS:  # the check of the preset reports an unknown one
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
     schema.stages = _stages(recipe.get("stages"), path, system)

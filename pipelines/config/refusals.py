@@ -50,13 +50,16 @@ def check(config: Config, system: System) -> None:
     for name, stage in config.stages.items():
         _check_values(stage.train, f"stages.{name}.train.")
     _check_stages(config)
-    lr_multiple = _on_meta(system, config.networks).size_multiple
+    network = _on_meta(system, config.networks)
+    lr_multiple = network.size_multiple
     _check_shard(config.shard, config.networks.scale * lr_multiple)
     _check_export(config.export, lr_multiple)
     if not all(1 <= size <= MAX_TILE for size in config.evaluate.latency_sizes):
         raise UserError(f"evaluate.latency_sizes must be 1 to {MAX_TILE} px each.")
-    for name in config.stages:
-        _check_stage(config, name, system)
+    for name, stage in config.stages.items():
+        same = stage.networks == config.networks
+        own = network if same else _on_meta(system, stage.networks)
+        _check_stage(config, name, system, own)
 
 
 def _check_shard(shard: ShardConfig, hr_multiple: int) -> None:
@@ -73,9 +76,10 @@ def _check_shard(shard: ShardConfig, hr_multiple: int) -> None:
             raise UserError(f"shard.{name} must be a multiple of {hr_multiple} HR pixels.")
 
 
-def _check_stage(config: Config, name: str, system: System) -> None:
+def _check_stage(config: Config, name: str, system: System, network: SRNetwork) -> None:
+    """Checks a stage; its class decides anew which weights of the networks learn."""
     stage, where = config.stages[name], f"stages.{name}.train"
-    train, network = stage.train, _on_meta(system, stage.networks)
+    train = stage.train
     if network.scale != config.networks.scale:
         raise UserError(
             f"stages.{name}.networks.scale={network.scale} must be networks.scale="
