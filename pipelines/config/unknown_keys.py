@@ -72,7 +72,8 @@ def refuse_other_kinds(user: DictConfig, base: DictConfig, where: str) -> None:
         UserError: there is one.
     """
     for name in user:
-        mine, below = user._get_node(name), base._get_node(name)
+        mine: Any = user._get_node(name)
+        below: Any = base._get_node(name)
         if isinstance(mine, DictConfig) and isinstance(below, DictConfig):
             if not mine._is_none() and not below._is_none():
                 refuse_other_kinds(mine, below, where)
