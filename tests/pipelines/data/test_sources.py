@@ -282,7 +282,7 @@ def test_a_submitted_job_refuses_photos_in_its_uploaded_copy(
     monkeypatch.setattr(find, "ROOT", copy)
     assert len(find_entries(str(copy / "photos"))) == len(NAMES)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(UserError, match="uploaded copy of the checkout.*outside the checkout"):
+    with pytest.raises(UserError, match=r"uploaded copy of the checkout.*outside the checkout"):
         find_entries(str(copy / "photos"))
     assert len(find_entries("sample")) == 13
 
