@@ -39,7 +39,7 @@ STORIES = [page for page in PAGES if page != OWN_PAGE and story(page)]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout with an environment, and with photos where the pages have them."""
-    copy = tmp_path / "a checkout"
+    copy = tmp_path / "checkout"
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
     environment = copy / ".venv"
     environment.mkdir()

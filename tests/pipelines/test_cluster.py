@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from infra.local import platform
 from pipelines import cluster
 from pipelines.cluster import connect, ray_map
 from pipelines.data.sources import SAMPLE
 from pipelines.data.sources.entries import EXTENSIONS
+from pipelines.errors import UserError
 from srmodels import system
 from tests.conftest import ROOT
 
@@ -53,6 +55,18 @@ def test_a_package_inside_the_checkout_is_there_already(
     monkeypatch.setattr(cluster, "ROOT", package.parent)
     system.load_system("somebodys_package.network")
     assert cluster._runtime_env() == {"working_dir": str(package.parent)}
+
+
+def test_a_python_that_ray_cannot_start_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(sys, "executable", "/home/me/my checkout/.venv/bin/python")
+    with pytest.raises(UserError, match="the path holds a space"), connect():
+        pass
+    with pytest.raises(UserError, match="the path holds a space"):
+        platform.up(tmp_path)
+    assert not platform.state_file(tmp_path).exists()
 
 
 def uploaded(folder: Path) -> set[str]:
