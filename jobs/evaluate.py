@@ -17,7 +17,18 @@ if __name__ == "__main__":
     main(
         "jobs/evaluate.py",
         __doc__,
-        ("model", "data", "stream", "output", "benchmark", "degradation", "evaluate"),
+        (
+            "model",
+            "data",
+            "shard.max_megapixels",
+            "stream",
+            "output",
+            "benchmark",
+            "degradation",
+            "evaluate",
+            "export.tile",
+            "export.weights",
+        ),
         evaluate.plan,
         evaluate.run,
     )

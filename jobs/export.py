@@ -20,7 +20,7 @@ if __name__ == "__main__":
     main(
         "jobs/export.py",
         __doc__,
-        ("model", "data", "stream", "output", "export"),
+        ("model", "data", "stream", "output", "benchmark", "evaluate.preset", "export"),
         export.plan,
         export.run,
     )

@@ -14,4 +14,4 @@ from pipelines.job import main
 from pipelines.registry import register
 
 if __name__ == "__main__":
-    main("jobs/register.py", __doc__, ("bundle", "register"), register.plan, register.run)
+    main("jobs/register.py", __doc__, ("bundle", "stream", "register"), register.plan, register.run)

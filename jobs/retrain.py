@@ -22,6 +22,8 @@ if __name__ == "__main__":
             "mirror",
             "data",
             "output",
+            "benchmark",
+            "preview",
             "shard",
             "stream",
             "degradation",

@@ -27,6 +27,7 @@ if __name__ == "__main__":
             "shard",
             "stream",
             "degradation",
+            "train.crop",
         ),
         shard.plan,
         shard.run,

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def connect() -> Iterator[None]:
     that are there stay as they are.
 
     Raises:
-        UserError: the cluster does not answer, or refuses this process.
+        UserError: the cluster does not answer, or refuses this process; or none can start with this
+            Python.
     """
     # The lines of a progress bar look alike. Each is printed once, and not logged as well.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -41,6 +43,8 @@ def connect() -> Iterator[None]:
         yield
         return
     address = _address()
+    if address == "local":
+        check_interpreter()
     authenticate(address)
     if _is_gcs(address) and is_refused(address):
         raise _refused(address)
@@ -58,6 +62,19 @@ def connect() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_interpreter() -> None:
+    """Checks that Ray can start workers with this Python.
+
+    Raises:
+        UserError: the path of Python holds a space. Ray would try for minutes.
+    """
+    if " " in sys.executable:
+        raise UserError(
+            f"Ray cannot start workers with {sys.executable}, since the path holds a space: move "
+            "the checkout to a path without one, and make .venv anew."
+        )
 
 
 def ray_map(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

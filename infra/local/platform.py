@@ -22,6 +22,7 @@ from typing import ClassVar
 import psutil
 from filelock import FileLock
 
+from pipelines.cluster import check_interpreter
 from pipelines.errors import UserError
 from pipelines.ray_auth import keep_token, private_environment, token_environment
 from pipelines.storage.files import write_json
@@ -116,12 +117,14 @@ def up(home: Path = ROOT) -> Platform:
 
     Raises:
         PlatformError: a server did not come up; the message names its log.
+        UserError: Ray cannot start workers with this Python.
     """
     state_file(home).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_file(home).with_suffix(".lock")):
         running = _running(home)
         if running is not None:
             return running
+        check_interpreter()
         try:
             return _start_all(home)
         except BaseException:

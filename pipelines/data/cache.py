@@ -76,7 +76,8 @@ class ShardCache:
             raise UserError(
                 f"shard {shard.path} has {shard.bytes / 2**20:.1f} MiB and the cache "
                 f"{self.directory} may hold only {self.limit_bytes / 2**20:.1f}: set a larger "
-                "stream.cache_mib, or make shards with a smaller shard.shard_mib."
+                "stream.cache_mib, or shard with a smaller shard.shard_mib "
+                "(jobs/shard.py)."
             )
         with local_files(self.directory):
             if file := self._open_cached(shard):

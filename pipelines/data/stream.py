@@ -260,7 +260,8 @@ def check_crop(dataset: Dataset, crop: int) -> None:
     if crop > tile:
         raise UserError(
             f"train.crop={crop} does not fit into the tiles of {dataset.store.location}, which "
-            f"have {tile} px: set a smaller train.crop, or shard with a larger shard.tile."
+            f"have {tile} px: set a smaller train.crop, or shard with a larger shard.tile "
+            "(jobs/shard.py)."
         )
 
 

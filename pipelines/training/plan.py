@@ -18,7 +18,7 @@ from srmodels.cost import NetworkCost, TrainingCost
 from srmodels.stage import Stage
 
 #: The keys of a job that trains, for its `--help`.
-KEYS = ("data", "stream", "degradation", "train")
+KEYS = ("data", "stream", "degradation", "shard.tile", "shard.val_tile", "train", "export.tile")
 
 
 def stage_plan(config: Config, stage: str, teacher: Teacher | None = None) -> str:

@@ -2,12 +2,17 @@
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from infra.local import platform
 from pipelines import cluster
 from pipelines.cluster import connect, ray_map
+from pipelines.data.sources import SAMPLE
+from pipelines.data.sources.entries import EXTENSIONS
+from pipelines.errors import UserError
 from srmodels import system
 from tests.conftest import ROOT
 
@@ -50,6 +55,48 @@ def test_a_package_inside_the_checkout_is_there_already(
     monkeypatch.setattr(cluster, "ROOT", package.parent)
     system.load_system("somebodys_package.network")
     assert cluster._runtime_env() == {"working_dir": str(package.parent)}
+
+
+def test_a_python_that_ray_cannot_start_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(sys, "executable", "/home/me/my checkout/.venv/bin/python")
+    with pytest.raises(UserError, match="the path holds a space"), connect():
+        pass
+    with pytest.raises(UserError, match="the path holds a space"):
+        platform.up(tmp_path)
+    assert not platform.state_file(tmp_path).exists()
+
+
+def uploaded(folder: Path) -> set[str]:
+    """The files of a folder that Ray uploads as a working directory."""
+    from ray._private.runtime_env.packaging import create_package
+
+    package = folder.parent / "package.zip"
+    create_package(str(folder), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_photos_in_the_checkout_are_not_uploaded_but_the_sample_is(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    sample = checkout / SAMPLE.relative_to(ROOT)
+    shutil.copytree(SAMPLE, sample)
+    shutil.copy(ROOT / ".rayignore", checkout)
+    endings = {*EXTENSIONS, ".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz"}
+    for folder in (checkout, checkout / "photos" / "2026"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("network.py", "espcn.yaml"):
+            (folder / name).touch()
+        for ending in endings:
+            (folder / f"a{ending}").touch()
+            (folder / f"b{ending.upper()}").touch()
+    own = {
+        f"{place}{name}" for place in ("", "photos/2026/") for name in ("network.py", "espcn.yaml")
+    }
+    shipped = {str(path.relative_to(checkout)) for path in sample.iterdir()}
+    assert uploaded(checkout) == {".rayignore", *own, *shipped}
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ FOLDER = "SRMILL_TEST_SESSION"
 SERVERS = {"cluster", "s3_server", "running_mlflow"}
 #: The files whose tests use the platform. Its two cores are for one test at a time.
 PLATFORM_FILES = {
+    "tests/docs/test_commands_run.py",
     "tests/infra/local/test_platform.py",
     "tests/test_end_to_end.py",
     "tests/test_your_own_network.py",

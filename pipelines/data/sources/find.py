@@ -15,11 +15,16 @@ from pipelines.data.sources.public import SETS, archives_of, missing_archives
 from pipelines.errors import UserError, listing
 from pipelines.storage.digests import digest
 from pipelines.storage.files import whole_file
-from pipelines.storage.paths import home, resolve
+from pipelines.storage.paths import ROOT, home, in_submitted_job, resolve
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import open_store
 
 SAMPLE = Path(__file__).parents[1] / "sample"
+#: What a user does whose photos the nodes do not see.
+PHOTOS_REMEDY = (
+    "put them into a folder that all nodes see, outside the checkout, or at s3://bucket/prefix, "
+    "and set source to that"
+)
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}
 
 
@@ -100,16 +105,31 @@ def _find(
     if "://" in name:
         return _in_store(name, policy)
     path = resolve(name)
+    _refuse_upload(name, path)
     if path.is_dir():
         return _in_store(str(path))
     if path.is_file():
         return _in_archive(path, max_unpacked_gib)
     known = listing(["sample", *SETS])
     hint = " (several sources are a list: source=[a,b])" if "," in name else ""
+    if in_submitted_job():
+        hint += f" (photos in a checkout are not uploaded: {PHOTOS_REMEDY})"
     raise UserError(
         f"source '{name}' does not exist ({path}): give a folder, a zip, a tar, an s3:// prefix, "
         f"or one of {known}{hint}."
     )
+
+
+def _refuse_upload(name: str, path: Path) -> None:
+    """Raises UserError if a submitted job looks for photos in the uploaded copy of the checkout.
+
+    `.rayignore` keeps photos out of it.
+    """
+    if in_submitted_job() and path.resolve().is_relative_to(ROOT):
+        raise UserError(
+            f"source '{name}' lies in the uploaded copy of the checkout ({path}), and photos are "
+            f"not uploaded: {PHOTOS_REMEDY}."
+        )
 
 
 def _in_store(location: str, policy: RetryPolicy = RetryPolicy()) -> Iterator[Entry]:

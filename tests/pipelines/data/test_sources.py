@@ -12,7 +12,15 @@ from PIL import Image
 
 from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError
-from pipelines.data.sources import SAMPLE, Entry, find_entries, inspect, is_photo_name, read
+from pipelines.data.sources import (
+    SAMPLE,
+    Entry,
+    find,
+    find_entries,
+    inspect,
+    is_photo_name,
+    read,
+)
 from pipelines.errors import UserError
 from pipelines.storage.paths import home
 
@@ -264,3 +272,27 @@ def test_a_zip_that_lies_about_sizes_is_read_no_further_than_allowed(tmp_path: P
     lying = Entry(entry.kind, entry.container, entry.name, size=10)
     with pytest.raises(UnusableError, match="zip bomb"):
         read(lying, 1_000_000)
+
+
+def test_a_submitted_job_refuses_photos_in_its_uploaded_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    write_folder(copy / "photos")
+    monkeypatch.setattr(find, "ROOT", copy)
+    assert len(find_entries(str(copy / "photos"))) == len(NAMES)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UserError, match=r"uploaded copy of the checkout.*outside the checkout"):
+        find_entries(str(copy / "photos"))
+    assert len(find_entries("sample")) == 13
+
+
+def test_a_submitted_job_says_that_photos_of_the_checkout_are_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UserError) as alone:
+        find_entries("photos")
+    assert "uploaded" not in str(alone.value)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UserError, match="are not uploaded: put them into a folder that all nodes"):
+        find_entries("photos")

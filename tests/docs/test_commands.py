@@ -1,0 +1,189 @@
+"""Every command of README.md and docs/ is one that exists, with arguments that it takes."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from click import ClickException
+
+from pipelines import cli
+from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
+from pipelines.errors import UserError
+from srmodels import system
+from tests.conftest import ROOT
+from tests.docs.commands import (
+    LANGUAGES,
+    NEEDS,
+    PAGES,
+    Fence,
+    commands_in_text,
+    fences,
+    shell_fences,
+    spans,
+    unquoted,
+    words,
+)
+from tests.support.jobs import keys_of, takes
+from tests.test_your_own_network import write_files
+
+#: The characters that zsh or bash expands, redirects or splits at, and `#`, which begins no comment
+#: in an interactive zsh.
+EXPANDED = re.compile(r"[][*?{}()<>|&;!#~^`]|(?<!\S)=")
+#: What only recipes used to set: a job takes these keys too, though `--help` does not list them.
+RECIPE = ("networks", "init", "stages", "stage1", "stage2")
+ALL = [fence for page in PAGES for fence in shell_fences(page)]
+by_name = pytest.mark.parametrize("fence", ALL, ids=str)
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Parses a command with what would run it, in a folder with the files of the own network."""
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(system, "_own_packages", {})
+    monkeypatch.delitem(sys.modules, "my_sr", raising=False)
+    monkeypatch.delitem(sys.modules, "my_sr.network", raising=False)
+
+    def check(command: str) -> None:
+        program, *arguments = words(command) or [""]
+        _check(program.removeprefix(".venv/bin/"), arguments)
+
+    return check
+
+
+def _check(program: str, arguments: list[str]) -> None:
+    match program, arguments:
+        case "make", [target, *_]:
+            assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case "export", [*settings]:
+            assert all(re.match(r"[A-Z_]+=", setting) for setting in settings)
+        case "ray", ["job", "submit", *rest]:
+            _check_job(_entrypoint(rest))
+        case "python", ["-m", module, *_]:
+            assert importlib.util.find_spec(module)
+        case "python", rest:
+            _check_job(rest)
+        case "torchrun", rest:
+            _check_training(rest)
+        case "srmill", rest:
+            parsed = cli._parser().parse_args(rest)
+            if getattr(parsed, "model", None):
+                ModelReference.parse(parsed.model)
+        case _:
+            _check_job([program, *arguments])
+
+
+def _entrypoint(arguments: list[str]) -> list[str]:
+    """Returns the job that `ray job submit` is to start; Ray itself parses the options."""
+    from ray.dashboard.modules.job.cli import submit
+
+    return list(submit.make_context("submit", list(arguments)).params["entrypoint"])
+
+
+def _check_training(arguments: list[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    parsed = get_args_parser().parse_args(arguments)
+    assert parsed.module
+    assert parsed.training_script == "pipelines.training"
+    _check_settings(parsed.training_script_args, ROOT / "pipelines" / "training" / "__main__.py")
+
+
+def _check_job(command: list[str]) -> None:
+    path, *settings = command
+    found = re.fullmatch(r"(?:jobs|\$JOBS)/(\w+\.py)", path)
+    assert found, f"{path} is no command that this test knows"
+    job = ROOT / "jobs" / found[1]
+    assert job.exists(), path
+    _check_settings(settings, job)
+
+
+def _check_settings(arguments: Sequence[str], job: Path) -> None:
+    settings = [a for a in arguments if a not in {"--help", "--dry-run", "--dry-run=full"}]
+    load_config(settings)
+    taken = (*keys_of(job), *RECIPE)
+    unknown = [key for key in (s.partition("=")[0] for s in settings) if not takes(taken, key)]
+    assert unknown == [], f"the job does not say in its --help that it takes {unknown}"
+
+
+@by_page
+def test_every_fence_names_its_language_and_what_it_needs(page: Path) -> None:
+    for fence in fences(page):
+        assert fence.language in LANGUAGES, fence
+        assert fence.info in {fence.language, f"{fence.language} needs={fence.needs}"}, fence
+        assert fence.needs is None or (fence.language == "sh" and fence.needs in NEEDS), fence
+
+
+@by_page
+def test_no_command_hides_in_a_fence_of_text(page: Path) -> None:
+    hidden = re.compile(r"(\S+=\S* )*(make \w|(\.venv|\$JOBS|jobs)/\S+ .*[=-]|torchrun |srmill )")
+    for fence in fences(page):
+        if fence.language == "text":
+            assert not [line for line in fence.text.splitlines() if hidden.match(line)], fence
+
+
+@by_name
+def test_no_shell_expands_a_command(fence: Fence) -> None:
+    """A variable outside of quotes would be split in bash, if it held a space."""
+    for command in fence.commands:
+        assert EXPANDED.findall(unquoted(command)) == [], command
+        assert "$" not in unquoted(command).removeprefix("$JOBS/"), command
+
+
+def test_no_shell_expands_a_setting_in_the_text_of_the_readme() -> None:
+    settings = [span for span in spans(PAGES[0]) if re.match(r"'?[a-z][\w.]*=", span)]
+    assert len(settings) > 10
+    assert [span for span in settings if EXPANDED.findall(unquoted(span))] == []
+
+
+@by_name
+def test_every_command_of_a_fence_is_one_that_exists(
+    fence: Fence, check: Callable[[str], None]
+) -> None:
+    assert fence.commands
+    for command in fence.commands:
+        check(command)
+
+
+@by_page
+def test_every_command_in_the_text_is_one_that_exists(
+    page: Path, check: Callable[[str], None]
+) -> None:
+    for command in commands_in_text(page):
+        check(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make nothing",
+        "jobs/stage3.py data=work/mine",
+        "jobs/stage1.py train.stpes=3",
+        "jobs/register.py data=work/mine",  # a key of the schema, but not of this job
+        "torchrun -m pipelines.training stage=joint verify=true",
+        ".venv/bin/ray job submit --working-dir . -- jobs/stage1.py train.steps=many",
+        ".venv/bin/ray job submit --wrking-dir . -- jobs/stage1.py",
+        ".venv/bin/srmill upscale photo.jpg large.png --modle rdsr",
+        "pip install srmill",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, check: Callable[[str], None]) -> None:
+    with pytest.raises((AssertionError, UserError, SystemExit, ClickException)):
+        check(command)
+
+
+@pytest.mark.parametrize(
+    "command", ["a x=[1]", "a b # c", "a {1,2}", "a *.png", "a =ls", "a 'x' `b`", "a c=~/x"]
+)
+def test_a_command_that_a_shell_expands_is_found(command: str) -> None:
+    assert EXPANDED.findall(unquoted(command))
+
+
+@pytest.mark.parametrize("command", ["a 'x=[1]'", 'a "x={b: c}"', "A=1 b c=d:e@f --g=h/i.j"])
+def test_a_quoted_command_is_not(command: str) -> None:
+    assert EXPANDED.findall(unquoted(command)) == []
