@@ -223,6 +223,7 @@ def test_evaluation_plans_on_a_bucket() -> None:
     assert "validation split of s3://bucket/set" in evaluate.plan(config)
 
 
+@pytest.mark.slow
 def test_jobs_shard_into_a_bucket_and_train_from_it(
     photos: Path, s3_url: str, s3_server: S3Server, run_python: Runner, tmp_path: Path
 ) -> None:
