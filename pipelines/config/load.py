@@ -198,7 +198,9 @@ def _read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> DictConfig:
 
 def _read_yaml(path: Path) -> DictConfig:
     try:
-        recipe = OmegaConf.load(path)
+        recipe: Any = OmegaConf.load(path)
+    except AssertionError:  # OmegaConf reads a text as YAML again, and expects a container there
+        recipe = None
     except UNREADABLE as error:
         raise UserError(f"recipe {path} cannot be read ({yaml_reason(error)}).") from None
     if not isinstance(recipe, DictConfig):

@@ -105,8 +105,9 @@ class ModelReference:
 
     @classmethod
     def _in_s3(cls, text: str) -> "ModelReference":
-        bucket = text.removeprefix("s3://").partition("/")[0]
-        if not text.startswith("s3://") or not bucket or "@" in bucket:
+        bucket, *folders = text.removeprefix("s3://").split("/")
+        is_bucket = text.startswith("s3://") and bucket and "@" not in bucket
+        if not is_bucket or {".", ".."} & set(folders):
             raise UserError(
                 f"{shown(text)} names no model: give a bundle's directory or s3://bucket/prefix, "
                 "models:/NAME@ALIAS, run:NAME, or a shipped model's name."

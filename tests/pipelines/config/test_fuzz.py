@@ -227,6 +227,7 @@ def test_an_address(key: str, value: str, way: str) -> None:
 @example("models:/a/²")
 @example("run:../../elsewhere")
 @example("..")
+@example("s3://host/../..")
 def test_a_reference(text: str) -> None:
     try:
         found = ModelReference.parse(text)

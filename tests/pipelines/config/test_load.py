@@ -208,6 +208,7 @@ def test_a_validation_that_could_measure_nothing_is_refused_where_there_is_one()
         ("system: ./my/system.py\n", "'./my/system.py' is no name of a system"),
         ("system: edge_sd_sr\nlearning: 3\n", "unknown key 'learning' in mine.yaml"),
         ("- a\n- b\n", "is not a mapping"),
+        ("'5'\n", "is not a mapping"),
         ("system: edge_sd_sr\nstages: joint\n", "stages is 'joint', but must be a mapping: write"),
         ("system: edge_sd_sr\nstages: [joint]\n", r"stages is \['joint'\], but must be a mapping"),
         ("system: edge_sd_sr\nstages: {joint: 5}\n", "stage 'joint' is 5, but must be a mapping"),

@@ -53,7 +53,9 @@ def test_a_run_is_named_by_one_word(text: str) -> None:
         ModelReference.parse(text)
 
 
-@pytest.mark.parametrize("text", ["ftp://host/a", "s3://", "s3:///a", "s3://joe:secret@bucket/a"])
+@pytest.mark.parametrize(
+    "text", ["ftp://host/a", "s3://", "s3:///a", "s3://joe:secret@bucket/a", "s3://bucket/a/.."]
+)
 def test_an_address_of_another_form_names_no_model(text: str) -> None:
     with pytest.raises(
         UserError, match="names no model: give a bundle's directory or s3:"
