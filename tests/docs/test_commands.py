@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click import ClickException
 
-from pipelines import cli
+from pipelines.cli import command as srmill
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.errors import UserError
@@ -71,7 +71,7 @@ def _check(program: str, arguments: list[str]) -> None:
         case "torchrun", rest:
             _check_training(rest)
         case "srmill", rest:
-            parsed = cli._parser().parse_args(rest)
+            parsed = srmill._parser().parse_args(rest)
             if getattr(parsed, "model", None):
                 ModelReference.parse(parsed.model)
         case _:

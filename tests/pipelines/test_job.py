@@ -123,6 +123,10 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, phot
     assert time.monotonic() - start < 60  # Ray alone tries for more than three minutes
 
 
+#: Where no MLflow is. It is asked for a second.
+GONE = ("mlflow.uri=http://127.0.0.1:9", "mlflow.retry_seconds=1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,7 +135,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, phot
         (["stage1"], "there is no dataset in"),
         (["train"], "which stage? Set stage= to one of autoencoder, joint, decoder."),
         (["train", "stage=joint", "data={dataset}"], "starts from stage 'autoencoder'"),
-        (["stage1", "data={dataset}", "mlflow.uri=http://127.0.0.1:9"], "does not answer"),
+        (["stage1", "data={dataset}", *GONE], "does not answer"),
         (["shard", "source=/nonexistent"], "does not exist (/nonexistent): give a folder, a zip"),
         (["shard", "source=[a,3]"], "source must be a name or a list"),
         (["shard", "verify=true", "output={empty}"], "there is no dataset in"),
@@ -142,7 +146,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, phot
             ["evaluate", "data={dataset}", "model=models:/nosuch@champion"],
             "has no model 'models:/nosuch@",
         ),
-        (["evaluate", "data={dataset}", "mlflow.uri=http://127.0.0.1:9"], "does not answer"),
+        (["evaluate", "data={dataset}", *GONE], "does not answer"),
         (["evaluate", "data={dataset}", "mlflow.uri=ftp://x"], "is not of the form"),
         (["export", "data={dataset}"], "there is no run behind 'run:small-decoder'"),
         (["register", "bundle=/nonexistent"], "there is no bundle in /nonexistent"),

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,13 @@ def memory_rows(plan: str) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+def _recipes() -> list[Any]:
+    """All; the long proofs have the one that differs from another by its widths alone."""
+    slow = {"edge_sd_sr_lite"}
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n in slow)) for n in recipe_names()]
+
+
+@pytest.mark.parametrize("recipe", _recipes())
 def test_every_stage_of_every_recipe_has_a_plan(recipe: str) -> None:
     config = load_config([f"recipe={recipe}"])
     for stage in config.stages:

@@ -235,7 +235,7 @@ def test_narrow_networks_do_not_start_from_wide_ones(dataset: Path) -> None:
         ("stages.taught.teacher=null", "'taught' learns from a teacher: set stages.taught.teacher"),
         ("stages.taught.teacher=taught", "is the stage itself"),
         ("stages.taught.teacher=wdie", "'wdie', which is no stage of the recipe"),
-        ("stages.wide.teacher=taught", "stages.wide.teacher=taught would be ignored"),
+        ("stages.wide.teacher=taught", "stages.wide.teacher='taught' would be ignored"),
         ("stages.taught.networks.widht=3", "did you mean 'stages.taught.networks.width'"),
         ("stages.taught.networks.scale=2", "must be networks.scale=4"),
     ],
