@@ -8,7 +8,12 @@ from pipelines.training.plan import plan_stages
 from tests.benchmarks.ablations import settings
 from tests.benchmarks.grids import GRIDS
 
-ARMS = [(grid, name) for grid in GRIDS for name in GRIDS[grid].arms]
+#: The base of each grid; the other arms, whose plans cost seconds each, are long proofs.
+ARMS = [
+    pytest.param(grid, name, marks=[pytest.mark.slow] * (name != "base"))
+    for grid in GRIDS
+    for name in GRIDS[grid].arms
+]
 
 
 @pytest.mark.parametrize(("grid", "name"), ARMS)

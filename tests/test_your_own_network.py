@@ -71,6 +71,7 @@ def test_the_plan_of_the_recipe(folder: Path) -> None:
     assert "300 of 8 samples in this process" in told
 
 
+@pytest.mark.slow
 def test_the_page_ends_in_a_promoted_bundle(folder: Path, cluster: Platform) -> None:
     """The Ray is the session's. The registry is the page's own, a local database."""
     [commands] = blocks("sh")

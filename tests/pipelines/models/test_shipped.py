@@ -50,7 +50,9 @@ def test_the_default_can_be_finetuned() -> None:
     assert load_bundle(SHIPPED / name).finetuning_weights()
 
 
-@pytest.mark.parametrize(("benchmark", "bar"), [("Set5", 30.7), ("BSD100", 27.0)])
+@pytest.mark.parametrize(
+    ("benchmark", "bar"), [("Set5", 30.7), pytest.param("BSD100", 27.0, marks=pytest.mark.slow)]
+)
 def test_rdsr_reaches_fsrcnn(benchmark: str, bar: float) -> None:
     assert scores("rdsr", [benchmark], ["psnr_y"]).mean() >= bar
 
