@@ -33,8 +33,8 @@ down: ## Stop the local platform; results stay
 test: setup lint ## Lint, then all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-fast: setup ## The tests that need no cluster and no server
-	$(PYTEST) -m "not slow and not server"
+test-fast: setup ## The tests that need no cluster, no server and no training
+	$(PYTEST) -m "not slow and not server and not long"
 
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines import interrupts
 
-interrupts.end_quietly()
+interrupts.end_quietly(__name__)
 
 from pipelines.data import shard
 from pipelines.job import main

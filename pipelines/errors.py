@@ -4,9 +4,14 @@ import re
 from collections.abc import Iterable
 
 #: The user and the password of an address. A password may hold '/', '?' and '#', as the secret keys
-#: of S3 do; it then follows a colon, and is no port.
+#: of S3 do; it then follows a colon, and is no port. (An address of S3 has no port.)
 _CREDENTIALS = re.compile(
-    r"""(://+)(?: [^/\s'"?#]* @ | [^/\s'"?#:@[]* : (?! \d* [/?#] ) [^\s'"]* @ )""", re.VERBOSE
+    r"""(://+)(?:
+        [^/\s'"?#]* @
+        | [^/\s'"?#:@[]* : (?! \d+ [/?#] ) [^\s'"]* @
+        | (?<=s3://) [^/\s'"?#:@[]* : [^\s'"]* @
+    )""",
+    re.VERBOSE,
 )
 #: The characters of a value from outside that a message repeats.
 MAX_TOLD = 120

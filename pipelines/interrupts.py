@@ -9,11 +9,16 @@ _TOLD = b"interrupted: nothing has begun yet.\n"
 _STARTED = os.getpid()
 
 
-def end_quietly() -> None:
+def end_quietly(module: str = "__main__") -> None:
     """Makes an interrupt end the process at once, with one line and code 130. There is nothing to
-    tidy up yet."""
+    tidy up yet.
+
+    Args:
+        module: the caller's `__name__`. The processes that multiprocessing starts run a program's
+            file under another name than `__main__`. They end without a word.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, _end if module == "__main__" else signal.SIG_DFL)
 
 
 def raise_again() -> None:

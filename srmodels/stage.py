@@ -45,6 +45,12 @@ class Stage(nn.Module, ABC):
     teacher: nn.Module | None = None
 
     def __init__(self, network: SRNetwork, options: Any) -> None:
+        """Chooses which weights learn. It changes nothing else of the networks, since checks make
+        several stages on the same ones.
+
+        Raises:
+            ValueError: these networks cannot be trained so.
+        """
         super().__init__()
         network.check_trainable()
         self.network = network

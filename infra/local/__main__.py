@@ -4,7 +4,7 @@ import sys
 
 from pipelines import interrupts
 
-interrupts.end_quietly()
+interrupts.end_quietly(__name__)
 
 from infra.local.demo import demo
 from infra.local.platform import PlatformError, down, state_file, up

@@ -62,7 +62,7 @@ def _check_any(name: str, address: str) -> None:
     bucket = address.removeprefix(_S3).partition("/")[0]
     if not bucket:
         raise UserError(f"{name} names no bucket: write s3://bucket/prefix.")
-    if "@" in bucket:
+    if set("@:") & set(bucket):
         raise UserError(
             f"{name} names a user before the bucket: write s3://bucket/prefix, and set "
             "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -97,7 +97,9 @@ def _is_server(address: str) -> bool:
     except ValueError:
         return False
     is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
-    return is_web and is_port and address.isprintable() and " " not in address
+    # An '@' after the host would be the end of a password that holds '/', '?' or '#'.
+    is_whole = "@" not in address.partition("://")[2].partition(parts.netloc)[2]
+    return is_web and is_port and is_whole and address.isprintable() and " " not in address
 
 
 def _kind(address: str) -> str:

@@ -81,8 +81,10 @@ class ModelReference:
             if text in names:
                 return cls(known_kind, text)
         path = resolve(text)
-        is_known = os.path.isdir(path) or path.name == ".."  # which cannot name a folder of results
-        return cls(Kind.BUNDLE, os.path.abspath(path) if is_known else text)
+        if ".." in path.parts:  # which cannot name a folder of results
+            path = path.resolve()
+            text = str(path)
+        return cls(Kind.BUNDLE, str(path) if os.path.isdir(path) else text)
 
     @classmethod
     def _registered(cls, text: str) -> "ModelReference":
@@ -106,7 +108,7 @@ class ModelReference:
     @classmethod
     def _in_s3(cls, text: str) -> "ModelReference":
         bucket, *folders = text.removeprefix("s3://").split("/")
-        is_bucket = text.startswith("s3://") and bucket and "@" not in bucket
+        is_bucket = text.startswith("s3://") and bucket and not set("@:") & set(bucket)
         if not is_bucket or {".", ".."} & set(folders):
             raise UserError(
                 f"{shown(text)} names no model: give a bundle's directory or s3://bucket/prefix, "

@@ -20,7 +20,7 @@ from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from urllib3.exceptions import HTTPError
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 from pipelines.storage.files import MissingFileError, local_files, no_file, whole_file
 from pipelines.storage.retries import Retries, RetryPolicy
 from pipelines.storage.store import check_name, wrong_size
@@ -131,7 +131,7 @@ class S3Store:
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for every process of the job."
             ) from error
         raise UserError(
-            f"cannot use {where} ({error}): correct it or the AWS_… settings."
+            f"cannot use {where} ({told(error)}): correct it or the AWS_… settings."
         ) from error
 
     def _refusal(self, error: Any, where: str) -> Exception:

@@ -1,7 +1,9 @@
 """Trains one rank in this process, without Ray: alone, or as torchrun started it."""
 
 import atexit
+import gc
 import os
+import sys
 
 from pipelines.training.preemption import Notice, on_sigterm
 from pipelines.training.stage_run import StageRun
@@ -37,16 +39,23 @@ def join_group(*, cuda: bool) -> None:
         store = dist.HashStore()  # type: ignore[attr-defined]
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    atexit.register(leave_group)
+    if not cuda:  # NCCL may wait for the others, who perhaps wait for this one
+        atexit.register(leave_group)
 
 
 def leave_group() -> None:
-    """Leaves the process group, if this process is in one.
+    """Leaves the groups of gloo that this process is in, DeepSpeed's own copy of them included.
 
     A process that ends as a member may abort: a thread of gloo that wants the interpreter's lock
     while the interpreter ends makes the C++ runtime terminate the process.
     """
     import torch.distributed as dist
 
+    if not dist.is_initialized():
+        return
+    deepspeed = sys.modules.get("deepspeed.comm")
+    if deepspeed and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()  # engines hold the groups too, and refer to themselves

@@ -222,3 +222,16 @@ def test_an_interrupt_in_the_first_seconds_ends_without_a_traceback(
     assert done.stdout == ""
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_process_of_multiprocessing_is_interrupted_without_a_word(run_python: Runner) -> None:
+    """A loader process runs the job's file as `__mp_main__`. The job itself says what happened."""
+    code = (
+        "import os, runpy, signal\n"
+        "import pipelines.job\n"
+        "pipelines.job.main = lambda *_, **__: None\n"
+        "runpy.run_path('jobs/train.py', run_name='__mp_main__')\n"
+        "os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = run_python("-c", code)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -25,6 +25,17 @@ PLATFORM_FILES = {
     "tests/test_your_own_network.py",
 }
 
+#: Where tests train, measure and export networks, or run whole jobs. Each takes seconds.
+LONG = tuple(
+    f"tests/{room}"
+    for room in (
+        "infra/", "pipelines/evaluation/", "pipelines/export/", "pipelines/models/",
+        "pipelines/registry/", "pipelines/retrain/", "pipelines/runs/", "pipelines/training/",
+        "pipelines/test_job.py", "pipelines/test_cli.py", "pipelines/test_tracking.py",
+        "test_ablations.py",
+    )
+)  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Gives the session a folder, and all of its clusters one token."""
@@ -52,12 +63,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need servers, and puts those of the platform first, since they take
-    longest: the other process does the rest meanwhile."""
+    """Marks the tests that need servers or trained networks, and puts those of the platform first.
+
+    They take longest: the other process does the rest meanwhile.
+    """
     for item in items:
         needed = SERVERS & set(getattr(item, "fixturenames", ()))
         if needed:
             item.add_marker("server")
+        if _file(item.nodeid).startswith(LONG):
+            item.add_marker("long")
         if "cluster" in needed:
             assert _file(item.nodeid) in PLATFORM_FILES, f"PLATFORM_FILES lacks {item.nodeid}"
     items.sort(key=lambda item: _file(item.nodeid) not in PLATFORM_FILES)

@@ -19,6 +19,8 @@ from pipelines.storage.paths import ROOT, home, in_submitted_job, resolve
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import open_store
 
+#: The folder of a node in which Ray unpacks the working directories of jobs.
+UPLOADS = "working_dir_files"
 SAMPLE = Path(__file__).parents[1] / "sample"
 #: What a user does whose photos the nodes do not see.
 PHOTOS_REMEDY = (
@@ -125,7 +127,8 @@ def _refuse_upload(name: str, path: Path) -> None:
 
     `.rayignore` keeps photos out of it.
     """
-    if in_submitted_job() and path.resolve().is_relative_to(ROOT):
+    is_upload = UPLOADS in ROOT.parts and in_submitted_job()
+    if is_upload and path.resolve().is_relative_to(ROOT):
         raise UserError(
             f"source '{name}' lies in the uploaded copy of the checkout ({path}), and photos are "
             f"not uploaded: {PHOTOS_REMEDY}."

@@ -135,6 +135,8 @@ def test_names_default_to_the_recipe() -> None:
             "source=[{a: 1}]",
             r"source must be a name or a list of names such as \[a,b\], not \[\{'a'",
         ),
+        ("source=s3://joe:p/w@b/a", "source names a user before the bucket: .* set AWS_PROFILE"),
+        ("mlflow.uri=http://joe:p@s/w@b", r"mlflow.uri is not of the form http\(s\)://HOST:PORT"),
         ("source=s3://joe:pw@b/a", "source names a user before the bucket: .* set AWS_PROFILE"),
         ("benchmark=http://x", "benchmark must be a local folder, not an address of 'http://'"),
         ("mirror=ftp://x", r"mirror is not of the form http\(s\)://HOST/FOLDER"),

@@ -54,7 +54,15 @@ def test_a_run_is_named_by_one_word(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://host/a", "s3://", "s3:///a", "s3://joe:secret@bucket/a", "s3://bucket/a/.."]
+    "text",
+    [
+        "ftp://host/a",
+        "s3://",
+        "s3:///a",
+        "s3://joe:secret@bucket/a",
+        "s3://joe:se/cret@bucket/a",
+        "s3://bucket/a/..",
+    ],
 )
 def test_an_address_of_another_form_names_no_model(text: str) -> None:
     with pytest.raises(
@@ -62,6 +70,17 @@ def test_an_address_of_another_form_names_no_model(text: str) -> None:
     ) as error:
         ModelReference.parse(text)
     assert "secret" not in str(error.value)
+
+
+def test_the_folder_above_a_link_is_that_of_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path))
+    (tmp_path / "far" / "inside").mkdir(parents=True)
+    (tmp_path / "far" / "bundle").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "inside")
+    found = ModelReference.parse("link/../bundle")
+    assert found.name == str(tmp_path / "far" / "bundle")
 
 
 def test_the_folder_above_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,6 +284,9 @@ def test_a_submitted_job_refuses_photos_in_its_uploaded_copy(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UserError, match=r"uploaded copy of the checkout.*outside the checkout"):
         find_entries(str(copy / "photos"))
+    # A job without a working directory runs in the checkout itself.
+    monkeypatch.setattr(find, "ROOT", tmp_path)
+    assert len(find_entries(str(copy / "photos"))) == len(NAMES)
     assert len(find_entries("sample")) == 13
 
 
