@@ -98,7 +98,7 @@ def _is_server(address: str) -> bool:
         return False
     is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
     # An '@' after the host would be the end of a password that holds '/', '?' or '#'.
-    is_whole = "@" not in address.partition("://")[2].partition(parts.netloc)[2]
+    is_whole = "@" not in parts.path + parts.query + parts.fragment
     return is_web and is_port and is_whole and address.isprintable() and " " not in address
 
 

@@ -21,7 +21,7 @@ def test_the_eight_jobs_are_there_and_executable() -> None:
         path = ROOT / "jobs" / f"{job}.py"
         assert os.access(path, os.X_OK)
         assert path.read_text().startswith("#!/usr/bin/env python3\n")
-        assert "\ninterrupts.end_quietly()\n\nfrom pipelines" in path.read_text()
+        assert "\ninterrupts.end_quietly(__name__)\n\nfrom pipelines" in path.read_text()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def keys_of(path: Path) -> tuple[str, ...]:
     """The keys and sections that a file of a job says it takes, those of every job too."""
     found: list[tuple[str, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interrupts, "end_quietly", lambda: None)
+        patch.setattr(interrupts, "end_quietly", lambda *_: None)
         patch.setattr(job, "main", lambda _, __, keys, *___: found.append((*job.COMMON, *keys)))
         patch.setattr(sys, "path", list(sys.path))
         runpy.run_path(str(path), run_name="__main__")
