@@ -86,7 +86,7 @@ def _stop(process: "subprocess.Popen[bytes]", folder: Path, ports: dict[str, int
     process.wait(timeout=20)
     shutil.rmtree(folder, ignore_errors=True)
     for service, port in ports.items():
-        Path(f"/tmp/seaweedfs-{service}-grpc-{port + 10_000}.sock").unlink(missing_ok=True)
+        _socket(service, port).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -168,15 +168,25 @@ def _wait(process: "subprocess.Popen[bytes]", server: S3Server, log: Path) -> No
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free and whose gRPC port, 10000 higher, is too."""
+    """Ports that are free and whose gRPC port, 10000 higher, is too.
+
+    The processes of a session have neighbouring numbers and start their servers at once, so each
+    looks in a range of its own.
+    """
     found: list[int] = []
     # The higher one stays below the ports that the system gives to clients.
-    candidate = 20_000 + os.getpid() % 2_000
+    candidate = 20_100 + os.getpid() % 128 * 20
     while len(found) < count:
         candidate += 1
-        if _is_free(candidate) and _is_free(candidate + 10_000):
+        is_left = any(_socket(service, candidate).exists() for service in SERVICES)
+        if not is_left and _is_free(candidate) and _is_free(candidate + 10_000):
             found.append(candidate)
     return found
+
+
+def _socket(service: str, port: int) -> Path:
+    """The file that SeaweedFS puts beside a gRPC port, and leaves there when it is killed."""
+    return Path(f"/tmp/seaweedfs-{service}-grpc-{port + 10_000}.sock")
 
 
 def _is_free(port: int) -> bool:
