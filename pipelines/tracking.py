@@ -65,6 +65,11 @@ def connect(
     uri = tracking_uri(settings)
     check_tracking("mlflow.uri", uri)
     if database := local_database(uri):
+        if database.is_dir():
+            raise UserError(
+                f"{database} is a folder, and no database: correct mlflow.uri or "
+                "MLFLOW_TRACKING_URI, such as sqlite:///folder/mlflow.db."
+            )
         if not create and not database.exists():
             raise UserError(
                 f"there is no model registry at {database}: run `make demo` once, or set "

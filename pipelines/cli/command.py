@@ -16,6 +16,7 @@ from pipelines import __version__, interrupts
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
+from pipelines.config.wording import shown
 from pipelines.data.image_files import FORMATS, check_fits, write_picture
 from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
 from pipelines.errors import UserError
@@ -23,8 +24,12 @@ from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
 from pipelines.progress import progress
 from pipelines.storage.files import local_files, whole_file
+from pipelines.storage.paths import check_path
 from srmodels.color import COLOR_FIXES
 from srmodels.upscale import Tiling, kept_profile, num_tiles, upscale_bands
+
+#: The largest number of tiles that are upscaled at once.
+MAX_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "does. Reads and writes PNG, JPEG and WebP of any size; transparency and orientation are "
         "kept right. In a folder, photos that are there already are left alone.",
     )
-    upscale.add_argument("input", type=Path, metavar="IN", help="a photo, or a folder of photos")
-    upscale.add_argument("output", type=Path, metavar="OUT", help="the file or the folder to write")
+    upscale.add_argument("input", metavar="IN", help="a photo, or a folder of photos")
+    upscale.add_argument("output", metavar="OUT", help="the file or the folder to write")
     upscale.add_argument(
         "--model",
         metavar="REF",
@@ -135,7 +140,8 @@ def _models(_: argparse.Namespace) -> int:
 
 
 def _upscale(parsed: argparse.Namespace) -> int:
-    tasks = find_tasks(parsed.input, parsed.output, parsed.overwrite)
+    source, target = check_path(parsed.input), check_path(parsed.output)
+    tasks = find_tasks(source, target, parsed.overwrite)
     if not tasks:
         print(f"Nothing to do: every photo of {parsed.input} is in {parsed.output} already.")
         return 0
@@ -145,8 +151,8 @@ def _upscale(parsed: argparse.Namespace) -> int:
     tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
     if not 0 <= tiling.overlap < tile:
         raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
-    if parsed.batch < 1:
-        raise UserError(f"--batch must be at least 1, not {parsed.batch}.")
+    if not 1 <= parsed.batch <= MAX_BATCH:
+        raise UserError(f"--batch must be 1 to {MAX_BATCH}, not {shown(parsed.batch)}.")
     if not parsed.max_megapixels > 0:
         raise UserError(f"--max-megapixels must be more than 0, not {parsed.max_megapixels}.")
     options = {
@@ -190,13 +196,15 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
         tasks = [Task(photo, target / photo.name) for photo in photos]
         if target.exists() and target.samefile(source):
             raise UserError("IN and OUT are the same folder: choose another one to write to.")
-        return [task for task in tasks if overwrite or not task.target.exists()]
+        return [task for task in tasks if overwrite or not task.target.is_file()]
     if not source.exists():
         raise UserError(f"{source} does not exist: correct the path.")
     if target.is_dir():
         target = target / source.name
     if target.suffix.lower() not in FORMATS:
         raise UserError(f"cannot write '{target.name}': its name must end in {', '.join(FORMATS)}.")
+    if target.exists() and target.samefile(source):
+        raise UserError("IN and OUT are the same photo: choose another name to write to.")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: choose another name, or add --overwrite.")
     if not target.parent.exists():

@@ -176,6 +176,35 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
             command.find_tasks(*arguments, overwrite=False)
 
 
+def test_a_photo_is_not_replaced_by_its_own_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photo(tmp_path / "a.png")
+    before = source.read_bytes()
+    for target in (source, tmp_path):
+        with pytest.raises(UserError, match="IN and OUT are the same photo"):
+            command.find_tasks(source, target, overwrite=True)
+    # An unset variable is an empty path, and not the current folder.
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((source, ""), ("", tmp_path / "b.png")):
+        assert srmill("upscale", *arguments, "--overwrite") == 2
+        assert "the path is empty" in capsys.readouterr().err
+    assert srmill("upscale", source, "a" * 300) == 2
+    assert "is too long: shorten it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert source.read_bytes() == before
+
+
+def test_a_batch_has_an_end(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photo(tmp_path / "a.png")
+    for batch in (0, 10**30):
+        options = ("--model", bundle, "--batch", batch)
+        assert srmill("upscale", source, tmp_path / "b.png", *options) == 2
+        assert "--batch must be 1 to 4096, not" in capsys.readouterr().err
+
+
 def test_transparency_is_never_dropped_silently(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

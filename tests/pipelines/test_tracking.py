@@ -168,6 +168,11 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         tracking.connect(MlflowConfig(uri=f"sqlite:///{tmp_path}/x.db"))
 
 
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, and no database"):
+        tracking.connect(MlflowConfig(uri=f"sqlite:///{tmp_path}"))
+
+
 #: Starts a server that answers each request with a status and a body; returns its address.
 Serve = Callable[[int, str], str]
 
