@@ -47,13 +47,19 @@ def check_depth(value: Any) -> Any:
     """Returns a JSON value that functions which call themselves can work on.
 
     Raises:
-        ValueError: it is nested more deeply than MAX_DEPTH.
+        ValueError: it is nested more deeply than MAX_DEPTH, or a part of it stands in two places,
+            as YAML's aliases make it. A few of them can stand for any number of values.
     """
-    level = [value]
+    level, seen = [value], 0
+    identities: set[int] = set()
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return value
+        parts = [id(inner) for inner in level if isinstance(inner, dict | list)]
+        seen, identities = seen + len(parts), identities | set(parts)
+        if len(identities) < seen:
+            raise ValueError("a part of it stands in two places")
     raise ValueError("nested too deeply")
 
 

@@ -4,6 +4,7 @@ It reads members of archives in place and never unpacks them. Their names are on
 such as `../../x.png` does no harm.
 """
 
+import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -110,7 +111,9 @@ def _read_zip(entry: Entry, max_bytes: int) -> bytes:
         raise UnusableError(f"packed in a way unknown here ({error})", failure=True) from None
     except RuntimeError:  # zipfile raises it for a password
         raise UnusableError("encrypted", failure=True) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, ValueError,
+    ) as error:  # fmt: skip
         raise UnusableError(f"damaged in its archive ({error})", failure=True) from None
     if len(data) > max_bytes:
         raise UnusableError("unpacks to more than it says (a zip bomb)", failure=True)

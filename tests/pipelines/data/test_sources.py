@@ -262,6 +262,18 @@ def test_damage_inside_an_archive_is_one_photo_s_failure(tmp_path: Path) -> None
     assert "damaged in its archive" in found.skipped[0].reason
 
 
+def test_a_damaged_lzma_member_is_skipped_like_another(tmp_path: Path) -> None:
+    path = tmp_path / "lzma.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", png(1, 64))
+    data = bytearray(path.read_bytes())
+    data[60:100] = b"\xff" * 40
+    path.write_bytes(data)
+    (entry,) = find_entries(str(path))
+    with pytest.raises(UnusableError, match="damaged in its archive"):
+        read(entry, 10**6)
+
+
 def test_a_zip_that_lies_about_sizes_is_read_no_further_than_allowed(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -8,7 +8,15 @@ from typing import ClassVar
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.storage.typed import MAX_DEPTH, Document, parse_json, read_typed, to_dict, to_json
+from pipelines.storage.typed import (
+    MAX_DEPTH,
+    Document,
+    check_depth,
+    parse_json,
+    read_typed,
+    to_dict,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,16 @@ def test_json_that_is_nested_too_deeply_is_refused(depth: int) -> None:
 def test_another_version_is_refused_before_anything_else(version: object, said: str) -> None:
     with pytest.raises(UserError, match=f"has schema version {said}, this SRMill reads 3: use the"):
         read(version=version, count="wrong")
+
+
+def test_a_part_that_stands_in_two_places_is_refused() -> None:
+    """Thirty lines of YAML would be a thousand million values."""
+    value: list[object] = ["x"]
+    for _ in range(30):
+        value = [value, value]
+    with pytest.raises(ValueError, match="stands in two places"):
+        check_depth(value)
+    assert check_depth([["x"], ["x"], {}, {}]) == [["x"], ["x"], {}, {}]
 
 
 def test_a_document_without_a_version_is_refused() -> None:
