@@ -25,14 +25,15 @@ PLATFORM_FILES = {
     "tests/test_your_own_network.py",
 }
 
-#: Where tests train, measure and export networks, or run whole jobs. Each takes seconds.
+#: Where tests take seconds each: they train, measure or export networks, shard photos or run jobs.
 LONG = tuple(
     f"tests/{room}"
     for room in (
         "infra/", "pipelines/evaluation/", "pipelines/export/", "pipelines/models/",
         "pipelines/registry/", "pipelines/retrain/", "pipelines/runs/", "pipelines/training/",
         "pipelines/test_job.py", "pipelines/test_cli.py", "pipelines/test_tracking.py",
-        "test_ablations.py",
+        "pipelines/test_documents.py", "pipelines/data/test_shard.py", "docs/test_commands.py",
+        "srmodels/edge/", "srmodels/edge_sd_sr/test_stages.py", "test_ablations.py",
     )
 )  # fmt: skip
 
