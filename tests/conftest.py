@@ -77,25 +77,22 @@ def cluster() -> Platform:
     return session.platform()
 
 
-def run_job(
-    *arguments: str, timeout: int = 300, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """Runs the test session's Python on arguments in the repository, and returns what it said."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python() -> Runner:
-    """`run_job`, in a test that starts nothing else."""
-    return run_job
+    """Runs the test session's Python on arguments in the repository, and returns what it said."""
+
+    def run(*arguments: str, timeout: int = 300, **environment: str) -> object:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run  # type: ignore[return-value]
 
 
 def needs_weights() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from infra.local.platform import Platform
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import weights_sha256
-from tests.conftest import ROOT, SMALL, Runner, run_job
+from tests.conftest import ROOT, SMALL, Runner
 
 
 def submit(platform: Platform, entrypoint: str) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def test_a_mistake_in_a_submitted_job_fails_it_with_the_sentence(cluster: Platfo
 
 @pytest.fixture(scope="module")
 def environment(cluster: Platform) -> dict[str, str]:
-    """What a job needs to run on the platform."""
+    """Returns the settings by which a job finds the platform."""
     return {
         "SRMILL_HOME": cluster.home,
         "MLFLOW_TRACKING_URI": cluster.mlflow,
@@ -105,9 +105,11 @@ def environment(cluster: Platform) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def retrained(stage1: str, arguments: list[str], environment: dict[str, str]) -> str:
-    """All that stage 1 leaves to do, up to a champion; what the job said."""
-    done = run_job("jobs/retrain.py", *arguments, **environment)
+def retrained(
+    stage1: str, arguments: list[str], environment: dict[str, str], run_python: Runner
+) -> str:
+    """Runs the rest of the chain, up to a champion, and returns what the job printed."""
+    done = run_python("jobs/retrain.py", *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.models.load import load_model
 from tests.conftest import ROOT
+from tests.docs.commands import run_shell
 
 PAGE = ROOT / "docs" / "your_own_network.md"
 
@@ -47,20 +47,10 @@ def test_it_is_as_short_as_the_page_says() -> None:
     assert len(recipe.splitlines()) <= 10
 
 
-def run(folder: Path, command: str, **environment: str) -> str:
+def run(folder: Path, commands: str, **environment: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euc", command],
-        cwd=folder,
-        env=os.environ | {"PATH": path, "JOBS": str(ROOT / "jobs")} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    settings = os.environ | {"PATH": path, "JOBS": str(ROOT / "jobs")} | environment
+    return run_shell(commands, folder, settings, timeout=300)
 
 
 def test_the_plan_of_the_recipe(folder: Path) -> None:

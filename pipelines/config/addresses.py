@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.config.keys import Place
-from pipelines.config.reference import ModelReference
+from pipelines.config.reference import ModelReference, is_bucket
 from pipelines.config.wording import shown
 from pipelines.errors import UserError
 from pipelines.storage.paths import check_path
@@ -54,6 +54,11 @@ def _check_local(name: str, address: str) -> None:
     _check_path(name, address)
 
 
+def _check_several(name: str, addresses: str) -> None:
+    for address in addresses.split(","):
+        _check_local(name, address)
+
+
 def _check_any(name: str, address: str) -> None:
     if "://" not in address:
         return _check_path(name, address)
@@ -62,7 +67,7 @@ def _check_any(name: str, address: str) -> None:
     bucket = address.removeprefix(_S3).partition("/")[0]
     if not bucket:
         raise UserError(f"{name} names no bucket: write s3://bucket/prefix.")
-    if set("@:") & set(bucket):
+    if not is_bucket(bucket):
         raise UserError(
             f"{name} names a user before the bucket: write s3://bucket/prefix, and set "
             "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -111,6 +116,7 @@ def _kind(address: str) -> str:
 
 _CHECKS: dict[Place, Callable[[str, str], None]] = {
     Place.LOCAL: _check_local,
+    Place.SEVERAL: _check_several,
     Place.ANY: _check_any,
     Place.WEB: _check_web,
     Place.TRACKING: check_tracking,

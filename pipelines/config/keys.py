@@ -10,6 +10,8 @@ class Place(Enum):
 
     #: A path.
     LOCAL = "local"
+    #: Paths with commas between.
+    SEVERAL = "several"
     #: A path, or `s3://bucket/prefix`.
     ANY = "any"
     #: `http(s)://HOST/…`.

@@ -108,8 +108,7 @@ class ModelReference:
     @classmethod
     def _in_s3(cls, text: str) -> "ModelReference":
         bucket, *folders = text.removeprefix("s3://").split("/")
-        is_bucket = text.startswith("s3://") and bucket and not set("@:") & set(bucket)
-        if not is_bucket or {".", ".."} & set(folders):
+        if not text.startswith("s3://") or not is_bucket(bucket) or {".", ".."} & set(folders):
             raise UserError(
                 f"{shown(text)} names no model: give a bundle's directory or s3://bucket/prefix, "
                 "models:/NAME@ALIAS, run:NAME, or a shipped model's name."
@@ -141,6 +140,11 @@ class ModelReference:
         if self.kind is Kind.REGISTRY:
             return str(self).removeprefix("models:/").replace("/", "_")
         return Path(self.name).name
+
+
+def is_bucket(name: str) -> bool:
+    """Returns False for no bucket's name, and for one with a user or a password before it."""
+    return bool(name) and not set("@:") & set(name)
 
 
 def _is_word(name: str) -> bool:

@@ -134,8 +134,7 @@ def _check_values(values: Any, prefix: str = "") -> None:
         if choices is not None and value not in choices:
             raise UserError(f"{name} is {shown(value)}: use one of {listing(choices)}.")
         if place is not None:
-            several = name == "benchmark" and isinstance(value, str)
-            check_place(name, value.split(",") if several else value, place)
+            check_place(name, value, place)
 
 
 def _check_leaves(value: Any, name: str = "") -> None:

@@ -414,7 +414,7 @@ class Config:
         None,
         "folders of benchmark sets to measure on, with commas between; validation, the default, "
         "is the validation split of data",
-        place=Place.LOCAL,
+        place=Place.SEVERAL,
     )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
     preview: str | None = key(

@@ -50,16 +50,16 @@ def check_depth(value: Any) -> Any:
         ValueError: it is nested more deeply than MAX_DEPTH, or a part of it stands in two places,
             as YAML's aliases make it. A few of them can stand for any number of values.
     """
-    level, seen = [value], 0
-    identities: set[int] = set()
+    level = [value]
+    seen: set[int] = set()
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return value
         parts = [id(inner) for inner in level if isinstance(inner, dict | list)]
-        seen, identities = seen + len(parts), identities | set(parts)
-        if len(identities) < seen:
+        if len(set(parts)) < len(parts) or seen.intersection(parts):
             raise ValueError("a part of it stands in two places")
+        seen.update(parts)
     raise ValueError("nested too deeply")
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ class Fence:
 
     @property
     def needs(self) -> str | None:
-        """What a run of the block needs besides a checkout; None if nothing."""
+        """Names what the block needs besides a checkout; None if that is nothing."""
         return self.info.partition(" needs=")[2] or None
 
     @cached_property
@@ -90,3 +91,23 @@ def words(command: str) -> Iterator[str]:
     while found and re.match(r"[A-Z_]+=", found[0]):
         found.pop(0)
     yield from found
+
+
+def run_shell(commands: str, folder: Path, environment: dict[str, str], timeout: int) -> str:
+    """Runs commands in bash, asserts that none of them fails, and returns what they print.
+
+    Args:
+        timeout: the longest time that all of them may take, seconds.
+    """
+    done = subprocess.run(
+        ["bash", "-euc", commands],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

@@ -5,7 +5,6 @@ The environment is all that a test adds. docs/your_own_network.md has a test of 
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from infra.local import platform
 from pipelines.data.sources import SAMPLE
 from pipelines.training.extensions import VARIABLE, extensions_folder
 from tests.conftest import ROOT
-from tests.docs.commands import NEEDS, PAGES, Fence, shell_fences
+from tests.docs.commands import NEEDS, PAGES, Fence, run_shell, shell_fences
 from tests.test_your_own_network import PAGE as OWN_PAGE
 
 #: What is not part of a checkout.
@@ -72,20 +71,9 @@ def environment(checkout: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def run(command: str, folder: Path, environment: dict[str, str]) -> str:
-    """What bash says as it runs commands up to the first that fails, which must not be."""
-    done = subprocess.run(
-        ["bash", "-euxc", command],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+def run(commands: str, folder: Path, environment: dict[str, str]) -> str:
+    """Runs the commands of a fence, and returns them with what they print."""
+    return run_shell(f"set -x\n{commands}", folder, environment, timeout=1800)
 
 
 def test_the_pages_that_run_have_a_story() -> None:

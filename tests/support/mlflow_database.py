@@ -7,7 +7,8 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from pipelines.mlflow_client import SQLITE, open_client
+from pipelines.config.addresses import SQLITE
+from pipelines.mlflow_client import open_client
 from tests.support.session import FOLDER
 
 

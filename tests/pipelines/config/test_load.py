@@ -315,3 +315,11 @@ def test_a_stage_that_every_system_has_is_set_like_any_other(tmp_path: Path) -> 
     assert config.stages["sharp"].options.fft_weight == 0.1
     with pytest.raises(UserError, match=r"stages.pixel.options: all weights are 0"):
         load_config([f"recipe={path}", "stages.pixel.options.l1_weight=0"])
+
+
+def test_the_folders_of_a_list_are_checked_one_by_one() -> None:
+    """All of them together are longer than the name of a file may be."""
+    folders = [f"set{number}" for number in range(60)]
+    assert load_config([f"benchmark={','.join(folders)}"]).benchmark == ",".join(folders)
+    with pytest.raises(UserError, match="benchmark must be a local folder, not an address of 's3:"):
+        load_config(["benchmark=set1,s3://bucket/set2"])

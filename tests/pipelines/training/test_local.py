@@ -1,6 +1,6 @@
 """A rank that runs without Ray."""
 
-from tests.conftest import run_job
+from tests.conftest import Runner
 
 JOINED = """
 import atexit
@@ -26,15 +26,15 @@ print("DeepSpeed's copy:", type(groups._clone_world_group()).__name__)
 """
 
 
-def test_a_process_leaves_its_group_before_the_interpreter_ends() -> None:
+def test_a_process_leaves_its_group_before_the_interpreter_ends(run_python: Runner) -> None:
     """Otherwise one of ten pairs of ranks on a busy machine ends in SIGABRT."""
-    ended = run_job("-c", JOINED)
+    ended = run_python("-c", JOINED)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["a member: True", "a member at the end: False"]
 
 
-def test_a_process_leaves_deepspeeds_copy_of_its_group_too() -> None:
-    done = run_job("-c", WITH_DEEPSPEED)
+def test_a_process_leaves_deepspeeds_copy_of_its_group_too(run_python: Runner) -> None:
+    done = run_python("-c", WITH_DEEPSPEED)
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line.startswith("DeepSpeed's")]
     assert told == ["DeepSpeed's copy: ProcessGroup", "DeepSpeed's copy at the end: None"]
