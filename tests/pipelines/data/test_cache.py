@@ -198,7 +198,8 @@ def test_an_arrival_waits_for_room_that_another_holds(store: LocalStore, folder:
     for thread in threads:
         thread.join(20)
     assert arriving == ["a.tar", "b.tar"]
-    assert opened == [a.sha256, b.sha256]
+    # A thread reads its shard after the cache let the next one in: whoever reads faster is first.
+    assert set(opened) == {a.sha256, b.sha256}
     assert files(folder) == {f"{b.sha256}.tar"}
 
 

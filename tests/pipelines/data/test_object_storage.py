@@ -106,14 +106,15 @@ def test_faults_delay_training_and_change_nothing(
     upload(dataset, s3_url)
     expected = take(open_dataset(str(dataset), settings(tmp_path)), 12)
     faults = [Fault(kind) for kind in ("drop", "slow_down", "lost")]
-    faults += [Fault("truncate", at=5000), Fault("flip", at=3000, method="GET")]
+    faults += [Fault("truncate", at=5000, method="GET"), Fault("flip", at=3000, method="GET")]
     for seed in range(3):
         s3_proxy.chance(0.0)
         remote = open_dataset(s3_url, settings(tmp_path / f"cache{seed}"))
-        s3_proxy.chance(0.4, *faults, seed=seed)
+        s3_proxy.seen.clear()
+        s3_proxy.plan(*faults[seed:], *faults[:seed])
+        s3_proxy.chance(0.3, *faults, seed=seed)
         assert same(take(remote, 12), expected)
-    injected = {seen.fault for seen in s3_proxy.seen if seen.fault}
-    assert len(injected) >= 4
+        assert {seen.fault for seen in s3_proxy.seen if seen.fault} == {f.kind for f in faults}
 
 
 @pytest.mark.parametrize("processes", [0, 1])
