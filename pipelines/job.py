@@ -5,12 +5,13 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from pipelines import interrupts
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
 from pipelines.errors import Terminated, UserError, listing, redacted
+from pipelines.standard_output import standard_output
 
 _HELP, _DRY_RUN = {"-h", "--help"}, {"--dry-run", "--dry-run=full"}
 #: Keys that every job understands.
@@ -38,6 +39,18 @@ def main(
         arguments: those of the command line, instead of `sys.argv`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    with standard_output():
+        _run(program, description, keys, plan, work, arguments)
+
+
+def _run(
+    program: str,
+    description: str,
+    keys: Sequence[str],
+    plan: Callable[[Config], str],
+    work: Callable[[Config], Any],
+    arguments: Sequence[str],
+) -> None:
     try:
         interrupts.raise_again()
         settings = [a for a in arguments if a not in {*_HELP, *_DRY_RUN}]
@@ -57,8 +70,6 @@ def main(
         _exit(f"terminated: {error}", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         _exit("interrupted: start the same command again to go on.", 130)
-    except BrokenPipeError:
-        _leave_pipe()
 
 
 def help_text(
@@ -103,13 +114,6 @@ def _replaced(config: Config, key: str, default: Any) -> str:
         value = getattr(value, name)
     same = value == default or key in ("recipe", "stages")
     return "" if same else f" [{_show(value)}]"
-
-
-def _leave_pipe() -> NoReturn:
-    """Ends the process as `head` ends one that goes on writing: without a word."""
-    # Python flushes at the end, and would complain then.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    os._exit(128 + signal.SIGPIPE)
 
 
 def _exit(message: str, code: int) -> None:

@@ -25,6 +25,10 @@ class _Lines:
         sys.stdout.flush()
 
 
+def _is_unicode(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "").startswith("utf")
+
+
 @contextmanager
 def progress(label: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Any]:
     """Yields a tqdm bar for `total` units, of which `initial` are done; it ends with the block."""
@@ -41,7 +45,7 @@ def progress(label: str, *, total: int, unit: str, initial: int = 0) -> Iterator
         miniters=1,
         dynamic_ncols=False,
         ncols=None if terminal else 120,
-        ascii=False,
+        ascii=not _is_unicode(sys.stdout.encoding),
     )
     try:
         yield bar

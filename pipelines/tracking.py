@@ -3,8 +3,9 @@
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pipelines.config.addresses import SQLITE, check_tracking
 from pipelines.config.load import config_digest
 from pipelines.config.schema import Config, MlflowConfig
-from pipelines.errors import Terminated, UserError, redacted
+from pipelines.errors import Terminated, UserError, redacted, told
 from pipelines.mlflow_client import PatientClient, RefusedError, single_attempts
 from pipelines.storage.clock import Clock
 from pipelines.storage.files import local_files
@@ -77,6 +78,7 @@ def connect(
             )
         with local_files(database):
             database.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(database)
     policy = (settings or MlflowConfig()).policy
     client = PatientClient(uri, replace(policy, clock=clock) if clock else policy)
     client.check()
@@ -84,6 +86,32 @@ def connect(
 
     mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", client)
+
+
+def _refuse_foreign(database: Path) -> None:
+    """Refuses the sqlite file of another program, to which MLflow would add its tables."""
+    if not database.is_file():
+        return
+    import mlflow.store.model_registry.sqlalchemy_store  # it declares its tables, as the next does
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    from mlflow.store.db.base_sql_model import Base
+
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' "
+                "AND name NOT LIKE 'sqlite#_%' ESCAPE '#' AND name NOT LIKE '#_alembic%' ESCAPE '#'"
+            )
+            tables = {name for (name,) in rows}
+    except sqlite3.Error:
+        return  # MLflow's client says what is wrong with it
+    # While MLflow makes a database, only some of its tables are there.
+    others = tables - {"alembic_version", *Base.metadata.tables}
+    if others and "experiments" not in tables:
+        raise UserError(
+            f"{database} is the database of another program (it has a table {told(min(others))}): "
+            "correct mlflow.uri or MLFLOW_TRACKING_URI."
+        )
 
 
 def lookup(find: Callable[..., T], *arguments: str) -> T | None:

@@ -149,6 +149,8 @@ def upright(image: Image.Image) -> Image.Image:
 def eight_bit(image: Image.Image) -> Image.Image:
     """Returns the image with 8 bits per channel: 65535 becomes 255, and all steps are equal.
 
+    A gray value that means transparent (PNG's chunk tRNS) becomes an alpha channel.
+
     Raises:
         ValueError: the pixels have no defined range (32-bit integers, floats).
     """
@@ -158,6 +160,8 @@ def eight_bit(image: Image.Image) -> Image.Image:
         return image
     wide = np.asarray(image).astype(np.uint32)
     result = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        result.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
     if profile := image.info.get("icc_profile"):
         result.info["icc_profile"] = profile
     return result

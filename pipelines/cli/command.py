@@ -2,12 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 from torch import Tensor
@@ -19,11 +19,12 @@ from pipelines.config.schema import Config, ShardConfig
 from pipelines.config.wording import shown
 from pipelines.data.image_files import FORMATS, check_fits, write_picture
 from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
-from pipelines.errors import UserError
+from pipelines.errors import Terminated, UserError
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
 from pipelines.progress import progress
-from pipelines.storage.files import local_files, whole_file
+from pipelines.standard_output import standard_output
+from pipelines.storage.files import local_files, open_regular, whole_file
 from pipelines.storage.paths import check_path
 from srmodels.color import COLOR_FIXES
 from srmodels.upscale import Tiling, kept_profile, num_tiles, upscale_bands
@@ -46,19 +47,27 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: those of the command line, instead of `sys.argv`.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
-    parsed = _parser().parse_args(arguments)
-    try:
-        interrupts.raise_again()
-        code = parsed.run(parsed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted: finished files are whole, others were not written.", file=sys.stderr)
-        code = 130
-    raise SystemExit(code)
+    with standard_output():
+        parsed = _parser().parse_args(arguments)
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            interrupts.raise_again()
+            code = parsed.run(parsed)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        except (KeyboardInterrupt, Terminated) as error:
+            how, code = (
+                ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+            )
+            print(f"{how}: finished files are whole, others were not written.", file=sys.stderr)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        raise SystemExit(code)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,7 +259,7 @@ def _read(source: Path, max_megapixels: float) -> Image.Image:
     def note(text: str) -> None:
         print(f"note: {source}: {text}.", file=sys.stderr)
 
-    with local_files(source), source.open("rb") as file:
+    with local_files(source), open_regular(source) as file:
         try:
             return open_photo(file, max_megapixels, on_note=note)
         except TooManyPixelsError as error:

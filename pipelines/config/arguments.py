@@ -1,12 +1,15 @@
 """Reads the arguments of a job, `key=value`; says how to write those of another form."""
 
+import re
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.config.wording import TOO_DEEP, UNREADABLE, shown
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 
+#: What YAML 1.1 reads as octal numbers and as base 60, and nobody means.
+_OCTAL, _BASE_60 = re.compile(r"[-+]?0[0-7_]+"), re.compile(r"[-+]?[1-9][\d_]*(:[0-5]?\d)+")
 _FORM = "arguments are key=value, --dry-run or --help"
 
 
@@ -19,6 +22,7 @@ def read_arguments(arguments: Sequence[str]) -> DictConfig:
     config = OmegaConf.create()
     for number, argument in enumerate(arguments):
         _check_form(argument, arguments[number + 1 : number + 2])
+        _check_number(argument)
         try:
             config.merge_with_dotlist([argument])
         except RecursionError:
@@ -29,6 +33,22 @@ def read_arguments(arguments: Sequence[str]) -> DictConfig:
                 "such as 5, text, [1,2] or '\"quoted text\"'."
             ) from None
     return config
+
+
+def _check_number(argument: str) -> None:
+    """Refuses a number that YAML would take for another one."""
+    name, _, value = argument.partition("=")
+    number = value.strip()
+    as_text = f"{told(name)}='\"{told(number)}\"' for the text"
+    if _OCTAL.fullmatch(number):
+        digits = number.replace("_", "").lstrip("+-0") or "0"
+        sign = "-" if number.startswith("-") else ""
+        meant = f"{told(name)}={sign}{told(digits)} for the number, or {as_text}"
+    elif _BASE_60.fullmatch(number):
+        meant = as_text
+    else:
+        return
+    raise UserError(f"{shown(argument)} would be another number to YAML: write {meant}.")
 
 
 def _check_form(argument: str, following: Sequence[str]) -> None:

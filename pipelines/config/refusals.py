@@ -45,8 +45,7 @@ def check(config: Config, system: System) -> None:
     Raises:
         UserError: a value cannot work; the message names its key and says how to set it.
     """
-    _check_leaves(dataclasses.asdict(config))
-    _check_values(config)
+    check_values(config)
     for name, stage in config.stages.items():
         _check_values(stage.train, f"stages.{name}.train.")
     _check_stages(config)
@@ -60,6 +59,17 @@ def check(config: Config, system: System) -> None:
         same = stage.networks == config.networks
         own = network if same else _on_meta(system, stage.networks)
         _check_stage(config, name, system, own)
+
+
+def check_values(config: Config) -> None:
+    """Checks each value on its own. This much must hold for a configuration in a file, too, which
+    another version may have written.
+
+    Raises:
+        UserError: a value cannot work; the message names its key.
+    """
+    _check_leaves(dataclasses.asdict(config))
+    _check_values(config)
 
 
 def _check_shard(shard: ShardConfig, hr_multiple: int) -> None:

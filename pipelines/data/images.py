@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from srmodels.upscale import eight_bit, upright
 
@@ -23,6 +23,9 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PP
 _FILMS = {"GIF", "PNG", "WEBP", "AVIF"}
 _ORIENTATION = 0x0112
 _READER_OF_EXIF = r"PIL\.TiffImagePlugin"
+# Pillow unpacks one MiB of a chunk, and refuses the whole photo for more. Profiles of printers are
+# larger. Its limit for all chunks together stays.
+PngImagePlugin.MAX_TEXT_CHUNK = 4 << 20
 
 
 class UnusableError(ValueError):

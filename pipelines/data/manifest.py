@@ -22,7 +22,7 @@ FILE_NAME = "manifest.json"
 #: The folder that keeps every manifest under its digest, after photos are added too.
 HISTORY = "manifests"
 #: A key is a part of file names, and the rest of such a name begins at its first dot.
-KEY = re.compile(rb"[\w-]{1,200}")
+KEY = re.compile(r"[\w-]{1,200}", re.ASCII)
 
 T = TypeVar("T", bound=np.integer)
 
@@ -86,7 +86,7 @@ class Shard:
         head = validated(_Head, {name: raw[name] for name in raw.keys() - columns.keys()})
         shard = Shard(
             **vars(head),
-            keys=np.array(columns["keys"], dtype=np.bytes_),
+            keys=_keys(columns["keys"]),
             offsets=_integers(columns["offsets"], np.int64),
             sizes=_integers(columns["sizes"], np.int64),
             crc32=_integers(columns["crc32"], np.uint32),
@@ -97,8 +97,6 @@ class Shard:
     def _check(self) -> None:
         if {a.shape for a in (self.offsets, self.sizes, self.crc32)} != {self.keys.shape}:
             raise ValueError("columns of unequal length")
-        if self.keys.ndim != 1 or not all(map(KEY.fullmatch, self.keys.tolist())):
-            raise ValueError("keys that are no names")
         if not ((self.offsets >= 0) & (self.sizes > 0)).all():
             raise ValueError("samples of no place")
         if (self.offsets > self.bytes - self.sizes).any():
@@ -227,6 +225,13 @@ class Manifest:
             return None
         alone = len({shard.path for shard in manifest.shards}) == len(manifest.shards)
         return manifest if intact and alone else None
+
+
+def _keys(column: Any) -> NDArray[np.bytes_]:
+    """Returns a column of names; an array gives each the room of the longest, so it comes last."""
+    if type(column) is not list or not all(map(KEY.fullmatch, column)):
+        raise ValueError("keys that are no names")
+    return np.array(column, dtype=np.bytes_)
 
 
 def _integers(column: Any, kind: type[T]) -> NDArray[T]:

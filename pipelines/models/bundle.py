@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.config.load import from_dict
+from pipelines.config.refusals import check_values
 from pipelines.config.schema import Config, RunConfig
 from pipelines.errors import UserError, listing, told
 from pipelines.models.build import build_network
@@ -78,11 +79,16 @@ class Bundle:
         """
         path = self.path / CONFIG
         try:
-            return from_dict(check_depth(yaml.safe_load(_read(path))))
+            config = from_dict(check_depth(yaml.safe_load(_read(path))))
         except UserError:
             raise
         except _NO_CONFIG as error:
             raise _damaged(path, error) from None
+        try:
+            check_values(config)
+        except UserError as error:
+            raise _damaged(path, error) from None
+        return config
 
     def network(self) -> SRNetwork:
         """Returns the networks that ship, fused, in eval mode.

@@ -8,16 +8,19 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.errors import UserError
 
 # The names of temporary files in whole_file: the write goes on, or was cut short.
 TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}")
+# The bytes of a file's name that its temporary file repeats; file systems allow 255 in all.
+_REPEATED = 200
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -53,6 +56,27 @@ def local_files(path: Path) -> Iterator[None]:
         ) from error
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to read, which somebody else may have put there.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a device or a socket: a pipe would wait for a
+            writer for ever, and a device may never end.
+    """
+    # Without O_NONBLOCK the opening itself would wait.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    except OSError:
+        os.close(handle)
+        raise
+    return open(handle, "rb")
+
+
 @contextmanager
 def new_directory(target: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Gives a temporary directory, which becomes `target` when the block succeeds.
@@ -72,7 +96,8 @@ def new_directory(target: Path, check: Callable[[], None] | None = None) -> Iter
         yield temporary
         if check is not None and target.exists():
             check()
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            old = _temporary(target)
+            old.mkdir()
             target.rename(old / "replaced")
             temporary.rename(target)
             shutil.rmtree(old)
@@ -125,7 +150,8 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 def _temporary(path: Path) -> Path:
     """Returns a fresh name beside `path` that TEMPORARY matches."""
-    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    name = os.fsencode(path.name)[:_REPEATED].decode(errors="ignore")
+    return path.with_name(f".{name}-{secrets.token_hex(4)}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -17,11 +17,14 @@ def home() -> Path:
     """Returns the folder that relative paths start from: SRMILL_HOME, else the current directory.
 
     Raises:
-        UserError: a submitted Ray job has no SRMILL_HOME. Its current directory is an uploaded
-            copy of the repository, which the cluster deletes.
+        UserError: SRMILL_HOME is no path; or a submitted Ray job has none. Its current directory is
+            an uploaded copy of the repository, which the cluster deletes.
     """
     if value := os.environ.get("SRMILL_HOME"):
-        return Path(value).resolve()
+        try:
+            return check_path(value).resolve()
+        except RuntimeError:
+            raise UserError("SRMILL_HOME is a link to itself: set it to a folder.") from None
     if in_submitted_job():
         raise UserError(
             "SRMILL_HOME is not set, so results of this submitted job would land in an uploaded "

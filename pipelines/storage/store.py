@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pipelines.errors import UserError, told
-from pipelines.storage.files import TEMPORARY, local_files, whole_file, write_bytes
+from pipelines.storage.files import (
+    TEMPORARY,
+    local_files,
+    open_regular,
+    whole_file,
+    write_bytes,
+)
 from pipelines.storage.paths import resolve
 from pipelines.storage.retries import RetryPolicy
 
@@ -153,7 +159,7 @@ class LocalStore:
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         path = self._path(name)
-        with local_files(path), path.open("rb") as file:
+        with local_files(path), open_regular(path) as file:
             file.seek(offset)
             return file.read(-1 if size is None else size)
 

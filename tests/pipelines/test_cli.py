@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,28 @@ def test_a_photo_is_not_replaced_by_its_own_result(
     assert "is too long: shorten it" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert source.read_bytes() == before
+
+
+def test_a_pipe_is_no_photo(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert srmill("upscale", tmp_path / "a.png", tmp_path / "b.png", "--model", bundle) == 2
+    assert "it is a pipe or a device, not a file" in capsys.readouterr().err
+
+
+def test_a_request_to_end_leaves_no_half_photo(
+    tmp_path: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, before = photo(tmp_path / "a.png"), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command, "write_picture", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle) == 143
+    assert "terminated: finished files are whole" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_batch_has_an_end(

@@ -1,5 +1,7 @@
 import base64
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -166,6 +168,25 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("not a database" * 100)
     with pytest.raises(UserError, match="file is not a database"):
         tracking.connect(MlflowConfig(uri=f"sqlite:///{tmp_path}/x.db"))
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "photos.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE albums (name TEXT)")
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(
+        UserError, match=r"photos\.db is the database of another program \(it has a table albums"
+    ):
+        tracking.connect(MlflowConfig(uri=f"sqlite:///{path}"))
+    assert path.read_bytes() == before
+    # A user may have made an empty file, or MLflow may be about to make its tables.
+    for name, table in (("empty.db", None), ("begun.db", "CREATE TABLE runs (run_uuid TEXT)")):
+        with closing(sqlite3.connect(tmp_path / name)) as database, database:
+            if table:
+                database.execute(table)
+        tracking._refuse_foreign(tmp_path / name)
 
 
 def test_a_folder_is_no_database(tmp_path: Path) -> None:

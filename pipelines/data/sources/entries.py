@@ -14,6 +14,7 @@ from typing import Literal
 
 from pipelines.data.images import UnusableError
 from pipelines.errors import UserError
+from pipelines.storage.files import open_regular
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import Store, check_name, open_store
 
@@ -85,7 +86,7 @@ def read(entry: Entry, max_bytes: int) -> bytes:
         else:
             whole = entry.kind == "file"
             path = Path(entry.container) / entry.name if whole else Path(entry.container)
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 file.seek(entry.offset)
                 data = file.read() if whole else file.read(entry.size)
     except OSError as error:
@@ -114,6 +115,11 @@ def _read_zip(entry: Entry, max_bytes: int) -> bytes:
     except (
         zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, ValueError,
     ) as error:  # fmt: skip
+        raise UnusableError(f"damaged in its archive ({error})", failure=True) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # bz2 raises it for damaged bytes.
         raise UnusableError(f"damaged in its archive ({error})", failure=True) from None
     if len(data) > max_bytes:
         raise UnusableError("unpacks to more than it says (a zip bomb)", failure=True)

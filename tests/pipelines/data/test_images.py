@@ -158,6 +158,23 @@ def test_colour_profiles_are_applied() -> None:
         assert np.abs(found - (60, 30, 200)).max() <= 3
 
 
+def test_a_profile_of_several_mib_is_no_damage() -> None:
+    profile = bytes(3 << 20)
+    data = encoded(Image.fromarray(ramp()), "PNG", icc_profile=profile)
+    assert (decode_photo(data, LIMIT) == ramp()).all()
+    assert open_photo(BytesIO(data), LIMIT).info["icc_profile"] == profile
+
+
+def test_transparency_of_16_bit_gray_is_kept() -> None:
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    data = encoded(Image.fromarray(wide), "PNG")
+    at = data.index(b"IDAT") - 4
+    clear = chunk(b"tRNS", struct.pack(">H", 5000))
+    photo = open_photo(BytesIO(data[:at] + clear + data[at:]), LIMIT)
+    assert photo.mode == "LA"
+    assert (np.asarray(photo.getchannel("A")) == np.where(wide == 5000, 0, 255)).all()
+
+
 def test_a_broken_profile_leaves_the_values_as_they_are() -> None:
     data = encoded(Image.fromarray(ramp()), "PNG", icc_profile=b"not a profile")
     assert np.array_equal(decode_photo(data, LIMIT), ramp())

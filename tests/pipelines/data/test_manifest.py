@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import tarfile
 import zlib
 from pathlib import Path
@@ -58,6 +59,22 @@ def test_an_edited_manifest_is_refused(dataset: Path, tmp_path: Path, old: str, 
     (tmp_path / "manifest.json").write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match="is damaged or of another version"):
         Manifest.load(open_store(tmp_path))
+
+
+def test_one_long_key_does_not_ask_for_memory_times_the_number_of_keys(
+    dataset: Path, tmp_path: Path
+) -> None:
+    raw = json.loads((dataset / "manifest.json").read_text())
+    raw["shards"][0]["keys"] += ["a" * 10**6] + ["b"] * 10**6
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    usage = resource.getrlimit(resource.RLIMIT_AS)
+    # As an array, the keys would take a terabyte.
+    resource.setrlimit(resource.RLIMIT_AS, (2**37, usage[1]))
+    try:
+        with pytest.raises(UserError, match="is damaged or of another version"):
+            Manifest.load(open_store(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, usage)
 
 
 def test_no_dataset_is_one_sentence(tmp_path: Path) -> None:

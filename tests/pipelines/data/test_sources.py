@@ -237,6 +237,7 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(tmp_path: Path) -> None:
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("hello")
     (folder / "large.png").write_bytes(b"x" * 2**20 + b"x")
+    os.mkfifo(folder / "pipe.png")
     found = inspect(find_entries(str(folder)), ShardConfig(max_file_mib=1), starmap)
     assert [photo.entry.name for photo in found.photos] == ["a.png", "b.png"]
     assert {skipped.name: skipped.reason for skipped in found.skipped} == {
@@ -244,6 +245,7 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(tmp_path: Path) -> None:
         "empty.png": "empty file",
         "large.png": "too large a file (1 MiB: shard.max_file_mib)",
         "linked.png": "duplicate (of a.png)",
+        "pipe.png": "cannot be read (it is a pipe or a device, not a file)",
         "text.png": "not an image",
     }
     assert {s.name for s in found.skipped if not s.failure} == {"linked.png"}
@@ -262,9 +264,10 @@ def test_damage_inside_an_archive_is_one_photo_s_failure(tmp_path: Path) -> None
     assert "damaged in its archive" in found.skipped[0].reason
 
 
-def test_a_damaged_lzma_member_is_skipped_like_another(tmp_path: Path) -> None:
-    path = tmp_path / "lzma.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_member_is_skipped_however_it_is_packed(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
         archive.writestr("a.png", png(1, 64))
     data = bytearray(path.read_bytes())
     data[60:100] = b"\xff" * 40

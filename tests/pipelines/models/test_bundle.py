@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from pipelines.errors import UserError
 from pipelines.models.bundle import load_bundle, seal
@@ -91,6 +92,18 @@ def test_sealed_files_that_hold_something_else_are_refused(tmp_path: Path, data:
         seal(tmp_path, facts)
         with pytest.raises(UserError, match=r"is damaged|do not fit|[Ww]eights"):
             load_bundle(tmp_path).network()
+
+
+@pytest.mark.parametrize("tile", [0, 10**9, -4])
+def test_a_sealed_tile_that_no_photo_has_is_refused(tmp_path: Path, tile: int) -> None:
+    facts = make_bundle(tmp_path).facts
+    config = tmp_path / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["export"]["tile"] = tile
+    config.write_text(yaml.safe_dump(values))
+    seal(tmp_path, facts)
+    with pytest.raises(UserError, match=r"config\.yaml is damaged \(export\.tile must be at"):
+        load_bundle(tmp_path).network()
 
 
 def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from pipelines.errors import UserError
-from pipelines.storage.files import new_directory, read_json, whole_file, write_bytes, write_json
+from pipelines.storage.files import (
+    local_files,
+    new_directory,
+    open_regular,
+    read_json,
+    whole_file,
+    write_bytes,
+    write_json,
+)
 from pipelines.storage.tensors import save_tensors
 
 
@@ -103,3 +111,25 @@ def test_a_refusal_of_the_file_system_is_a_users_mistake(tmp_path: Path) -> None
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="correct the path or its rights"):
         write_bytes(tmp_path / "file" / "x", b"1")
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, name: str) -> None:
+    write_bytes(tmp_path / name, b"1")
+    with new_directory(tmp_path / f"{name[:-1]}d") as directory:
+        (directory / "x").write_text("2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"{name[:-1]}d"])
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"1")
+    with open_regular(tmp_path / "file") as file:
+        assert file.read() == b"1"
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with (
+            pytest.raises(UserError, match=r"cannot use .* \((it is a pipe or a device|Is a dir)"),
+            local_files(path),
+            open_regular(path),
+        ):
+            pass

@@ -17,6 +17,22 @@ def test_relative_paths_are_resolved_against_srmill_home(
     assert home() == tmp_path
 
 
+def test_a_home_that_is_no_folder_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for value, message in [
+        (tmp_path / "loop", "SRMILL_HOME is a link to itself"),
+        ("~nobody_of_this_name/x", "'~nobody_of_this_name/x' is no path"),
+    ]:
+        monkeypatch.setenv("SRMILL_HOME", str(value))
+        with pytest.raises(UserError, match=message):
+            resolve("work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SRMILL_HOME", "~/x")
+    assert resolve("work") == tmp_path / "x" / "work"
+
+
 def test_a_submitted_job_without_a_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SRMILL_HOME")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
