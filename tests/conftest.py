@@ -15,7 +15,7 @@ from pipelines import mlflow_client
 from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
-from pipelines.data.sources import SAMPLE, find_entries
+from pipelines.data.sources import SAMPLE
 from tests.support import session
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
@@ -68,7 +68,7 @@ def write_dataset(photos: Path | str, directory: Path | str, *overrides: str) ->
     """Shards photos in this process, without Ray."""
     settings = [f"recipe={SMALL}", f"source={photos}", f"output={directory}"]
     config = load_config([*settings, "shard.shard_mib=0.1", *overrides])
-    return shard.make_dataset(config, find_entries(config.source, config.mirror), starmap)
+    return shard.make_dataset(config, shard.photo_files(config), starmap)
 
 
 @pytest.fixture(scope="session")

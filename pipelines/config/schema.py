@@ -56,6 +56,12 @@ class ShardConfig:
         0.15,
         "share of photos held out for validation, at least one photo (div2k has its own split)",
     )
+    val_source: Any = key(
+        None,
+        "photos that are validation and nothing else, as in source=; all others are training then, "
+        "without those that are in both",
+        place=Place.ANY,
+    )
     shard_mib: float = key(32.0, "size that a shard should have, MiB", above=0)
     effort: int = key(1, "lossless WebP effort: 0 (fast) to 6 (small)", choices=tuple(range(7)))
     max_megapixels: float = key(150.0, "larger photos count as failures", above=0)

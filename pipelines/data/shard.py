@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
 from pipelines.data.ownership import NOTE, REPORT, SHARD, check_output, is_ours
 from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
 from pipelines.data.writer import Written, write_shard
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, listing, told
 from pipelines.progress import progress
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location
@@ -47,8 +47,12 @@ def plan(config: Config) -> str:
     _check_place(target)
     check_output(store)
     settings, policy = config.shard, config.stream.policy
+    sources = describe_source(source(config), config.mirror, policy)
+    if settings.val_source is not None:
+        held_out = describe_source(settings.val_source, config.mirror, policy)
+        sources += f"; held out for validation: {held_out}"
     return (
-        f"{describe_source(source(config), config.mirror, policy)}; tiles of {settings.tile} px "
+        f"{sources}; tiles of {settings.tile} px "
         f"({settings.val_tile} px for validation), lossless, in shards of about "
         f"{settings.shard_mib:g} MiB, into {target}"
     )
@@ -68,8 +72,7 @@ def run(config: Config) -> str:
     if config.verify:
         verify.run(location, config.stream)
     elif not _only_preview(config):
-        limit = config.shard.max_unpacked_gib
-        entries = find_entries(source(config), config.mirror, config.stream.policy, limit)
+        entries = photo_files(config)
         with connect():
             make_dataset(config, entries, ray_map)
     if config.preview is not None:
@@ -80,6 +83,22 @@ def run(config: Config) -> str:
 def source(config: Config) -> Any:
     """Returns the configured source, or else the sample."""
     return "sample" if config.source is None else config.source
+
+
+def photo_files(config: Config) -> list[Entry]:
+    """Returns the photo files of `shard.val_source`, whose split is `val`, and then of `source`.
+
+    A photo that is in both is found first where it is validation, and skipped as a duplicate later.
+
+    Raises:
+        UserError: as `find_entries`.
+    """
+    where = config.mirror, config.stream.policy, config.shard.max_unpacked_gib
+    held_out = config.shard.val_source
+    return [
+        *(replace(e, split="val") for e in (find_entries(held_out, *where) if held_out else ())),
+        *find_entries(source(config), *where),
+    ]
 
 
 def _only_preview(config: Config) -> bool:
@@ -115,6 +134,7 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
         history, before = check_output(store), _existing(store, settings)
         inventory = inspect(entries, settings, mapper)
         _check_same(store, inventory, before)
+        _check_held_out(store, inventory, before, settings)
         _check_failures(store, inventory, settings)
         layout = assign(inventory, settings, before, intact_shards(store, before), history)
         plans = plan_shards(layout, settings)
@@ -197,6 +217,27 @@ def _check_same(store: Store, inventory: Inventory, before: Manifest | None) -> 
         raise UserError(
             f"{store.location} holds a dataset of {len(known)} photos, of which {left} are in the "
             "source: choose another output, or give the old source too: source=[old,new]."
+        )
+
+
+def _check_held_out(
+    store: Store, inventory: Inventory, before: Manifest | None, settings: ShardConfig
+) -> None:
+    """Refuses to train on what `shard.val_source` holds out, and to validate on anything else."""
+    if settings.val_source is None:
+        return
+    held_out = [photo for photo in inventory.photos if photo.entry.split == "val"]
+    if not held_out:
+        raise UserError(
+            f"no photo of shard.val_source={told(settings.val_source)} can be read: mend them, or "
+            "give others."
+        )
+    known = before.shards if before else ()
+    splits = {sha: shard.split for shard in known for sha in shard.photos}
+    if trained := [p for p in held_out if splits.get(p.sha256) == "train"]:
+        raise UserError(
+            f"{store.location} has {len(trained)} photos of shard.val_source among its training "
+            f"photos ({told(trained[0].entry.label)}, …): choose another output, or delete it."
         )
 
 

@@ -38,7 +38,9 @@ Inputs = dict[str, Any]
 
 def of_shard(config: Config) -> Inputs:
     """Returns the source's listing, the settings of the shards, and their location."""
-    listings = [_listing(name, config) for name in as_list(shard.source(config))]
+    held_out = config.shard.val_source
+    names = [*as_list(shard.source(config)), *(as_list(held_out) if held_out else ())]
+    listings = [_listing(name, config) for name in names]
     place = {"source": digest(listings), "data": shard.output_location(config)}
     return place | _settings("shard", config.shard)
 

@@ -330,5 +330,5 @@ def test_every_address_is_declared() -> None:
     assert {
         "source", "mirror", "data", "output", "model", "bundle", "benchmark", "preview",
         "run.storage", "run.scratch", "stream.cache", "evaluate.compare", "export.evidence",
-        "mlflow.uri",
+        "mlflow.uri", "shard.val_source",
     } == set(PLACES)  # fmt: skip

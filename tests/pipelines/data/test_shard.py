@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -408,6 +409,29 @@ def test_the_split_follows_content_and_keeps_one_photo_on_each_side(photos: Path
     assert known.items() <= split_photos(found, 0.0001, known).items()
     with pytest.raises(UserError, match="give at least 2"):
         split_photos(found[:1], 0.3, {})
+
+
+def test_what_is_held_out_is_validation_alone(photos: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "val"
+    held_out.mkdir()
+    everything = sorted(photos.iterdir())
+    # The first is in both sources under another name.
+    for path in everything[:2]:
+        shutil.copy(path, held_out / f"held {path.name}")
+    (tmp_path / "more").mkdir()
+    shutil.copy(everything[2], tmp_path / "more")
+    manifest = write_dataset(photos, tmp_path / "a", f"shard.val_source={held_out}")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in everything]
+    split = {sha: made.split for made in manifest.shards for sha in made.photos}
+    assert split == {sha: "val" if n < 2 else "train" for n, sha in enumerate(digests)}
+    # Photos that are held out later were trained on.
+    with pytest.raises(UserError, match=r"has 1 photos of shard\.val_source among its training ph"):
+        write_dataset(photos, tmp_path / "a", f"shard.val_source={tmp_path / 'more'}")
+    for path in held_out.iterdir():
+        path.write_text("no photo")
+    settings = f"shard.val_source={held_out}", "shard.max_failures=1"
+    with pytest.raises(UserError, match=r"no photo of shard\.val_source=.* can be read"):
+        write_dataset(photos, tmp_path / "b", *settings)
 
 
 def test_tiles_are_the_photo_s_pixels(photos: Path, dataset: Path) -> None:

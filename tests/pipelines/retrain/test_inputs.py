@@ -33,6 +33,8 @@ def test_a_new_photo_and_a_new_setting_change_the_shards(photos: Path, tmp_path:
     before = shard()
     assert differing(before, shard("train.steps=9")) == []
     assert differing(before, shard("shard.effort=2")) == ["shard.effort"]
+    held_out = shard(f"shard.val_source={photos}")
+    assert differing(before, held_out) == ["source", "shard.val_source"]
     first = next((tmp_path / "photos").iterdir())
     shutil.copy(first, first.with_name("new.png"))
     assert differing(before, shard()) == ["source"]
