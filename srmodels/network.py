@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from srmodels.layers import fuse
+from srmodels.layers import ReparameterisedConv, fuse
 
 #: Seed of the noise that inference starts from, so that an input has one result on every device.
 INFERENCE_SEED = 0
@@ -102,6 +102,27 @@ class SRNetwork(nn.Module, ABC):
             ValueError: a name or a shape differs from this network's.
         """
         load_weights(self, self.inference_modules(), weights)
+
+    def load_fused_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        """Loads what `inference_state_dict` of the fused networks returned into these, which are
+        not: each group of branches then equals the convolution that it was fused into.
+
+        Raises:
+            ValueError: a name or a shape differs from those of these networks once fused, or a
+                group of branches cannot equal any convolution.
+        """
+        plain = dict(weights)
+        branches: dict[str, Tensor] = {}
+        for name, module in self.named_modules():
+            if not isinstance(module, ReparameterisedConv):
+                continue
+            shape = module.out_channels, module.in_channels, 3, 3
+            weight, bias = (plain.pop(f"{name}.{part}", None) for part in ("weight", "bias"))
+            if weight is None or bias is None or (weight.shape, bias.shape) != (shape, shape[:1]):
+                raise ValueError(f"the weights do not fit the network: those of {name} differ.")
+            module.become(weight, bias)
+            branches |= {f"{name}.{part}": w for part, w in module.state_dict().items()}
+        load_weights(self, self.inference_modules(), plain | branches)
 
 
 def weights_of(modules: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ class Stage(nn.Module, ABC):
     Options: ClassVar[type]
     #: True where `preview` is the networks' inference, which sees x_l alone.
     previews_inference: bool = True
+    #: The names of the networks that it reads and does not train, beside those of inference.
+    reads: ClassVar[tuple[str, ...]] = ()
     #: True where the stage learns from a teacher. A recipe names it in `stages.<name>.teacher`.
     takes_teacher: ClassVar[bool] = False
     #: A frozen module that maps x_l `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`, both in [0, 1].

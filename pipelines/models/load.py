@@ -37,7 +37,8 @@ class Model:
         network: the networks that ship, fused, in eval mode.
         provenance: the origin of the weights, from `bundle.json` or from the run's checkpoint.
         finetuning_weights: weights of the networks that do not ship, but that a finetuning needs.
-        trained_weights: every weight that a finetuning starts from; empty for a fused bundle.
+        trained_weights: every weight that a finetuning starts from; empty for a fused bundle, whose
+            branches are made again (`SRNetwork.load_fused_state_dict`).
         version: the version of the registry that it is, even where an alias names it; None for
             other models.
     """

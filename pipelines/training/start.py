@@ -14,7 +14,7 @@ from pipelines.config.load import to_dict
 from pipelines.config.reference import ModelReference
 from pipelines.config.refusals import KEPT_START
 from pipelines.config.schema import Config
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.models.load import Model, load_model, trained_config, weights_sha256
 from pipelines.runs.checkpoint import RESULT, Checkpoint
 from pipelines.runs.names import run_checkpoints, run_name
@@ -192,17 +192,23 @@ def _from_files(config: Config) -> _Filler:
 
 def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler:
     model = load_model(reference, config, to_train=True)
-    weights = model.trained_weights
-    if not weights:
-        raise UserError(
-            f"{reference} is fused for inference and cannot be trained on: let the stage start "
-            "from the run that it came from (run:NAME), or anew."
-        )
+    shipped, kept = model.network.inference_state_dict(), model.finetuning_weights
+    weights = model.trained_weights or shipped | kept
+    found = {weight.partition(".")[0] for weight in weights}
+    stage = load_system(config.system).stage(config.stages[name].kind)
 
     def fill(network: SRNetwork) -> list[str]:
         _check_same_networks(config, name, model, network)
-        kept = network.inference_modules() | network.finetuning_modules()
-        load_weights(network, kept, weights)
+        if absent := sorted(set(stage.reads) - found):
+            raise UserError(
+                f"{reference} has no weights of {listing(absent)}, which stage '{name}' learns "
+                "from: let it start from the run that the model came from (run:NAME), or anew."
+            )
+        if model.trained_weights:
+            load_weights(network, network.inference_modules().keys() | found, weights)
+        else:
+            network.load_fused_state_dict(shipped)
+            load_weights(network, found - network.inference_modules().keys(), kept)
         meant = f" It is {model.version} now." if reference.alias else ""
         return [f"Starting from {reference}.{meant}"]
 

@@ -83,6 +83,7 @@ class JointStage(Stage):
 
     network: EdgeSDSR
     options: Options
+    reads = ("hr_encoder",)
 
     def __init__(self, network: EdgeSDSR, options: Options) -> None:
         if options.timestep_power <= 0:

@@ -58,6 +58,18 @@ class ReparameterisedConv(nn.Module, ABC):
             conv.bias.copy_(bias)  # type: ignore[union-attr]
         return conv.to(dtype)
 
+    def become(self, weight: Tensor, bias: Tensor) -> None:
+        """Changes the branches so that they equal a convolution, such as the one that they were
+        fused into: `[out_channels, in_channels, 3, 3]` and `[out_channels]`.
+
+        Raises:
+            ValueError: these branches cannot.
+        """
+        raise ValueError(
+            f"the branches of {type(self).__name__} cannot be made again from the convolution that "
+            "they were fused into."
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack(self.branches(x)).sum(0)
 
@@ -130,6 +142,14 @@ class ECBConv(ReparameterisedConv):
         ]
         found += [edge(x, self.stride) for edge in self.edges]
         return [*found, x[:, :, 1:-1, 1:-1]] if self.identity else found
+
+    @torch.no_grad()
+    def become(self, weight: Tensor, bias: Tensor) -> None:
+        """Lets the plain 3x3 make up for the other branches, which stay as they are."""
+        assert self.conv3.bias is not None
+        own_weight, own_bias = self.kernel()
+        self.conv3.weight.add_(weight - own_weight)
+        self.conv3.bias.add_(bias - own_bias)
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         assert self.conv3.bias is not None

@@ -58,8 +58,8 @@ class RDSR(SRNetwork):
         return {name: module for name, module in shipped.items() if module is not None}
 
     def finetuning_modules(self) -> dict[str, nn.Module]:
-        """Returns the encoder that teaches; none if the network is fused or has no prior."""
-        return {} if self.hr_encoder is None or self.fused else {"hr_encoder": self.hr_encoder}
+        """Returns the encoder that teaches; none if the network has no prior."""
+        return {} if self.hr_encoder is None else {"hr_encoder": self.hr_encoder}
 
     def oracle_prior(self, x_l: Tensor, x_h: Tensor) -> Tensor | None:
         """Returns the prior of the encoder that sees x_h too, `[B, prior_channels]`.

@@ -69,6 +69,7 @@ class DiffusionStage(Stage):
 
     network: RDSR
     options: Options
+    reads = ("hr_encoder",)
 
     def __init__(self, network: RDSR, options: Options) -> None:
         check_not_negative("distillation_weight", options.distillation_weight)

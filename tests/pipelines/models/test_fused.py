@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipelines import cli
 from pipelines.config.load import load_config
@@ -16,6 +16,7 @@ from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.export import export
 from pipelines.models.build import build_network
+from pipelines.models.bundle import FINETUNING, seal
 from pipelines.models.load import at_precision, load_model
 from pipelines.training.launch import run_stages
 from pipelines.training.start import start_checkpoint
@@ -110,15 +111,47 @@ def test_a_run_whose_stage_does_not_train_inference_is_refused(trained: Config) 
     ).trained_weights
 
 
-def test_what_is_fused_cannot_be_trained_on(trained: Config, tmp_path: Path) -> None:
+def test_a_fused_bundle_can_be_trained_on(trained: Config, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", RECIPE)
+    for stage in trained.stages.values():
+        stage.init_from = str(bundle.path)
+    trained.run.name = "another"
+    start = start_checkpoint(trained, "prior")
+    assert start is not None
+    network = load_system("rdsr").build(trained.networks)
+    network.load_state_dict(start.weights())
+    assert not network.fused
+    x_l = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(network.eval()(x_l), bundle.network()(x_l), atol=1e-5)
+    # The other stage learns from the encoder that a bundle may lack.
+    with pytest.raises(UserError, match="has no weights of hr_encoder, which stage 'diffusion' le"):
+        start_checkpoint(trained, "diffusion")
+    encoder = network.finetuning_modules()["hr_encoder"].state_dict()
+    kept = {f"hr_encoder.{name}": weight for name, weight in encoder.items()}
+    save_file(kept, bundle.path / FINETUNING)
+    seal(bundle.path, bundle.facts)
+    start = start_checkpoint(trained, "diffusion")
+    assert start is not None
+    assert all(torch.equal(start.weights()[name], weight) for name, weight in kept.items())
+
+
+def test_batch_norms_that_were_fused_cannot_be_trained_on(dataset: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "norms.yaml"
+    recipe.write_text(f"base: {RECIPE}\nnetworks: {{decoder: {{conv: repvgg}}}}\n")
+    bundle = make_bundle(tmp_path / "bundle", recipe)
+    start = f"stages.prior.init_from={bundle.path}"
+    config = load_config([f"recipe={recipe}", f"data={dataset}", start])
+    with pytest.raises(
+        UserError, match="'prior' cannot start: the branches of RepVGGConv cannot b"
+    ):
+        start_checkpoint(config, "prior")
+
+
+def test_a_run_is_trained_on_with_all_that_it_trained(trained: Config) -> None:
     model = load_model(ModelReference.parse(f"run:{trained.run.name}-diffusion"), trained)
     weights = model.trained_weights
-    trained.stages["prior"].init_from = str(bundle.path)
     trained.run.name = "another"
-    with pytest.raises(UserError, match="is fused for inference and cannot be trained on"):
-        start_checkpoint(trained, "prior")
-    # Its run is not: there everything is, the encoder that teaches too.
     trained.stages["prior"].init_from = "run:small_rdsr-diffusion"
     start = start_checkpoint(trained, "prior")
     assert start is not None

@@ -65,6 +65,20 @@ def test_fused_is_the_sum_of_the_branches(
         assert conv.fused().weight.dtype == torch.float32
 
 
+def test_branches_become_the_convolution_that_they_were_fused_into() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fused = shaken(ECBConv(4, 4), generator).fused()
+    conv = shaken(ECBConv(4, 4), generator)
+    before = {name: weight.clone() for name, weight in conv.state_dict().items()}
+    assert fused.bias is not None
+    conv.become(fused.weight, fused.bias)
+    x = torch.randn(2, 4, 6, 6, generator=generator)
+    with torch.no_grad():
+        assert torch.allclose(conv(x), fused(x), atol=1e-3 * float(fused(x).std()))
+    changed = {n for n, weight in conv.state_dict().items() if not torch.equal(weight, before[n])}
+    assert changed == {"conv3.weight", "conv3.bias"}
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_branch_counts_and_there_are_as_many_as_the_papers_have(kind: str) -> None:
     conv = shaken(KINDS[kind](4, 4), torch.Generator().manual_seed(0))
