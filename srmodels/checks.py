@@ -1,8 +1,18 @@
 """Checks that configurations share: each refuses a value in one sentence that names its key."""
 
 import math
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = 12
+
+
+def shortened(value: object) -> str:
+    """Returns a value as messages repeat it: as Python writes it, without what makes it long."""
+    return _SHORT.repr(value)
 
 
 def check_positive(key: str, value: object, but: Collection[str] = ()) -> None:
@@ -34,7 +44,7 @@ def check_one_of(key: str, value: object, valid: Collection[object]) -> None:
         ValueError: it is none of them.
     """
     if value not in valid:
-        raise ValueError(f"{key} is {value!r}: use one of {', '.join(map(str, valid))}.")
+        raise ValueError(f"{key} is {shortened(value)}: use one of {', '.join(map(str, valid))}.")
 
 
 def check_not_negative(key: str, value: float) -> None:
@@ -97,4 +107,4 @@ def check_kernel_sizes(key: str, value: list[int], largest: int) -> None:
 
 
 def _plain(value: list[float] | list[int]) -> str:
-    return str(list(value))
+    return shortened(list(value))

@@ -30,7 +30,13 @@ MODEL = "edge_sd_sr_tiny"
 RECIPE = f"{MODEL}_finetune"
 PREVIEW = "work/preview.png"
 #: The settings of the demo besides the recipe.
-SETTINGS = ("source=sample", f"preview={PREVIEW}", f"evaluate.compare=[{MODEL}]")
+SETTINGS = (
+    "source=sample",
+    f"preview={PREVIEW}",
+    f"evaluate.compare=[{MODEL}]",
+    "export.artifacts=[onnx_fp32,onnx_int8]",
+    "export.calibration_images=32",
+)
 _WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
 _BAR = re.compile(r"^\S+ +\d+%\|")
 _NOISE = re.compile(

@@ -20,6 +20,7 @@ from pipelines.config.wording import shown
 from pipelines.data.image_files import FORMATS, check_fits, write_picture
 from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
 from pipelines.errors import Terminated, UserError
+from pipelines.models.artifacts import load_artifact
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
 from pipelines.progress import progress
@@ -27,6 +28,7 @@ from pipelines.standard_output import standard_output
 from pipelines.storage.files import local_files, open_regular, whole_file
 from pipelines.storage.paths import check_path
 from srmodels.color import COLOR_FIXES
+from srmodels.edge.target import PRECISIONS, RUNTIMES
 from srmodels.upscale import Tiling, kept_profile, num_tiles, upscale_bands
 
 #: The largest number of tiles that are upscaled at once.
@@ -115,6 +117,17 @@ def _parser() -> argparse.ArgumentParser:
         help="refuse larger photos, since a small file may unpack to any size "
         "(default: %(default)g)",
     )
+    upscale.add_argument(
+        "--runtime",
+        choices=sorted(RUNTIMES),
+        help="run the bundle's artifact for this runtime instead of PyTorch (jobs/export.py makes "
+        "artifacts)",
+    )
+    upscale.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of the artifact (default: fp32)",
+    )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
     models = commands.add_parser("models", help="list the models at hand")
@@ -156,7 +169,7 @@ def _upscale(parsed: argparse.Namespace) -> int:
         return 0
     config = load_config([])
     model = load_model(ModelReference.parse(parsed.model or default_model(config)), config)
-    tile = model.config.export.tile
+    tile, run = _engine(model, parsed.runtime, parsed.precision)
     tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
     if not 0 <= tiling.overlap < tile:
         raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
@@ -172,7 +185,7 @@ def _upscale(parsed: argparse.Namespace) -> int:
     failures = 0
     for task in tasks:
         try:
-            upscale_file(model, task, tiling, **options)
+            upscale_file(run, model.network.scale, task, tiling, **options)
         except UserError as error:
             if len(tasks) == 1:
                 raise
@@ -222,18 +235,24 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
 
 
 def upscale_file(
-    model: Model, task: Task, tiling: Tiling, *, max_megapixels: float, **options: Any
+    run: Callable[[Tensor], Tensor],
+    scale: int,
+    task: Task,
+    tiling: Tiling,
+    *,
+    max_megapixels: float,
+    **options: Any,
 ) -> None:
     """Upscales one photo with a progress bar over its tiles; the file appears whole.
 
     Args:
+        run: maps LR tiles `[B, 3, h, w]` to HR tiles, both in [0, 1].
         max_megapixels: larger photos are refused.
         options: further arguments of `upscale_bands`.
 
     Raises:
         UserError: the photo cannot be read, or the format cannot hold its size or transparency.
     """
-    scale = model.network.scale
     image = _read(task.source, max_megapixels)
     size = (image.width * scale, image.height * scale)
     check_fits(task.source, size, image.has_transparency_data, task.target)
@@ -243,7 +262,7 @@ def upscale_file(
         progress(task.source.name, total=total, unit="tile") as bar,
     ):
         bands = upscale_bands(
-            _runner(model),
+            run,
             image,
             scale=scale,
             tiling=tiling,
@@ -273,8 +292,21 @@ def _read(source: Path, max_megapixels: float) -> Image.Image:
             ) from None
 
 
-def _runner(model: Model) -> Callable[[Tensor], Tensor]:
+def _engine(
+    model: Model, runtime: str | None, precision: str | None
+) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """Returns the side of the LR tiles, and what upscales them: the network, or an artifact.
+
+    Raises:
+        UserError: there is no such artifact, or a precision is given without a runtime.
+    """
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return model.network
+    threads = len(os.sched_getaffinity(0))
+    if runtime is not None:
+        artifact = load_artifact(model, runtime, precision or "fp32", threads)
+        return artifact.tile, artifact.run
+    if precision is not None:
+        raise UserError(f"--precision is an artifact's: add --runtime {sorted(RUNTIMES)[0]}.")
+    torch.set_num_threads(threads)
+    return model.config.export.tile, model.network

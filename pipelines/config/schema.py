@@ -332,7 +332,18 @@ class ExportConfig:
     )
     opset: int = key(20, "ONNX opset", minimum=18)
     max_error: float = key(
-        1e-4, "largest accepted difference from PyTorch (pixels in [0, 1])", above=0
+        1e-4, "largest accepted difference of fp32 from PyTorch (pixels in [0, 1])", above=0
+    )
+    max_quality_loss: float = key(
+        0.1,
+        "largest accepted loss of PSNR-Y beside PyTorch, dB; int8 leaves layers in fp32 to keep it",
+        above=0,
+    )
+    calibration_images: int = key(
+        128, "LR tiles on which int8 measures its ranges", minimum=1, maximum=MAX_STEPS
+    )
+    strict: bool = key(
+        False, "an artifact that misses its threshold ends the job, instead of being left out"
     )
     latency_runs: int = key(10, "timed runs per artifact", minimum=1)
 

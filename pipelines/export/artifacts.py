@@ -1,87 +1,179 @@
-"""Edge artifacts: exported, loaded again, run on real images, and compared."""
+"""Edge artifacts: exported, loaded again, run on real images, compared and judged."""
 
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import torch
 from torch import Tensor
 
 from pipelines.config.schema import ExportConfig
-from pipelines.data.dataset import Dataset
 from pipelines.errors import UserError
-from pipelines.models.facts import EdgeArtifact, TensorSpec
-from srmodels.edge.target import EdgeTarget, ExportSettings, check_parity, make_target
+from pipelines.evaluation.protocol import MAX_PSNR
+from pipelines.evaluation.statistics import compare
+from pipelines.export.images import TileImages
+from pipelines.models.facts import EdgeArtifact, QualityLoss, TensorSpec
+from srmodels.edge.target import (
+    Calibration,
+    EdgeTarget,
+    ExportSettings,
+    Runner,
+    check_parity,
+    make_target,
+)
 from srmodels.latency import Latency, num_threads, time_by_turns
+from srmodels.metrics.fidelity import psnr_y
 from srmodels.network import SRNetwork
-from srmodels.upscale import to_tensor
+from srmodels.upscale import to_pixels
 
-#: Number of real validation images that an artifact is compared on.
+#: Number of pairs that parity is measured on.
 NUM_PARITY_IMAGES = 4
+#: A difference in PSNR that nobody sees, dB.
+_MARGIN = 0.01
 
 
-def export_artifact(
-    name: str,
-    settings: ExportConfig,
-    network: SRNetwork,
-    images: Sequence[Tensor],
-    directory: Path,
-) -> EdgeArtifact:
-    """Exports a network to one edge target, into a bundle's directory, and returns its evidence.
+class MissedError(UserError):
+    """An artifact misses its threshold."""
 
-    Args:
-        name: name of the target, see `srmodels.edge.target.TARGETS`.
-        images: real LR tiles `[1, 3, tile, tile]` in [0, 1] to compare on.
+
+@dataclass(frozen=True)
+class Exporter:
+    """Exports one network to any number of targets, and keeps what their evidence shares.
+
+    Attributes:
+        images: tiles of the size `settings.tile`.
         directory: directory of the bundle.
-
-    Raises:
-        UserError: the artifact differs from PyTorch by more than `export.max_error`.
     """
-    target, tile = make_target(name), settings.tile
-    path = directory / "edge" / target.file
-    path.parent.mkdir(exist_ok=True)
-    print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
-    target.export(network, path, ExportSettings(tile, settings.opset))
-    parity = check_parity(network, target.load(path), images)
-    if not parity.max_error <= settings.max_error:  # NaN is no small error
-        raise UserError(
-            f"{name} differs from PyTorch by {parity.max_error:.2e}, more than "
-            f"export.max_error={settings.max_error:.2e}: try another export.opset, or "
-            "raise export.max_error if that is good enough for you."
+
+    settings: ExportConfig
+    network: SRNetwork
+    images: TileImages
+    directory: Path
+
+    def export(self, name: str) -> EdgeArtifact:
+        """Exports the network to the target called `name`, and returns the evidence.
+
+        Raises:
+            MissedError: the artifact differs from PyTorch by more than `export.max_error`, or
+                costs more than `export.max_quality_loss`. No file stays.
+        """
+        target, tile = make_target(name), self.settings.tile
+        path = self.directory / "edge" / target.file
+        path.parent.mkdir(exist_ok=True)
+        print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
+        try:
+            made = target.export(self.network, path, self._settings(target))
+            artifact = self._evidence(target, path)
+            self._check(name, target, artifact)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        print(
+            f"  max error {artifact.parity.max_error:.1e} ({artifact.parity.sqnr_db} dB), "
+            f"{artifact.quality.loss:+.3f} dB lost on {artifact.quality.num_images} "
+            f"{artifact.quality.images}; {path.stat().st_size / 2**20:.1f} MiB, "
+            f"{artifact.latency.median_ms} ms per tile on {artifact.latency.threads} threads, "
+            f"{artifact.latency_ratio:.2f} of PyTorch's",
+            flush=True,
         )
-    latency = _latency(target, path, images[0], settings.latency_runs)
-    print(
-        f"  max error {parity.max_error:.1e} ({parity.sqnr_db} dB) on {parity.num_images} real "
-        f"images, {latency.median_ms} ms per tile on {latency.threads} threads"
-    )
-    return EdgeArtifact(
-        file=path.relative_to(directory).as_posix(),
-        input=TensorSpec("x_l", (1, 3, tile, tile)),
-        output=TensorSpec("x_h", (1, 3, tile * network.scale, tile * network.scale)),
-        parity=parity,
-        latency=latency,
-        machine=f"{platform.machine()}, {platform.system()}",
-    )
+        return replace(artifact, made=dict(made))
 
+    def _settings(self, target: EdgeTarget) -> ExportSettings:
+        settings = ExportSettings(self.settings.tile, self.settings.opset)
+        if not target.quantises:
+            return settings
+        calibration = Calibration(
+            self.images.calibration,
+            loss=lambda runner: self._quality(runner).loss,
+            max_loss=self.settings.max_quality_loss,
+            on_trial=lambda text: print(f"  {text}", flush=True),
+        )
+        return replace(settings, calibration=calibration)
 
-def _latency(target: EdgeTarget, path: Path, x_l: Tensor, runs: int) -> Latency:
-    """Times one tile on all threads, after three runs to warm up."""
-    runner = target.load(path, num_threads())
-    times = time_by_turns({"": lambda: runner.run(x_l)}, runs, warm_up=3)
-    return Latency.of(x_l.shape[-1], times[""], num_threads())
+    def _evidence(self, target: EdgeTarget, path: Path) -> EdgeArtifact:
+        tile, scale, pairs = self.settings.tile, self.network.scale, self.images.pairs
+        runner = target.load(path, num_threads())
+        parity = check_parity(self.network, runner, [p.x_l for p in pairs[:NUM_PARITY_IMAGES]])
+        latency, ratio = self._latency(runner, pairs[0].x_l)
+        return EdgeArtifact(
+            file=path.relative_to(self.directory).as_posix(),
+            input=TensorSpec("x_l", (1, 3, tile, tile)),
+            output=TensorSpec("x_h", (1, 3, tile * scale, tile * scale)),
+            parity=parity,
+            quality=self._quality(runner),
+            latency=latency,
+            latency_ratio=ratio,
+            machine=f"{platform.machine()}, {platform.system()}",
+            made={},
+        )
 
-
-def real_tiles(dataset: Dataset, tile: int) -> list[Tensor]:
-    """Returns LR tiles `[1, 3, tile, tile]` in [0, 1], made from validation photos by antialiased
-    reduction."""
-    samples = dataset.manifest.split("val")
-    step = max(1, len(samples) // NUM_PARITY_IMAGES)
-    return [
-        to_tensor(
-            np.asarray(
-                Image.fromarray(dataset.tile(sample)).resize((tile, tile), Image.Resampling.BICUBIC)
+    def _check(self, name: str, target: EdgeTarget, artifact: EdgeArtifact) -> None:
+        settings, parity, quality = self.settings, artifact.parity, artifact.quality
+        limit = settings.max_error if target.exact else math.inf
+        if not parity.max_error <= limit:  # NaN is no small error
+            raise MissedError(
+                f"{name} differs from PyTorch by {parity.max_error:.2e}, more than "
+                f"export.max_error={limit:.2e}: try another export.opset, or "
+                "raise export.max_error if that is good enough for you."
             )
+        if not quality.loss <= settings.max_quality_loss:
+            raise MissedError(
+                f"{name} loses {quality.loss:.3f} dB of {quality.metric} beside PyTorch, more than "
+                f"export.max_quality_loss={settings.max_quality_loss:g}: take a higher precision, "
+                "or raise export.max_quality_loss if that is good enough for you."
+            )
+
+    def _quality(self, runner: Runner) -> QualityLoss:
+        """Returns what a runner costs beside PyTorch."""
+        pairs, crop = self.images.pairs, self.network.scale
+        photos = {str(number): pair.photo for number, pair in enumerate(pairs)}
+        found = compare(
+            self._of_pytorch,
+            self._scores(runner.run),
+            photos,
+            higher_is_better=True,
+            margin=_MARGIN,
         )
-        for sample in samples[::step][:NUM_PARITY_IMAGES]
-    ]
+        return QualityLoss(
+            metric=f"psnr_y_crop{crop}",
+            loss=round(found.difference, 4) + 0.0,  # no -0.0
+            low=found.low,
+            high=found.high,
+            num_images=len(pairs),
+            images=self.images.origin,
+        )
+
+    @cached_property
+    def _of_pytorch(self) -> dict[str, float]:
+        return self._scores(self._run_network)
+
+    def _scores(self, run: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Returns the PSNR-Y of each pair, dB, by its number."""
+        crop = self.network.scale
+        return {
+            str(number): min(psnr_y(to_pixels(run(pair.x_l)), pair.hr, crop), MAX_PSNR)
+            for number, pair in enumerate(self.images.pairs)
+        }
+
+    def _run_network(self, x_l: Tensor) -> Tensor:
+        with torch.inference_mode():
+            x_h: Tensor = self.network(x_l)
+        return x_h
+
+    def _latency(self, runner: Runner, x_l: Tensor) -> tuple[Latency, float]:
+        """Times one tile on all threads, and PyTorch beside it, after three runs to warm up."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(num_threads())
+        try:
+            times = time_by_turns(
+                {"artifact": lambda: runner.run(x_l), "PyTorch": lambda: self._run_network(x_l)},
+                self.settings.latency_runs,
+                warm_up=3,
+            )
+        finally:
+            torch.set_num_threads(threads)
+        ours, theirs = (Latency.of(x_l.shape[-1], found, num_threads()) for found in times.values())
+        return ours, round(ours.median_ms / theirs.median_ms, 3)

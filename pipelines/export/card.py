@@ -25,7 +25,7 @@ def model_card(description: str, degradation: str, facts: BundleFacts) -> str:
 {"".join(map(_artifact_use, edge))}
 ## Measured
 Every image's scores are in `{IMAGES}`.
-{"".join(measured)}{"".join(map(_artifact_evidence, edge))}
+{"".join(measured)}{"".join(map(_artifact_evidence, edge))}{_left_out(facts.left_out)}
 ## Trained on
 - dataset `{facts.manifest}`
 - recipe `{facts.recipe}`, configuration `{facts.config_digest}`
@@ -35,6 +35,10 @@ Every image's scores are in `{IMAGES}`.
 Trained for {degradation} degradation. It cannot know what the LR image does not show:
 check results before they are used as evidence of anything.
 """
+
+
+def _left_out(reasons: dict[str, str]) -> str:
+    return "".join(f"\nLeft out: {reason}\n" for reason in reasons.values())
 
 
 def _shown(value: float | None) -> str:
@@ -64,10 +68,14 @@ def _artifact_use(artifact: EdgeArtifact) -> str:
 
 
 def _artifact_evidence(artifact: EdgeArtifact) -> str:
-    parity, latency = artifact.parity, artifact.latency
+    parity, quality, latency = artifact.parity, artifact.quality, artifact.latency
+    interval = "" if quality.low is None else f" (95 %: {quality.low:.3f} … {quality.high:.3f})"
+    made = "; ".join(f"{name} {value}" for name, value in artifact.made.items())
     return f"""
 `{artifact.file}` against PyTorch on {parity.num_images} real images: largest error
-{parity.max_error:.1e}, {parity.sqnr_db} dB. Latency
+{parity.max_error:.1e}, {parity.sqnr_db} dB. It loses {quality.loss:.3f} dB{interval} of
+{quality.metric} on {quality.num_images} {quality.images}. Latency
 {latency.median_ms} ms per tile (median of {latency.runs},
-{latency.threads} threads, {artifact.machine}).
+{latency.threads} threads, {artifact.machine}), {artifact.latency_ratio:.2f} of PyTorch's.
+Made by {made}.
 """

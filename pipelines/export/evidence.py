@@ -22,32 +22,18 @@ class Evidence:
     """The results of evaluating exactly the weights that are exported.
 
     Attributes:
+        metrics: the means of every benchmark set, for `bundle.json`.
         files: the report and the scores of every image, by name.
     """
 
-    results: EvaluationResults
+    metrics: BundleMetrics
     files: dict[str, bytes]
-
-    def metrics(self) -> BundleMetrics:
-        """Returns the means of every benchmark set, for `bundle.json`."""
-        model = self.results.model
-        benchmarks = {
-            name: BenchmarkFacts(
-                identity=found.identity,
-                degradation=found.degradation,
-                num_images=found.num_images,
-                model=found.summary[model],
-                bicubic=found.summary[BICUBIC],
-            )
-            for name, found in self.results.benchmarks.items()
-        }
-        return BundleMetrics(self.results.metrics, self.results.titles[model], benchmarks)
 
 
 def find_evidence(
     settings: ExportConfig, model: Model, benchmark: Any, policy: RetryPolicy = RetryPolicy()
 ) -> Evidence:
-    """Returns the evidence for a model.
+    """Returns the evidence for a model: of jobs/evaluate.py, or the one in its own bundle.
 
     Args:
         benchmark: the sets that it was measured on, as `parse_names` takes them.
@@ -64,9 +50,28 @@ def find_evidence(
             results = read_typed(EvaluationResults, data, f"{location}/{RESULTS}")
             if results.weights_sha256 == model.weights_sha256:
                 files = {name: store.read(name) for name in (REPORT, IMAGES)}
-                return Evidence(results, files)
+                return Evidence(_metrics(results), files)
+    if model.bundle is not None and model.bundle.facts.weights_sha256 == model.weights_sha256:
+        own = [name for name in (REPORT, IMAGES) if name in model.bundle.facts.files]
+        files = {name: (model.bundle.path / name).read_bytes() for name in own}
+        return Evidence(model.bundle.facts.metrics, files)
     raise UserError(
         f"{model.reference} has not been measured as it is now: run jobs/evaluate.py "
         f"model={model.reference} export.weights={settings.weights} first, with the same "
         "benchmark and with output= where export.evidence is."
     )
+
+
+def _metrics(results: EvaluationResults) -> BundleMetrics:
+    model = results.model
+    benchmarks = {
+        name: BenchmarkFacts(
+            identity=found.identity,
+            degradation=found.degradation,
+            num_images=found.num_images,
+            model=found.summary[model],
+            bicubic=found.summary[BICUBIC],
+        )
+        for name, found in results.benchmarks.items()
+    }
+    return BundleMetrics(results.metrics, results.titles[model], benchmarks)

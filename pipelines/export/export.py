@@ -9,11 +9,11 @@ from torch import Tensor
 from pipelines.config.load import config_digest, to_yaml
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
-from pipelines.data.dataset import open_dataset
-from pipelines.errors import UserError
-from pipelines.export.artifacts import export_artifact, real_tiles
+from pipelines.errors import UserError, listing
+from pipelines.export.artifacts import Exporter, MissedError
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
+from pipelines.export.images import tile_images
 from pipelines.models import bundle
 from pipelines.models.cost import network_cost
 from pipelines.models.facts import BundleFacts, EdgeArtifact
@@ -22,6 +22,7 @@ from pipelines.revision import git_commit
 from pipelines.runs.names import run_name
 from pipelines.storage.folders import new_folder
 from pipelines.storage.ownership import check_replaceable
+from pipelines.storage.paths import absolute_location
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import Store, open_store
 from pipelines.storage.tensors import save_tensors
@@ -39,6 +40,10 @@ def model_reference(config: Config) -> ModelReference:
 
 def output_location(config: Config) -> str:
     """Returns where the bundle is written: a directory or an `s3://` prefix."""
+    reference = model_reference(config)
+    if reference.kind is Kind.SHIPPED:
+        folder = absolute_location(config.output or "work/export")
+        return f"{folder.rstrip('/')}/{reference.name}"
     return bundle.bundle_location(config.output, config.run)
 
 
@@ -49,10 +54,11 @@ def plan(config: Config) -> str:
         UserError: files of somebody else are where the bundle goes.
     """
     _check_output(open_store(output_location(config), policy=config.stream.policy))
-    tile = config.export.tile
+    tile, artifacts = config.export.tile, listing(config.export.artifacts)
     return (
-        f"export {model_reference(config)} as ONNX (opset {config.export.opset}, LR tiles of "
-        f"{tile}x{tile} px) into the bundle {output_location(config)}"
+        f"export {model_reference(config)} as {artifacts or 'weights alone'} "
+        f"(ONNX opset {config.export.opset}, LR tiles of {tile}x{tile} px) into the bundle "
+        f"{output_location(config)}"
     )
 
 
@@ -73,14 +79,15 @@ def run(config: Config) -> str:
         print(f"Nothing to do: {model.reference} is exported already, see {store.location}.")
         return store.location
     with new_folder(store, bundle.FILE_NAME, lambda: _check_output(store)) as new:
-        facts = replace(facts, edge=_export_artifacts(config, model, new))
+        edge, left_out = _export_artifacts(config, model, new)
+        facts = replace(facts, edge=edge, left_out=left_out)
         _save(model.network.inference_state_dict(), facts.precision, new / bundle.WEIGHTS)
         if model.finetuning_weights:
             _save(model.finetuning_weights, facts.precision, new / bundle.FINETUNING)
         (new / bundle.CONFIG).write_text(to_yaml(model.config))
         for name, data in evidence.files.items():
             (new / name).write_bytes(data)
-        card = model_card(config.description, model.config.degradation.preset, facts)
+        card = model_card(model.config.description, model.config.degradation.preset, facts)
         (new / CARD).write_text(card)
         bundle.seal(new, facts)
     print(f"Bundle: {store.location}")
@@ -100,19 +107,31 @@ def _is_exported(store: Store, policy: RetryPolicy, facts: BundleFacts) -> bool:
     except UserError as error:
         print(f"Exporting anew, since {error}")
         return False
+    if known.left_out:  # another threshold may let it in
+        return False
     # The next commit makes no other model of it.
-    return replace(known, git_commit=facts.git_commit, edge={}, files={}) == facts
+    return replace(known, git_commit=facts.git_commit, edge={}, left_out={}, files={}) == facts
 
 
-def _export_artifacts(config: Config, model: Model, directory: Path) -> dict[str, EdgeArtifact]:
-    settings = config.export
-    if not settings.artifacts:
-        return {}
-    images = real_tiles(open_dataset(config.data, config.stream), settings.tile)
-    return {
-        name: export_artifact(name, settings, model.network, images, directory)
-        for name in settings.artifacts
-    }
+def _export_artifacts(
+    config: Config, model: Model, directory: Path
+) -> tuple[dict[str, EdgeArtifact], dict[str, str]]:
+    """Returns the artifacts, and why others were left out, by target."""
+    settings, network = config.export, model.network
+    edge: dict[str, EdgeArtifact] = {}
+    left_out: dict[str, str] = {}
+    if settings.artifacts:
+        images = tile_images(config, model)
+        exporter = Exporter(settings, network, images, directory)
+        for name in settings.artifacts:
+            try:
+                edge[name] = exporter.export(name)
+            except MissedError as error:
+                if settings.strict:
+                    raise
+                left_out[name] = str(error)
+                print(f"  left out: {error}", flush=True)
+    return edge, left_out
 
 
 def _save(weights: dict[str, Tensor], precision: str, path: Path) -> None:
@@ -124,7 +143,7 @@ def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
     cost = network_cost(model.config.system, model.config.networks, model.config.export.tile)
     assert config.mlflow.model is not None
     return BundleFacts(
-        name=config.mlflow.model,
+        name=model.bundle.facts.name if model.bundle else config.mlflow.model,
         system=model.config.system,
         recipe=model.config.recipe,
         scale=model.network.scale,
@@ -139,5 +158,5 @@ def _facts(config: Config, model: Model, evidence: Evidence) -> BundleFacts:
         git_commit=git_commit(),
         parameters=cost.total_parameters,
         gmacs=round(cost.total_gmacs, 3),
-        metrics=evidence.metrics(),
+        metrics=evidence.metrics,
     )

@@ -109,21 +109,46 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class QualityLoss:
+    """The quality that an artifact costs, beside PyTorch on the same pairs of tiles.
+
+    Attributes:
+        metric: label of the metric.
+        loss: mean over the pairs of PyTorch's score minus the artifact's, in the metric's unit.
+        low, high: 95 % interval of that mean for other photos; None where one photo is too few.
+        images: the origin of the pairs, in words.
+    """
+
+    metric: str
+    loss: float
+    low: float | None
+    high: float | None
+    num_images: int
+    images: str
+
+
+@dataclass(frozen=True)
 class EdgeArtifact:
     """A file that one runtime executes, with the evidence for it.
 
     Attributes:
         file: its path in the bundle.
         parity: its difference from PyTorch, on real images.
+        quality: what it costs.
         latency: latency of one tile, on `machine`.
+        latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads.
+        made: choices of the export and versions of its tools, by name.
     """
 
     file: RelativePath
     input: TensorSpec
     output: TensorSpec
     parity: Parity
+    quality: QualityLoss
     latency: Latency
+    latency_ratio: float
     machine: str
+    made: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -149,10 +174,11 @@ class BundleFacts(Document):
         manifest: digest of the dataset that the model was trained on.
         gmacs: multiply-adds for an LR tile, 10⁹.
         edge: artifacts by target.
+        left_out: why an artifact that was asked for is not there, by target.
         files: every other file of the bundle, by path; `seal` fills it in.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     VERSION_KEY: ClassVar[str] = "schema_version"
     REMEDY: ClassVar[str] = "export it again"
 
@@ -173,6 +199,7 @@ class BundleFacts(Document):
     gmacs: float
     metrics: BundleMetrics
     edge: dict[str, EdgeArtifact] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     files: dict[RelativePath, FileFacts] = field(default_factory=dict)
 
     @property

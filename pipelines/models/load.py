@@ -14,7 +14,7 @@ from pipelines.config.reference import SHIPPED, Kind, ModelReference, shipped_mo
 from pipelines.config.schema import Config, MlflowConfig
 from pipelines.errors import UserError, listing
 from pipelines.models.build import build_network, build_trained, network_on_meta, stage_on_meta
-from pipelines.models.bundle import load_bundle, local_bundle
+from pipelines.models.bundle import Bundle, load_bundle, local_bundle
 from pipelines.models.facts import Provenance
 from pipelines.runs.checkpoint import RESULT, RunState
 from pipelines.runs.names import run_checkpoints
@@ -41,6 +41,7 @@ class Model:
             branches are made again (`SRNetwork.load_fused_state_dict`).
         version: the version of the registry that it is, even where an alias names it; None for
             other models.
+        bundle: the bundle that it was loaded from; None for a run.
     """
 
     reference: ModelReference
@@ -50,6 +51,7 @@ class Model:
     finetuning_weights: dict[str, Tensor]
     trained_weights: dict[str, Tensor]
     version: ModelReference | None = None
+    bundle: Bundle | None = None
 
     @property
     def parent_version(self) -> str | None:
@@ -184,7 +186,8 @@ def _from_bundle(reference: ModelReference, path: Path) -> Model:
     bundle = load_bundle(path)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
-    return Model(reference, bundle.config(), network, bundle.facts.provenance, kept, trained)
+    provenance = bundle.facts.provenance
+    return Model(reference, bundle.config(), network, provenance, kept, trained, bundle=bundle)
 
 
 def _from_run(reference: ModelReference, config: Config, *, to_train: bool) -> Model:

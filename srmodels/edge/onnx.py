@@ -1,48 +1,49 @@
 """Exports the inference path at a fixed tile size to ONNX, and runs it with ONNX Runtime."""
 
+import copy
 import logging
 import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
 
-class OnnxFp32(EdgeTarget):
-    """A target that writes one fp32 graph into one file.
+class OnnxTarget(EdgeTarget):
+    """A target of one ONNX graph in one file, which ONNX Runtime runs.
 
     The graph maps `x_l` `[1, 3, tile, tile]` to `x_h` `[1, 3, scale·tile, scale·tile]`, both in
-    [0, 1].
+    [0, 1] and in fp32.
     """
-
-    file = "model_fp32.onnx"
-
-    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> None:
-        tile = settings.tile
-        if tile % network.size_multiple:
-            raise ValueError(f"the tile ({tile}) must be a multiple of {network.size_multiple}.")
-        network.eval()
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network.for_tile(tile),
-                (torch.zeros(1, 3, tile, tile),),
-                str(path),
-                dynamo=True,
-                external_data=False,
-                opset_version=settings.opset,
-                input_names=["x_l"],
-                output_names=["x_h"],
-                verbose=False,
-            )
 
     def load(self, path: Path, threads: int = 0) -> "OnnxRunner":
         return OnnxRunner(path, threads)
+
+
+class OnnxFp32(OnnxTarget):
+    """A graph in fp32."""
+
+    file = "model_fp32.onnx"
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        return _export(tile_module(network, settings.tile), path, settings)
+
+
+class OnnxFp16(OnnxTarget):
+    """A graph whose weights and activations are fp16; its input and output stay fp32."""
+
+    file = "model_fp16.onnx"
+    exact = False
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        half = copy.deepcopy(tile_module(network, settings.tile)).half()
+        return _export(_Half(half), path, settings)
 
 
 class OnnxRunner(Runner):
@@ -65,3 +66,45 @@ class OnnxRunner(Runner):
     def run(self, x_l: Tensor) -> Tensor:
         (x_h,) = self.session.run(None, {"x_l": x_l.numpy()})
         return torch.from_numpy(np.asarray(x_h))
+
+
+def tile_module(network: SRNetwork, tile: int) -> nn.Module:
+    """Returns the module to trace for one tile size, in eval mode.
+
+    Raises:
+        ValueError: the network cannot take such tiles.
+    """
+    if tile % network.size_multiple:
+        raise ValueError(f"the tile ({tile}) must be a multiple of {network.size_multiple}.")
+    return network.eval().for_tile(tile)
+
+
+class _Half(nn.Module):
+    """A module in fp16 with an input and an output in fp32."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        x: Tensor = self.inner(x_l.half()).float()
+        return x
+
+
+def _export(module: nn.Module, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+    tile = settings.tile
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, 3, tile, tile),),
+            str(path),
+            dynamo=True,
+            external_data=False,
+            opset_version=settings.opset,
+            input_names=["x_l"],
+            output_names=["x_h"],
+            verbose=False,
+        )
+    return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}

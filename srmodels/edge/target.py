@@ -5,7 +5,7 @@ A new target is one module with a class like the one in `onnx.py`, and a line in
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,14 @@ from torch import Tensor
 from srmodels.network import SRNetwork
 
 #: Module and class of every target, by name; a module is imported when `make_target` needs it.
-TARGETS = {"onnx_fp32": "srmodels.edge.onnx:OnnxFp32"}
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """The settings of an export.
-
-    Attributes:
-        tile: side of the LR input, pixels.
-        opset: ONNX opset.
-    """
-
-    tile: int
-    opset: int = 20
+TARGETS = {
+    "onnx_fp32": "srmodels.edge.onnx:OnnxFp32",
+    "onnx_fp16": "srmodels.edge.onnx:OnnxFp16",
+    "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
+}
+#: The runtimes, each with the first part of its targets' names; the precision is the second.
+RUNTIMES = {"onnxruntime": "onnx"}
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class Runner(ABC):
@@ -42,18 +36,58 @@ class Runner(ABC):
         [0, 1]."""
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What a quantised artifact is fitted to, and what decides between two of them.
+
+    Attributes:
+        images: real LR tiles `[1, 3, tile, tile]` in [0, 1], on which ranges are measured.
+        loss: returns the quality that a runner loses beside PyTorch, dB; below 0 where it gains.
+        max_loss: the largest loss that is good enough.
+        on_trial: called with each trial in a few words.
+    """
+
+    images: Sequence[Tensor]
+    loss: Callable[[Runner], float]
+    max_loss: float
+    on_trial: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The settings of an export.
+
+    Attributes:
+        tile: side of the LR input, pixels.
+        opset: ONNX opset.
+        calibration: for targets that quantise.
+    """
+
+    tile: int
+    opset: int = 20
+    calibration: Calibration | None = None
+
+
 class EdgeTarget(ABC):
     """A runtime and a precision that networks are exported to.
 
     Attributes:
         file: the artifact's name in a bundle's `edge` folder.
+        exact: True where an artifact computes what PyTorch computes, up to the rounding of fp32;
+            False where the quality that it loses has to be measured.
+        quantises: True where the export needs `ExportSettings.calibration`.
     """
 
     file: str
+    exact: bool = True
+    quantises: bool = False
 
     @abstractmethod
-    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> None:
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         """Writes the network's inference path for LR tiles `[1, 3, tile, tile]` in [0, 1].
+
+        Returns:
+            how it was made, for its evidence: choices and the versions of tools, by name.
 
         Raises:
             ValueError: the network cannot take such tiles, or the runtime cannot take the network.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srmodels.checks import check_not_negative
+from srmodels.checks import check_not_negative, shortened
 from srmodels.layers import (
     PatchDiscriminator,
     hinge_discriminator_loss,
@@ -49,7 +49,8 @@ class PerceptualStage(Stage):
                 check_not_negative(name, value)
         if options.lpips_backbone not in BACKBONES:
             raise ValueError(
-                f"lpips_backbone is '{options.lpips_backbone}': use {' or '.join(BACKBONES)}."
+                f"lpips_backbone is {shortened(options.lpips_backbone)}: use "
+                f"{' or '.join(BACKBONES)}."
             )
         self.lpips = LPIPS(options.lpips_backbone) if options.lpips_weight else None
         if options.adversarial_weight and self.discriminator is None:

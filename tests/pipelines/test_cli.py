@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from pipelines import cli
 from pipelines.cli import command
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
+from pipelines.export import export
+from pipelines.models.bundle import load_bundle, seal
+from pipelines.models.load import weights_sha256
 from pipelines.registry import register
 from tests.conftest import SMALL
 from tests.pipelines.data.test_images import POSTSCRIPT, bombs, encoded
@@ -216,6 +220,33 @@ def test_a_request_to_end_leaves_no_half_photo(
     assert "terminated: finished files are whole" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_artifact_gives_the_picture_of_pytorch(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = load_bundle(bundle)
+    weights = weights_sha256(known.network().inference_state_dict())
+    seal(bundle, replace(known.facts, weights_sha256=weights))
+    settings = ["export.artifacts=[onnx_fp32]", "export.tile=32", "export.latency_runs=1"]
+    config = load_config([f"model={bundle}", f"output={tmp_path / 'bundles'}", *settings])
+    exported = export.run(config)
+    source, ours, theirs = photo(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png"
+    assert srmill("upscale", source, ours, "--model", bundle, "--overlap", 8) == 0
+    options = ("--model", exported, "--runtime", "onnxruntime", "--overlap", 8, "--batch", 2)
+    assert srmill("upscale", source, theirs, *options) == 0
+    with Image.open(ours) as one, Image.open(theirs) as other:
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+    capsys.readouterr()
+    refused = tmp_path / "d.png"
+    assert srmill("upscale", source, refused, *options, "--precision", "int8") == 2
+    assert (
+        f"{exported} has no artifact onnx_int8 (it has onnx_fp32): make it with jobs/export.py "
+        f"model={exported} 'export.artifacts=[onnx_int8]'."
+    ) in capsys.readouterr().err
+    options = ("--model", bundle, "--precision", "int8")
+    assert srmill("upscale", source, refused, *options) == 2
+    assert "--precision is an artifact's: add --runtime onnxruntime." in capsys.readouterr().err
 
 
 def test_a_batch_has_an_end(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
@@ -21,10 +23,12 @@ from pipelines.models.bundle import IMAGES, load_bundle, local_bundle
 from pipelines.models.load import at_precision, load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
+from pipelines.storage.paths import home as home_folder
 from pipelines.storage.store import open_store
 from pipelines.storage.typed import to_json
 from pipelines.training.launch import run_stages
-from srmodels.edge.onnx import OnnxRunner
+from srmodels.edge.onnx import OnnxFp16, OnnxRunner
+from srmodels.edge.target import ExportSettings
 from tests.support.results import BENCHMARK, make_results
 from tests.support.training import configure
 
@@ -63,6 +67,17 @@ def home(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def half(dataset: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's weights as an ONNX file in fp16."""
+    path = tmp_path_factory.mktemp("half") / "model.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRMILL_HOME", str(home))
+        network = load_model(ModelReference.parse(MODEL), configure(dataset)).network
+    OnnxFp16().export(network, path, ExportSettings(tile=32))
+    return path
+
+
 @pytest.fixture
 def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The configuration of the export, with folders of this test for evidence and bundle."""
@@ -74,8 +89,8 @@ def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_plan_says_where_the_bundle_goes(dataset: Path, tmp_path: Path) -> None:
     said = export.plan(configure(dataset, f"output={tmp_path}"))
     assert said == (
-        "export run:small-decoder as ONNX (opset 20, LR tiles of 32x32 px) into the bundle "
-        f"{tmp_path / 'small'}"
+        "export run:small-decoder as onnx_fp32 (ONNX opset 20, LR tiles of 32x32 px) into the "
+        f"bundle {tmp_path / 'small'}"
     )
     config = configure(dataset)
     assert export.output_location(config) == register.bundle_location(config)
@@ -117,6 +132,11 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     artifact = facts.edge["onnx_fp32"]
     assert artifact.parity.max_error <= trained.export.max_error
     assert (artifact.input.shape, artifact.output.shape) == ((1, 3, 32, 32), (1, 3, 128, 128))
+    assert artifact.quality.images == "validation tiles"
+    assert artifact.quality.num_images > 1
+    assert abs(artifact.quality.loss) < 0.01
+    assert artifact.latency_ratio > 0
+    assert artifact.made["onnx"]
     assert "edge/model_fp32.onnx" in (directory / "MODEL_CARD.md").read_text()
 
     # Again: it is there. Damaged, it is exported anew.
@@ -169,10 +189,87 @@ def test_other_weights_and_damaged_evidence_are_refused(trained: Config, tmp_pat
 
 def test_an_artifact_too_far_from_pytorch_is_refused(trained: Config) -> None:
     write_evidence(trained)
-    trained.export.max_error = 1e-12
+    trained.export.max_error, trained.export.strict = 1e-12, True
     with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by .*export\.max_error="):
         export.run(trained)
     assert not Path(export.output_location(trained)).exists()
+
+
+def test_an_artifact_that_misses_its_threshold_is_left_out(
+    trained: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_evidence(trained)
+    trained.export.artifacts, trained.export.max_error = ["onnx_fp32", "onnx_fp16"], 1e-12
+    bundle = load_bundle(Path(export.run(trained)))
+    assert list(bundle.facts.edge) == ["onnx_fp16"]
+    assert "left out: onnx_fp32 differs from PyTorch by" in capsys.readouterr().out
+    assert bundle.facts.left_out["onnx_fp32"].startswith("onnx_fp32 differs from PyTorch by")
+    assert "Left out: onnx_fp32 differs" in (bundle.path / "MODEL_CARD.md").read_text()
+    assert [path.name for path in (bundle.path / "edge").iterdir()] == ["model_fp16.onnx"]
+    # With another threshold it is another bundle.
+    trained.export.max_error = 1e-4
+    assert list(load_bundle(Path(export.run(trained))).facts.edge) == ["onnx_fp32", "onnx_fp16"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda x_h: x_h.flip(1), id="swapped channels"),
+        pytest.param(lambda x_h: x_h.roll(1, -1), id="a border off by one"),
+        pytest.param(lambda x_h: x_h.clamp(0.4, 0.6), id="a saturated layer"),
+        pytest.param(lambda x_h: 1 - x_h, id="a wrong op"),
+    ],
+)
+def test_an_artifact_that_costs_too_much_is_refused(
+    trained: Config,
+    half: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[[Tensor], Tensor],
+) -> None:
+    write_evidence(trained)
+    trained.export.artifacts, trained.export.strict = ["onnx_fp16"], True
+    monkeypatch.setattr(OnnxFp16, "export", lambda _, network, path, __: shutil.copy(half, path))
+    run = OnnxRunner.run
+    monkeypatch.setattr(OnnxRunner, "run", lambda self, x_l: broken(run(self, x_l)))
+    with pytest.raises(
+        UserError, match=r"onnx_fp16 loses .* dB of psnr_y_crop4 beside PyTorch, mo"
+    ):
+        export.run(trained)
+    assert not Path(export.output_location(trained)).exists()
+
+
+def test_a_bundle_needs_neither_a_dataset_nor_an_evaluation(
+    trained: Config, tmp_path: Path
+) -> None:
+    write_evidence(trained)
+    trained.export.artifacts = []
+    first = load_bundle(Path(export.run(trained)))
+    trained.model, trained.output = str(first.path), str(tmp_path / "again")
+    trained.data, trained.export.evidence = str(tmp_path / "nosuch"), str(tmp_path / "none")
+    trained.export.artifacts, trained.export.calibration_images = ["onnx_fp32", "onnx_int8"], 3
+    # Hardly trained weights say how well a network quantises as little as they say of photos.
+    trained.export.max_quality_loss = 10.0
+    again = load_bundle(Path(export.run(trained)))
+    assert again.facts.metrics == first.facts.metrics
+    assert again.facts.files["images.csv"] == first.facts.files["images.csv"]
+    assert again.facts.weights_sha256 == first.facts.weights_sha256
+    assert list(again.facts.edge) == ["onnx_fp32", "onnx_int8"]
+    for artifact in again.facts.edge.values():
+        assert (artifact.quality.num_images, artifact.quality.images) == (
+            16,
+            "crops of the embedded photos",
+        )
+    assert again.facts.edge["onnx_int8"].made["calibration"].endswith(", 3 images")
+    # A run has its own data, and no other stands in for them.
+    trained.model, trained.output = MODEL, str(tmp_path / "third")
+    write_evidence(trained)
+    with pytest.raises(UserError, match="there is no dataset in"):
+        export.run(trained)
+
+
+def test_what_ships_is_exported_under_its_own_name() -> None:
+    config = load_config(["model=rdsr"])
+    assert export.output_location(config) == str(home_folder() / "work" / "export" / "rdsr")
 
 
 def test_evidence_of_the_unrounded_weights_is_none_of_the_rounded_ones(trained: Config) -> None:
@@ -187,9 +284,12 @@ def test_an_artifact_that_computes_no_number_is_refused(
     trained: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_evidence(trained)
+    trained.export.strict = True
     monkeypatch.setattr(OnnxRunner, "run", lambda _, x_l: torch.full((1, 3, 128, 128), torch.nan))
-    with pytest.raises(UserError, match=r"onnx_fp32 differs from PyTorch by nan, more than"):
-        export.run(trained)
+    for name in ("onnx_fp32", "onnx_fp16"):
+        trained.export.artifacts = [name]
+        with pytest.raises(UserError, match=f"{name} differs from PyTorch by nan, more than"):
+            export.run(trained)
     assert not Path(export.output_location(trained)).exists()
 
 

@@ -113,5 +113,5 @@ def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"schema_version": 99, "files": {}}')
-    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 3"):
+    with pytest.raises(UserError, match="has schema version 99, this SRMill reads 4"):
         load_bundle(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.models.bundle import FILE_NAME, load_bundle, seal
-from pipelines.models.facts import BundleFacts, EdgeArtifact, TensorSpec
+from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss, TensorSpec
 from pipelines.storage.typed import read_typed, to_dict, to_json
 from srmodels.edge.target import Parity
 from srmodels.latency import Latency
@@ -19,8 +19,11 @@ ARTIFACT = EdgeArtifact(
     input=TensorSpec("x_l", (1, 3, 32, 32)),
     output=TensorSpec("x_h", (1, 3, 128, 128)),
     parity=Parity(max_error=1e-6, sqnr_db=float("inf"), num_images=4),
+    quality=QualityLoss("psnr_y_crop4", 0.02, -0.01, 0.05, 16, "validation tiles"),
     latency=Latency(32, 1.5, 1.0, 2.0, runs=10, threads=2),
+    latency_ratio=0.5,
     machine="a machine",
+    made={"onnx": "1.0"},
 )
 
 
@@ -51,10 +54,10 @@ def test_a_wrong_fact_is_named(tmp_path: Path) -> None:
 
 def test_a_bundle_of_an_older_version_is_refused(tmp_path: Path) -> None:
     facts = make_bundle(tmp_path).facts
-    for version in (1, 2):
+    for version in (1, 2, 3):
         old = {"schema_version": version} | asdict(facts)
         (tmp_path / FILE_NAME).write_text(json.dumps(old))
-        with pytest.raises(UserError, match=f"has schema version {version}, this SRMill reads 3: "):
+        with pytest.raises(UserError, match=f"has schema version {version}, this SRMill reads 4: "):
             load_bundle(tmp_path)
 
 

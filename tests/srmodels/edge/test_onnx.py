@@ -1,13 +1,28 @@
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pipelines.config.load import load_config
-from srmodels.edge.onnx import OnnxFp32
-from srmodels.edge.target import TARGETS, ExportSettings, check_parity, make_target
+from srmodels.edge.onnx import OnnxFp16, OnnxFp32
+from srmodels.edge.onnx_int8 import OnnxInt8
+from srmodels.edge.target import (
+    TARGETS,
+    Calibration,
+    ExportSettings,
+    Parity,
+    Runner,
+    check_parity,
+    make_target,
+)
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.latency import Latency, time_by_turns
+from srmodels.network import SRNetwork
 from tests.conftest import SMALL
 
 
@@ -48,6 +63,83 @@ def test_a_tile_that_the_network_cannot_take_is_refused(network: EdgeSDSR, tmp_p
     with pytest.raises(ValueError, match="must be a multiple of 4"):
         OnnxFp32().export(network, tmp_path / "model.onnx", ExportSettings(tile=30))
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_keeps_its_input_and_output(network: EdgeSDSR, tmp_path: Path) -> None:
+    path, settings = tmp_path / "model.onnx", ExportSettings(tile=32)
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    OnnxFp16().export(network, path, settings)
+    parity = check_parity(network, OnnxFp16().load(path, 1), [torch.rand(1, 3, 32, 32)])
+    assert 1e-5 < parity.max_error < 1e-2
+    weighty = [w for w in onnx.load(path).graph.initializer if len(w.dims) > 1]
+    assert {w.data_type for w in weighty} == {onnx.TensorProto.FLOAT16}
+    assert all(torch.equal(weight, weights[n]) for n, weight in network.state_dict().items())
+
+
+class Plain(SRNetwork):
+    """Enlarges by four convolutions, whose scales differ."""
+
+    scale, size_multiple = 4, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 8, 8, 8, 48)
+        self.layers = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1) for pair in pairwise(widths))
+
+    def inference_modules(self) -> dict[str, nn.Module]:
+        return {"layers": self.layers}
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        x = x_l
+        for layer in self.layers:
+            x = torch.tanh(3 * layer(x))
+        return F.pixel_shuffle(x, self.scale)
+
+
+def quantised(path: Path, max_loss: float) -> tuple[Parity, Mapping[str, str], list[str]]:
+    """Exports int8, judged by its distance from PyTorch; returns that, what was made, and told."""
+    torch.manual_seed(3)
+    network = Plain().eval()
+    images = [torch.rand(1, 3, 16, 16) for _ in range(4)]
+    told: list[str] = []
+
+    def loss(runner: Runner) -> float:
+        return 60 - check_parity(network, runner, images[2:]).sqnr_db
+
+    calibration = Calibration(images[:2], loss, max_loss, told.append)
+    made = OnnxInt8().export(network, path, ExportSettings(tile=16, calibration=calibration))
+    return check_parity(network, OnnxInt8().load(path, 1), images[2:]), made, told
+
+
+def test_the_ranges_that_cost_least_are_kept(tmp_path: Path) -> None:
+    parity, made, told = quantised(tmp_path / "model.onnx", max_loss=100.0)
+    losses = {line.partition(":")[0]: float(line.split()[1]) for line in told}
+    assert set(losses) == {"minmax", "percentile", "entropy"}
+    best = min(losses, key=lambda method: losses[method])
+    assert made["calibration"] == f"{best}, 2 images"
+    assert made["layers in fp32"] == "none"
+    assert 60 - parity.sqnr_db == pytest.approx(losses[best], abs=0.11)
+    assert parity.sqnr_db > 15
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 4
+
+
+def test_layers_stay_in_fp32_until_little_is_lost(tmp_path: Path) -> None:
+    first, _, told = quantised(tmp_path / "model.onnx", max_loss=100.0)
+    wanted = 60 - first.sqnr_db - 1
+    parity, made, told = quantised(tmp_path / "model.onnx", max_loss=wanted)
+    spared = made["layers in fp32"].split(", ")
+    assert 0 < len(spared) < 4
+    assert "sparing each of 4 layers" in " ".join(told)
+    assert 60 - parity.sqnr_db <= wanted + 0.11
+    # One less would not have been enough.
+    fewer = [line for line in told if f" {len(spared) - 1} layers in fp32" in line]
+    assert all(float(line.split(": ")[1].split()[0]) > wanted for line in fewer)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    kept = [node for node in nodes if node.name in spared]
+    assert len(kept) == len(spared)
+    assert all(made_by.get(node.input[1]) != "DequantizeLinear" for node in kept)
 
 
 def test_every_target_is_found_by_its_name_and_no_other_is() -> None:

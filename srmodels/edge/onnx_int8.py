@@ -1,0 +1,179 @@
+"""Quantises the ONNX graph to int8 with ONNX Runtime's tools, by what it costs in quality."""
+
+import contextlib
+import io
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    create_calibrator,
+    quant_pre_process,
+    quantize_static,
+    save_tensors_data,
+)
+from torch import Tensor
+
+from srmodels.edge.onnx import OnnxFp32, OnnxRunner, OnnxTarget
+from srmodels.edge.target import Calibration, ExportSettings
+from srmodels.network import SRNetwork
+
+#: What is quantised: the products. With norms or Mul, ONNX Runtime 1.31 writes graphs that it
+#: cannot load itself.
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+#: How ranges are found, by name: extremes, 99.999 % of the values, or least divergence.
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+#: Histograms are made of so many images at most: each takes a pass over all activations.
+_MAX_HISTOGRAM = 32
+#: Images whose activations are in memory at once.
+_CHUNK = 4
+
+
+class OnnxInt8(OnnxTarget):
+    """A graph with quantised products (QDQ): weights int8 per channel, activations uint8.
+
+    Three ways to find the ranges are tried, and the one that costs the least quality is kept. If it
+    costs too much, each layer is spared in turn, and those that give back the most stay in fp32
+    until the loss is small enough.
+    """
+
+    file = "model_int8.onnx"
+    exact = False
+    quantises = True
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        calibration = settings.calibration
+        assert calibration is not None
+        with TemporaryDirectory() as folder:
+            plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
+            made = OnnxFp32().export(network, plain, settings)
+            with _quiet():
+                quant_pre_process(str(plain), str(prepared))
+            trials = _Trials(prepared, Path(folder), path, calibration)
+            method, loss = trials.best_method()
+            spared: list[str] = []
+            if loss > calibration.max_loss:
+                spared = trials.spare(method)
+            trials.write(method, spared)
+        return {
+            **made,
+            "calibration": f"{method}, {len(calibration.images)} images",
+            "layers in fp32": ", ".join(spared) or "none",
+        }
+
+
+@dataclass
+class _Trials:
+    """Quantised versions of one graph, each written to `path` and judged.
+
+    Attributes:
+        prepared: the graph in fp32, with shapes.
+        folder: for the ranges, which are kept by method.
+    """
+
+    prepared: Path
+    folder: Path
+    path: Path
+    calibration: Calibration
+
+    def best_method(self) -> tuple[str, float]:
+        """Returns the method whose ranges cost the least quality, and its loss in dB."""
+        losses = {}
+        for method in _METHODS:
+            self._keep_ranges(method)
+            losses[method] = self._loss(method, [])
+            self.calibration.on_trial(f"{method}: {losses[method]:+.3f} dB lost")
+        best = min(losses, key=lambda method: losses[method])
+        return best, losses[best]
+
+    def spare(self, method: str) -> list[str]:
+        """Returns the layers to leave in fp32 so that the loss is small enough: as few as do, of
+        those whose sparing alone gives back the most. All but one, if that is never enough."""
+        graph = onnx.load(self.prepared).graph
+        layers = [node.name for node in graph.node if node.op_type in _PRODUCTS]
+        self.calibration.on_trial(f"{method} costs too much: sparing each of {len(layers)} layers")
+        alone = {layer: self._loss(method, [layer]) for layer in layers}
+        order = sorted(layers, key=lambda layer: alone[layer])
+
+        def enough(count: int) -> bool:
+            loss = self._loss(method, order[:count])
+            self.calibration.on_trial(f"{method}, {count} layers in fp32: {loss:+.3f} dB lost")
+            return loss <= self.calibration.max_loss
+
+        return order[: bisect_left(range(len(layers) - 1), True, lo=1, key=enough)]
+
+    def write(self, method: str, spared: Sequence[str]) -> None:
+        """Writes the graph with the ranges of `method`; the layers of `spared` stay in fp32."""
+        with _quiet():
+            quantize_static(
+                str(self.prepared),
+                str(self.path),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=list(_PRODUCTS),
+                nodes_to_exclude=list(spared),
+                calibrate_method=_METHODS[method],
+                calibration_cache_path=str(self._ranges(method)),
+            )
+
+    def _loss(self, method: str, spared: Sequence[str]) -> float:
+        self.write(method, spared)
+        return self.calibration.loss(OnnxRunner(self.path))
+
+    def _ranges(self, method: str) -> Path:
+        return self.folder / f"{method}.json"
+
+    def _keep_ranges(self, method: str) -> None:
+        calibrator = create_calibrator(
+            str(self.prepared),
+            list(_PRODUCTS),
+            str(self.folder / "augmented.onnx"),
+            _METHODS[method],
+            extra_options={"symmetric": False},
+        )
+        images = self.calibration.images
+        if method != "minmax":
+            images = images[:: -(-len(images) // _MAX_HISTOGRAM)]
+        with _quiet():
+            for first in range(0, len(images), _CHUNK):
+                calibrator.collect_data(_Reader(images[first : first + _CHUNK]))
+            ranges = calibrator.compute_data()
+        save_tensors_data(ranges, str(self._ranges(method)))
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Images for ONNX Runtime's calibrators."""
+
+    def __init__(self, images: Iterable[Tensor]) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, object] | None:
+        image = next(self._images, None)
+        return None if image is None else {"x_l": image.numpy()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what ONNX Runtime's tools print and log to the root logger to themselves."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
