@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +65,7 @@ class Exporter:
         path.parent.mkdir(exist_ok=True)
         print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
         try:
-            made = target.export(self.network, path, self._settings(target))
+            made = self._written(name, target, path)
             artifact = self._evidence(target, path)
             self._check(name, target, artifact)
         except BaseException:
@@ -80,6 +80,12 @@ class Exporter:
             flush=True,
         )
         return replace(artifact, made=dict(made))
+
+    def _written(self, name: str, target: EdgeTarget, path: Path) -> Mapping[str, str]:
+        try:
+            return target.export(self.network, path, self._settings(target))
+        except ValueError as error:
+            raise MissedError(f"{name} cannot be made of this model: {error}.") from error
 
     def _settings(self, target: EdgeTarget) -> ExportSettings:
         settings = ExportSettings(self.settings.tile, self.settings.opset)
@@ -100,8 +106,8 @@ class Exporter:
         latency, ratio = self._latency(runner, pairs[0].x_l)
         return EdgeArtifact(
             file=path.relative_to(self.directory).as_posix(),
-            input=TensorSpec("x_l", (1, 3, tile, tile)),
-            output=TensorSpec("x_h", (1, 3, tile * scale, tile * scale)),
+            input=_spec("x_l", target, tile, self.network.size_multiple),
+            output=_spec("x_h", target, tile * scale, self.network.size_multiple * scale),
             parity=parity,
             quality=self._quality(runner),
             latency=latency,
@@ -177,3 +183,9 @@ class Exporter:
             torch.set_num_threads(threads)
         ours, theirs = (Latency.of(x_l.shape[-1], found, num_threads()) for found in times.values())
         return ours, round(ours.median_ms / theirs.median_ms, 3)
+
+
+def _spec(name: str, target: EdgeTarget, side: int, multiple: int) -> TensorSpec:
+    if target.dynamic:
+        return TensorSpec(name, (1, 3, None, None), multiple=multiple)
+    return TensorSpec(name, (1, 3, side, side))

@@ -16,7 +16,7 @@ class Artifact:
     """A loaded artifact.
 
     Attributes:
-        tile: side of the LR tiles that it takes, pixels.
+        tile: side of the LR tiles that it is given, pixels.
         run: maps LR tiles `[B, 3, tile, tile]` to HR tiles, both in [0, 1].
     """
 
@@ -49,4 +49,4 @@ def load_artifact(model: Model, runtime: str, precision: str, threads: int = 0) 
         # The graph takes one tile at a time.
         return torch.cat([runner.run(tile) for tile in x_l.split(1)])
 
-    return Artifact(found.input.shape[-1], run)
+    return Artifact(found.input.shape[-1] or model.bundle.facts.tile, run)

@@ -99,13 +99,15 @@ class TensorSpec:
     """An input or output of an edge artifact: RGB images in [0, 1].
 
     Attributes:
-        shape: `(1, 3, height, width)`.
+        shape: `(1, 3, height, width)`; None for sides of any length.
+        multiple: height and width are multiples of it.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     range: tuple[float, float] = (0.0, 1.0)
     order: str = "RGB"
+    multiple: int = 1
 
 
 @dataclass(frozen=True)

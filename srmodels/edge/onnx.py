@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,20 @@ class OnnxFp32(OnnxTarget):
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         return _export(tile_module(network, settings.tile), path, settings)
+
+
+class OnnxFp32Dynamic(OnnxTarget):
+    """A graph in fp32 of any height and width that are multiples of the network's."""
+
+    file = "model_fp32_dynamic.onnx"
+    dynamic = True
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        module = tile_module(network, settings.tile)
+        if module is not network:
+            raise ValueError("these networks start from noise of one tile size")
+        size = torch.export.Dim.DYNAMIC
+        return _export(module, path, settings, ({2: size, 3: size},))
 
 
 class OnnxFp16(OnnxTarget):
@@ -91,7 +106,9 @@ class _Half(nn.Module):
         return x
 
 
-def _export(module: nn.Module, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+def _export(
+    module: nn.Module, path: Path, settings: ExportSettings, dynamic_shapes: Any = None
+) -> Mapping[str, str]:
     tile = settings.tile
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -105,6 +122,7 @@ def _export(module: nn.Module, path: Path, settings: ExportSettings) -> Mapping[
             opset_version=settings.opset,
             input_names=["x_l"],
             output_names=["x_h"],
+            dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
     return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}

@@ -19,12 +19,13 @@ from srmodels.network import SRNetwork
 #: Module and class of every target, by name; a module is imported when `make_target` needs it.
 TARGETS = {
     "onnx_fp32": "srmodels.edge.onnx:OnnxFp32",
+    "onnx_fp32_dynamic": "srmodels.edge.onnx:OnnxFp32Dynamic",
     "onnx_fp16": "srmodels.edge.onnx:OnnxFp16",
     "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
 }
 #: The runtimes, each with the first part of its targets' names; the precision is the second.
 RUNTIMES = {"onnxruntime": "onnx"}
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp32_dynamic", "fp16", "int8")
 
 
 class Runner(ABC):
@@ -76,11 +77,13 @@ class EdgeTarget(ABC):
         exact: True where an artifact computes what PyTorch computes, up to the rounding of fp32;
             False where the quality that it loses has to be measured.
         quantises: True where the export needs `ExportSettings.calibration`.
+        dynamic: True where an artifact takes images of any size that the network takes.
     """
 
     file: str
     exact: bool = True
     quantises: bool = False
+    dynamic: bool = False
 
     @abstractmethod
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:

@@ -199,9 +199,14 @@ def test_an_artifact_that_misses_its_threshold_is_left_out(
     trained: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_evidence(trained)
-    trained.export.artifacts, trained.export.max_error = ["onnx_fp32", "onnx_fp16"], 1e-12
+    trained.export.artifacts = ["onnx_fp32", "onnx_fp32_dynamic", "onnx_fp16"]
+    trained.export.max_error = 1e-12
     bundle = load_bundle(Path(export.run(trained)))
     assert list(bundle.facts.edge) == ["onnx_fp16"]
+    assert bundle.facts.left_out["onnx_fp32_dynamic"] == (
+        "onnx_fp32_dynamic cannot be made of this model: these networks start from noise of one "
+        "tile size."
+    )
     assert "left out: onnx_fp32 differs from PyTorch by" in capsys.readouterr().out
     assert bundle.facts.left_out["onnx_fp32"].startswith("onnx_fp32 differs from PyTorch by")
     assert "Left out: onnx_fp32 differs" in (bundle.path / "MODEL_CARD.md").read_text()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.config.load import load_config
-from srmodels.edge.onnx import OnnxFp32
+from srmodels.edge.onnx import OnnxFp32, OnnxFp32Dynamic
 from srmodels.edge.target import ExportSettings, check_parity
 from srmodels.layers import DiscriminatorConfig
 from srmodels.rdsr.config import DecoderConfig, PriorEncoderConfig, RDSRConfig
@@ -149,3 +149,11 @@ def test_exported_it_is_the_same(tmp_path: Path) -> None:
     OnnxFp32().export(network, path, ExportSettings(16))
     images = [torch.rand(1, 3, 16, 16) for _ in range(2)]
     assert check_parity(network, OnnxFp32().load(path), images).max_error < 1e-5
+
+
+def test_exported_for_any_size_it_is_the_same_at_each(tmp_path: Path) -> None:
+    network, path = small().fuse(), tmp_path / "rdsr.onnx"
+    OnnxFp32Dynamic().export(network, path, ExportSettings(16))
+    runner = OnnxFp32Dynamic().load(path)
+    for size in ((16, 16), (24, 40), (64, 4)):
+        assert check_parity(network, runner, [torch.rand(1, 3, *size)]).max_error < 1e-5
