@@ -124,7 +124,10 @@ def test_sigterm_saves_the_work(nodes: Nodes, new_run: NewRun, reference: Refere
         f"terminated: small-autoencoder is saved at step {saved} of {STEPS}: start the same "
         "command again to go on."
     )
-    assert "Traceback" not in run.output
+    # Ray Train's helper that waits for its controller's end may print one of its own, when it is
+    # told to stop while it stops by itself. It has no part in the work.
+    ours = [line for line in run.output.splitlines() if "(PlacementGroupCleaner pid=" not in line]
+    assert "Traceback" not in "\n".join(ours)
     assert run.last_step() == saved
     run.start()
     reference.check(run)
