@@ -8,6 +8,7 @@ from itertools import starmap
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from infra.local.platform import Platform
@@ -31,6 +32,12 @@ from tests.support.session import (  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "recipes" / "small.yaml"
+
+# A busy machine is no failure of what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
