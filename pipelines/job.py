@@ -40,36 +40,25 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with standard_output():
-        _run(program, description, keys, plan, work, arguments)
-
-
-def _run(
-    program: str,
-    description: str,
-    keys: Sequence[str],
-    plan: Callable[[Config], str],
-    work: Callable[[Config], Any],
-    arguments: Sequence[str],
-) -> None:
-    try:
-        interrupts.raise_again()
-        settings = [a for a in arguments if a not in {*_HELP, *_DRY_RUN}]
-        if _HELP & set(arguments):
-            print(help_text(program, description, keys, settings), flush=True)
-            raise SystemExit(0)
-        config = load_config(settings)
-        if wanted := _DRY_RUN & set(arguments):
-            whole = f"{to_yaml(config)}\n" if "--dry-run=full" in wanted else ""
-            print(redacted(f"{whole}Plan: {plan(config)}"), flush=True)
-            raise SystemExit(0)
-        work(config)
-    except UserError as error:
-        # An error from a Ray task carries the remote traceback; its cause does not.
-        _exit(f"error: {getattr(error, 'cause', error)}", 2)
-    except Terminated as error:
-        _exit(f"terminated: {error}", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        _exit("interrupted: start the same command again to go on.", 130)
+        try:
+            interrupts.raise_again()
+            settings = [a for a in arguments if a not in {*_HELP, *_DRY_RUN}]
+            if _HELP & set(arguments):
+                print(help_text(program, description, keys, settings), flush=True)
+                raise SystemExit(0)
+            config = load_config(settings)
+            if wanted := _DRY_RUN & set(arguments):
+                whole = f"{to_yaml(config)}\n" if "--dry-run=full" in wanted else ""
+                print(redacted(f"{whole}Plan: {plan(config)}"), flush=True)
+                raise SystemExit(0)
+            work(config)
+        except UserError as error:
+            # An error from a Ray task carries the remote traceback; its cause does not.
+            _exit(f"error: {getattr(error, 'cause', error)}", 2)
+        except Terminated as error:
+            _exit(f"terminated: {error}", 128 + signal.SIGTERM)
+        except KeyboardInterrupt:
+            _exit("interrupted: start the same command again to go on.", 130)
 
 
 def help_text(

@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class TileImages:
-    """What artifacts of one tile size are calibrated on, and judged on.
+    """The images that artifacts of one tile size are calibrated on, and judged on.
 
     Attributes:
         calibration: LR tiles, as `Pair.x_l`.

@@ -39,7 +39,7 @@ class Runner(ABC):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a quantised artifact is fitted to, and what decides between two of them.
+    """The images that a quantised artifact is fitted to, and the judge between two artifacts.
 
     Attributes:
         images: real LR tiles `[1, 3, tile, tile]` in [0, 1], on which ranges are measured.
