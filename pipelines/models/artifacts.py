@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError, listing
 from pipelines.models.load import Model
-from srmodels.edge.target import RUNTIMES, TARGETS, make_target
+from srmodels.edge.target import RUNTIMES, make_target
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ def load_artifact(model: Model, runtime: str, precision: str, threads: int = 0) 
     edge = model.bundle.facts.edge if model.bundle else {}
     if model.bundle is None or name not in edge:
         there = f"it has {listing(edge)}" if edge else "it has none"
-        how = f"jobs/export.py model={model.reference} 'export.artifacts=[{name}]'"
-        remedy = f"make it with {how}" if name in TARGETS else f"use {listing(TARGETS)}"
-        raise UserError(f"{model.reference} has no artifact {name} ({there}): {remedy}.")
+        raise UserError(
+            f"{model.reference} has no artifact {name} ({there}): make it with jobs/export.py "
+            f"model={model.reference} 'export.artifacts=[{name}]'."
+        )
     found = edge[name]
     runner = make_target(name).load(model.bundle.path / found.file, threads)
 

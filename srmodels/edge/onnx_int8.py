@@ -26,8 +26,7 @@ from srmodels.edge.onnx import OnnxFp32, OnnxRunner, OnnxTarget
 from srmodels.edge.target import Calibration, ExportSettings
 from srmodels.network import SRNetwork
 
-#: What is quantised: the products. With norms or Mul, ONNX Runtime 1.31 writes graphs that it
-#: cannot load itself.
+#: What is quantised: the products, which hold all weights of convolutions and linear layers.
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: How ranges are found, by name: extremes, 99.999 % of the values, or least divergence.
 _METHODS = {

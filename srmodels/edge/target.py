@@ -25,7 +25,7 @@ TARGETS = {
 }
 #: The runtimes, each with the first part of its targets' names; the precision is the second.
 RUNTIMES = {"onnxruntime": "onnx"}
-PRECISIONS = ("fp32", "fp32_dynamic", "fp16", "int8")
+PRECISIONS = tuple(dict.fromkeys(name.partition("_")[2] for name in TARGETS))
 
 
 class Runner(ABC):
