@@ -52,12 +52,30 @@ class PixelStage(Stage):
         return [group for group in groups if group.parameters]
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        options, x = self.options, self.network(x_l)
+        return self.distances(self.upscale(x_l, x_h), x_h)
+
+    def upscale(self, x_l: Tensor, x_h: Tensor) -> Tensor:
+        """Returns the network's images for x_l, `[B, 3, scale·h, scale·w]`, about [0, 1].
+
+        Raises:
+            ValueError: they have not the shape of x_h.
+        """
+        x: Tensor = self.network(x_l)
         if x.shape != x_h.shape:
             raise ValueError(
                 f"the network makes {list(x.shape)} of x_l {list(x_l.shape)}, and x_h is "
                 f"{list(x_h.shape)}"
             )
+        return x
+
+    def distances(self, x: Tensor, x_h: Tensor) -> dict[str, Tensor]:
+        """Returns the distances that have a weight, by name, and their weighted sum `loss`.
+
+        Args:
+            x: the network's images `[B, 3, H, W]`, about [0, 1].
+            x_h: what they should be, of the same shape.
+        """
+        options = self.options
         terms = {
             "l1": (options.l1_weight, lambda: F.l1_loss(x, x_h)),
             "charbonnier": (
