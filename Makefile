@@ -39,9 +39,9 @@ test-fast: setup ## The tests that need no cluster, no server and no training
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks
 
-test-extras: setup ## Tests of pyiqa, FID and spandrel, in a .venv-extras of their own
+test-extras: setup ## Tests of optional packages (metrics, spandrel, edge runtimes), in a .venv-extras of their own
 	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
-	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel]' torchvision dists-pytorch
+	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel,executorch,ncnn,openvino]' torchvision dists-pytorch
 	.venv-extras/bin/python -m pytest tests/extras
 
 bench: setup ## Measure speed and quality

@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="precision of the artifact (default: fp32)",
+        help="precision of the artifact (default: the highest that the bundle has for the runtime)",
     )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
@@ -304,9 +304,9 @@ def _engine(
 
     threads = len(os.sched_getaffinity(0))
     if runtime is not None:
-        artifact = load_artifact(model, runtime, precision or "fp32", threads)
+        artifact = load_artifact(model, runtime, precision, threads)
         return artifact.tile, artifact.run
     if precision is not None:
-        raise UserError(f"--precision is an artifact's: add --runtime {sorted(RUNTIMES)[0]}.")
+        raise UserError(f"--precision is an artifact's: add --runtime {next(iter(RUNTIMES))}.")
     torch.set_num_threads(threads)
     return model.config.export.tile, model.network

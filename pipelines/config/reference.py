@@ -25,6 +25,7 @@ class Kind(StrEnum):
     RUN = "run"
     SHIPPED = "shipped"
     BUNDLE = "bundle"
+    ARTIFACT = "artifact"
     ONNX = "onnx"
     SPANDREL = "spandrel"
     PEER = "peer"
@@ -33,6 +34,8 @@ class Kind(StrEnum):
 
 #: Kinds that give a network of a system and its configuration. The other kinds only upscale.
 _MODELS = (Kind.REGISTRY, Kind.RUN, Kind.SHIPPED, Kind.BUNDLE)
+#: Kinds that one file is.
+_FILES = (Kind.ARTIFACT, Kind.ONNX, Kind.SPANDREL)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class ModelReference:
 
     Attributes:
         name: the name of the registered model, run, shipped model, peer or interpolation; the path
-            of a bundle, ONNX file or spandrel checkpoint; the `s3://` prefix of a bundle.
+            of a bundle, artifact, ONNX file or spandrel checkpoint; the `s3://` prefix of a bundle.
         alias: the alias of a registered model, if the reference has no version.
         version: the version of a registered model, if the reference has no alias.
     """
@@ -53,8 +56,8 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
-        """Reads `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `run:NAME`, `onnx:FILE`,
-        `spandrel:FILE`, or the name of a peer, an interpolation or a shipped model.
+        """Reads `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `run:NAME`, `artifact:FILE`,
+        `onnx:FILE`, `spandrel:FILE`, or the name of a peer, an interpolation or a shipped model.
 
         Any other text is a bundle's directory, whose path becomes absolute, or its `s3://` prefix.
         `parse` opens nothing.
@@ -70,7 +73,7 @@ class ModelReference:
             return cls._run(name)
         if "://" in text:
             return cls._in_s3(text)
-        if colon and kind in (Kind.ONNX, Kind.SPANDREL):
+        if colon and kind in _FILES:
             return cls(Kind(kind), name)
         known = {
             Kind.INTERPOLATION: INTERPOLATIONS,
@@ -120,7 +123,7 @@ class ModelReference:
         if self.kind is Kind.REGISTRY:
             at = f"@{self.alias}" if self.alias is not None else f"/{self.version}"
             return f"models:/{self.name}{at}"
-        if self.kind in (Kind.RUN, Kind.ONNX, Kind.SPANDREL):
+        if self.kind is Kind.RUN or self.is_file:
             return f"{self.kind}:{self.name}"
         return self.name
 
@@ -128,6 +131,11 @@ class ModelReference:
     def is_model(self) -> bool:
         """True for a network of a system; False for something that only upscales."""
         return self.kind in _MODELS
+
+    @property
+    def is_file(self) -> bool:
+        """True for what one file is: an artifact, an ONNX file or a spandrel checkpoint."""
+        return self.kind in _FILES
 
     @property
     def is_plausible(self) -> bool:

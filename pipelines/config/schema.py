@@ -285,8 +285,8 @@ class EvaluateConfig:
 
     compare: list[str] = key(
         [],
-        "what to measure beside the model and bicubic: other models, lanczos, onnx:FILE, "
-        "spandrel:FILE, or a peer (span, realsr, realesrgan)",
+        "what to measure beside the model and bicubic: other models, lanczos, "
+        "artifact:FILE, onnx:FILE, spandrel:FILE, or a peer (span, realsr, realesrgan)",
         place=Place.MODEL,
     )
     metrics: Any = key(

@@ -1,4 +1,4 @@
-"""Methods to measure: interpolation, models, ONNX files, and networks that others published."""
+"""Methods to measure: interpolation, models, edge artifacts, and networks that others published."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
-from pipelines.errors import UserError
+from pipelines.errors import UserError, listing
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.models.bundle import check_bundle
+from pipelines.models.bundle import check_bundle, load_bundle
 from pipelines.models.load import Model, find_bundle, is_in_s3, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
@@ -24,6 +24,7 @@ from pipelines.storage.paths import resolve
 from pipelines.storage.probe import Witness
 from pipelines.storage.retries import RetryPolicy
 from srmodels.edge.onnx import OnnxRunner
+from srmodels.edge.target import EdgeTarget, Runner, make_target
 from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import run_tiled
 from srmodels.upscale import Tiling, to_pixels, to_tensor
@@ -96,7 +97,7 @@ def check_method(reference: ModelReference, policy: RetryPolicy = RetryPolicy())
     """
     if reference.kind is Kind.PEER:
         _find_peer(reference.name)
-    elif reference.kind in (Kind.ONNX, Kind.SPANDREL):
+    elif reference.is_file:
         _file(reference.name)
     elif is_in_s3(reference):
         check_bundle(reference.name, policy)
@@ -115,6 +116,8 @@ def open_method(reference: ModelReference, config: Config) -> Method:
         return Interpolation(reference.name, config.networks.scale)
     if reference.kind is Kind.PEER:
         return NcnnPeer(reference.name)
+    if reference.kind is Kind.ARTIFACT:
+        return ArtifactFile(str(reference), _file(reference.name))
     if reference.kind is Kind.ONNX:
         return OnnxFile(str(reference), _file(reference.name))
     if reference.kind is Kind.SPANDREL:
@@ -216,6 +219,42 @@ class OnnxFile(NetworkMethod):
         return self._runner.run(x_l)
 
 
+class ArtifactFile(NetworkMethod):
+    """An edge artifact of any runtime, in the bundle that jobs/export.py wrote it to."""
+
+    def __init__(self, reference: str, path: Path) -> None:
+        bundle = load_bundle(path.parent.parent)
+        found = {bundle.path / item.file: name for name, item in bundle.facts.edge.items()}
+        if path not in found:
+            raise UserError(
+                f"{path} is no artifact of its bundle: name one of {listing(map(str, found))}."
+            )
+        self.target, self.path = found[path], path
+        target, artifact = _make_target(self.target), bundle.facts.edge[self.target]
+        self.reference, self.title = reference, f"{bundle.facts.name} ({self.target})"
+        self.scale = bundle.facts.scale
+        self.tiling = Tiling.for_tile(artifact.input.shape[-1] or bundle.facts.tile)
+        files = [path.with_name(name) for name in target.files]
+        self.identity = digest(["artifact", self.target, *map(file_sha256, files)])
+        self.file_bytes = sum(file.stat().st_size for file in files)
+        self.witnesses = [
+            Witness.of(path.parent, file.name, "copy the bundle to every node under this path")
+            for file in files
+        ]
+
+    @cached_property
+    def _runner(self) -> Runner:
+        for witness in self.witnesses:
+            witness.check()
+        return _make_target(self.target).load(self.path, self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_runner"}
+
+    def run(self, x_l: Tensor) -> Tensor:
+        return torch.cat([self._runner.run(tile) for tile in x_l.split(1)])
+
+
 class SpandrelFile(NetworkMethod):
     """A published checkpoint of one of the architectures that spandrel knows."""
 
@@ -285,6 +324,13 @@ class NcnnPeer(NetworkMethod):
                 _, output = extractor.extract("output")
                 results.append(torch.from_numpy(np.array(output)).clamp(0.0, 1.0))
         return torch.stack(results)
+
+
+def _make_target(name: str) -> EdgeTarget:
+    try:
+        return make_target(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _find_peer(reference: str) -> Path:

@@ -16,6 +16,7 @@ from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.evaluation.statistics import compare
 from pipelines.export.images import TileImages
 from pipelines.models.facts import EdgeArtifact, QualityLoss, TensorSpec
+from srmodels.edge.fresh import run_fresh
 from srmodels.edge.target import (
     Calibration,
     EdgeTarget,
@@ -31,6 +32,8 @@ from srmodels.upscale import to_pixels
 
 #: Number of pairs that parity is measured on.
 NUM_PARITY_IMAGES = 4
+#: The largest difference of two runs of one file; runtimes add in the order that threads give.
+_SAME = 1e-4
 #: A difference in PSNR that nobody sees, dB.
 _MARGIN = 0.01
 
@@ -68,18 +71,23 @@ class Exporter:
             made = self._written(name, target, path)
             artifact = self._evidence(target, path)
             self._check(name, target, artifact)
+            peak = self._run_fresh(name, target, path)
         except BaseException:
-            path.unlink(missing_ok=True)
+            for file in target.files:
+                path.with_name(file).unlink(missing_ok=True)
             raise
+        size = sum(path.with_name(file).stat().st_size for file in target.files)
         print(
             f"  max error {artifact.parity.max_error:.1e} ({artifact.parity.sqnr_db} dB), "
             f"{artifact.quality.loss:+.3f} dB lost on {artifact.quality.num_images} "
-            f"{artifact.quality.images}; {path.stat().st_size / 2**20:.1f} MiB, "
+            f"{artifact.quality.images}; {size / 2**20:.1f} MiB, "
             f"{artifact.latency.median_ms} ms per tile on {artifact.latency.threads} threads, "
             f"{artifact.latency_ratio:.2f} of PyTorch's",
             flush=True,
         )
-        return replace(artifact, made=dict(made))
+        return replace(
+            artifact, made=dict(made), latency=replace(artifact.latency, peak_bytes=peak)
+        )
 
     def _written(self, name: str, target: EdgeTarget, path: Path) -> Mapping[str, str]:
         try:
@@ -131,6 +139,21 @@ class Exporter:
                 f"export.max_quality_loss={settings.max_quality_loss:g}: take a higher precision, "
                 "or raise export.max_quality_loss if that is good enough for you."
             )
+
+    def _run_fresh(self, name: str, target: EdgeTarget, path: Path) -> int | None:
+        """Checks that a new process makes the same of the file; returns the memory it took."""
+        x_l = self.images.pairs[0].x_l
+        try:
+            fresh = run_fresh(name, path, x_l, num_threads())
+        except ValueError as error:
+            raise MissedError(f"{name} does not run in a process of its own: {error}.") from error
+        here = target.load(path, num_threads()).run(x_l)
+        if fresh.x_h.shape != here.shape or not torch.allclose(fresh.x_h, here, rtol=0, atol=_SAME):
+            raise MissedError(
+                f"{name} gives another image in a process of its own than at its export: try "
+                "another target, and report it with the model."
+            )
+        return fresh.peak_bytes
 
     def _quality(self, runner: Runner) -> QualityLoss:
         """Returns what a runner costs beside PyTorch."""

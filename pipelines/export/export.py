@@ -26,6 +26,7 @@ from pipelines.storage.paths import absolute_location
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import Store, open_store
 from pipelines.storage.tensors import save_tensors
+from srmodels.edge.target import make_target
 
 CARD = "MODEL_CARD.md"
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -51,9 +52,11 @@ def plan(config: Config) -> str:
     """Returns what would be exported, in words.
 
     Raises:
-        UserError: files of somebody else are where the bundle goes.
+        UserError: files of somebody else are where the bundle goes, or a package that an artifact
+            needs is not installed.
     """
     _check_output(open_store(output_location(config), policy=config.stream.policy))
+    _check_targets(config)
     tile, artifacts = config.export.tile, listing(config.export.artifacts)
     return (
         f"export {model_reference(config)} as {artifacts or 'weights alone'} "
@@ -67,11 +70,13 @@ def run(config: Config) -> str:
 
     Raises:
         UserError: files of somebody else are where the bundle goes, the model was not evaluated,
-            does not exist, or an artifact differs from PyTorch by more than `export.max_error`.
+            does not exist, or a package that an artifact needs is not installed; with
+            `export.strict`, an artifact misses its threshold.
     """
     policy = config.stream.policy
     store = open_store(output_location(config), policy=policy)
     _check_output(store)
+    _check_targets(config)
     model = at_precision(load_model(model_reference(config), config), config.export.weights)
     evidence = find_evidence(config.export, model, config.benchmark, policy)
     facts = _facts(config, model, evidence)
@@ -96,6 +101,14 @@ def run(config: Config) -> str:
 
 def _check_output(store: Store) -> None:
     check_replaceable(store, bundle.FILE_NAME, bundle.owned)
+
+
+def _check_targets(config: Config) -> None:
+    for name in config.export.artifacts:
+        try:
+            make_target(name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def _is_exported(store: Store, policy: RetryPolicy, facts: BundleFacts) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError, listing
 from pipelines.models.load import Model
-from srmodels.edge.target import RUNTIMES, make_target
+from srmodels.edge.target import PRECISIONS, RUNTIMES, TARGETS, make_target
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,37 @@ class Artifact:
     run: Callable[[Tensor], Tensor]
 
 
-def load_artifact(model: Model, runtime: str, precision: str, threads: int = 0) -> Artifact:
+def load_artifact(
+    model: Model, runtime: str, precision: str | None = None, threads: int = 0
+) -> Artifact:
     """Loads a model's artifact for a runtime.
 
     Args:
         runtime: a name in `RUNTIMES`.
-        precision: fp32, fp16 or int8.
+        precision: one of `PRECISIONS`; None: the highest that the bundle has for the runtime.
         threads: number of threads that it may use; 0: the runtime decides.
 
     Raises:
-        UserError: the model's bundle has no such artifact, or the model is a run.
+        UserError: the model's bundle has no such artifact, the model is a run, or the runtime is
+            not installed.
     """
-    name = f"{RUNTIMES[runtime]}_{precision}"
     edge = model.bundle.facts.edge if model.bundle else {}
-    if model.bundle is None or name not in edge:
+    known = {p: n for p in PRECISIONS if (n := f"{RUNTIMES[runtime]}_{p}") in TARGETS}
+    if precision is not None and precision not in known:
+        raise UserError(f"{runtime} runs no artifact in {precision}: use {listing(known)}.")
+    names = list(known.values()) if precision is None else [known[precision]]
+    name = next((name for name in names if name in edge), None)
+    if model.bundle is None or name is None:
         there = f"it has {listing(edge)}" if edge else "it has none"
         raise UserError(
-            f"{model.reference} has no artifact {name} ({there}): make it with jobs/export.py "
-            f"model={model.reference} 'export.artifacts=[{name}]'."
+            f"{model.reference} has no artifact {names[0]} ({there}): make it with jobs/export.py "
+            f"model={model.reference} 'export.artifacts=[{names[0]}]'."
         )
     found = edge[name]
-    runner = make_target(name).load(model.bundle.path / found.file, threads)
+    try:
+        runner = make_target(name).load(model.bundle.path / found.file, threads)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
     def run(x_l: Tensor) -> Tensor:
         # The graph takes one tile at a time.

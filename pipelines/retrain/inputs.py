@@ -141,7 +141,7 @@ def _weights(config: Config, reference: ModelReference) -> Any:
     """Returns the sha256 of a run's newest weights, or of a file; the rest stands for itself."""
     if reference.kind is Kind.BUNDLE:
         return _sha256_in(reference.name, bundle.FILE_NAME, config)
-    if reference.kind in (Kind.ONNX, Kind.SPANDREL):
+    if reference.is_file:
         return _sha256(resolve(reference.name))
     if reference.kind is not Kind.RUN:
         return str(reference)

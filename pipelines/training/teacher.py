@@ -148,7 +148,7 @@ def _weights_digest(checkpoint: Checkpoint) -> str:
 
 def _open_foreign(reference: ModelReference, config: Config) -> NetworkMethod:
     method = open_method(reference, config)
-    if not isinstance(method, NetworkMethod) or reference.kind is Kind.ONNX:
+    if not isinstance(method, NetworkMethod) or reference.kind in (Kind.ARTIFACT, Kind.ONNX):
         raise UserError(
             f"'{reference}' cannot teach: name a stage of the recipe, a model, spandrel:FILE, or a "
             f"peer ({', '.join(PEERS)})."

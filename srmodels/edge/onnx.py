@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from srmodels.edge.graph import example, tile_module
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
+
+#: Smaller weights are not worth a cast of their own, number of values.
+_WORTH_A_CAST = 1024
 
 
 class OnnxTarget(EdgeTarget):
@@ -28,16 +34,19 @@ class OnnxTarget(EdgeTarget):
 
 
 class OnnxFp32(OnnxTarget):
-    """A graph in fp32."""
+    """A graph in fp32. Weights that fp16 holds exactly are stored so, at half the size; the runtime
+    widens them when it loads the file."""
 
     file = "model_fp32.onnx"
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
-        return _export(tile_module(network, settings.tile), path, settings)
+        made = export_graph(tile_module(network, settings.tile), path, settings)
+        _store_exactly(path)
+        return made
 
 
 class OnnxFp32Dynamic(OnnxTarget):
-    """A graph in fp32 of any height and width that are multiples of the network's."""
+    """A graph as that of OnnxFp32, for any height and width that are multiples of the network's."""
 
     file = "model_fp32_dynamic.onnx"
     dynamic = True
@@ -47,7 +56,9 @@ class OnnxFp32Dynamic(OnnxTarget):
         if module is not network:
             raise ValueError("these networks start from noise of one tile size")
         size = torch.export.Dim.DYNAMIC
-        return _export(module, path, settings, ({2: size, 3: size},))
+        made = export_graph(module, path, settings, ({2: size, 3: size},))
+        _store_exactly(path)
+        return made
 
 
 class OnnxFp16(OnnxTarget):
@@ -58,7 +69,7 @@ class OnnxFp16(OnnxTarget):
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         half = copy.deepcopy(tile_module(network, settings.tile)).half()
-        return _export(_Half(half), path, settings)
+        return export_graph(_Half(half), path, settings)
 
 
 class OnnxRunner(Runner):
@@ -83,17 +94,6 @@ class OnnxRunner(Runner):
         return torch.from_numpy(np.asarray(x_h))
 
 
-def tile_module(network: SRNetwork, tile: int) -> nn.Module:
-    """Returns the module to trace for one tile size, in eval mode.
-
-    Raises:
-        ValueError: the network cannot take such tiles.
-    """
-    if tile % network.size_multiple:
-        raise ValueError(f"the tile ({tile}) must be a multiple of {network.size_multiple}.")
-    return network.eval().for_tile(tile)
-
-
 class _Half(nn.Module):
     """A module in fp16 with an input and an output in fp32."""
 
@@ -106,16 +106,24 @@ class _Half(nn.Module):
         return x
 
 
-def _export(
+def export_graph(
     module: nn.Module, path: Path, settings: ExportSettings, dynamic_shapes: Any = None
 ) -> Mapping[str, str]:
-    tile = settings.tile
+    """Writes a module's graph, from `x_l` to `x_h`, with its weights in the same file.
+
+    Args:
+        module: as `tile_module` returns it.
+        dynamic_shapes: sides that may have any length, as torch.onnx.export takes them.
+
+    Returns:
+        the versions of the tools, by name.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.zeros(1, 3, tile, tile),),
+            example(settings.tile),
             str(path),
             dynamo=True,
             external_data=False,
@@ -126,3 +134,31 @@ def _export(
             verbose=False,
         )
     return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
+
+
+def _store_exactly(path: Path) -> None:
+    """Stores the weights that fp16 holds exactly in fp16, before a cast to fp32."""
+    model = onnx.load(path)
+    graph, casts, kept = model.graph, [], []
+    for weight in graph.initializer:
+        values = numpy_helper.to_array(weight)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if (
+            weight.data_type != onnx.TensorProto.FLOAT
+            or values.size < _WORTH_A_CAST
+            or not np.array_equal(halves.astype(np.float32), values)
+        ):
+            kept.append(weight)
+            continue
+        stored = f"{weight.name}_fp16"
+        kept.append(numpy_helper.from_array(halves, stored))
+        to = onnx.TensorProto.FLOAT
+        casts.append(
+            helper.make_node("Cast", [stored], [weight.name], f"widen_{weight.name}", to=to)
+        )
+    nodes = [*casts, *graph.node]
+    for field, values in ((graph.initializer, kept), (graph.node, nodes)):
+        del field[:]
+        field.extend(values)
+    onnx.save(model, path)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor
 
-from srmodels.edge.onnx import OnnxFp32, OnnxRunner, OnnxTarget
+from srmodels.edge.graph import tile_module
+from srmodels.edge.onnx import OnnxRunner, OnnxTarget, export_graph
+from srmodels.edge.sparing import spare_fewest
 from srmodels.edge.target import Calibration, ExportSettings
 from srmodels.network import SRNetwork
 
@@ -57,7 +58,7 @@ class OnnxInt8(OnnxTarget):
         assert calibration is not None
         with TemporaryDirectory() as folder:
             plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
-            made = OnnxFp32().export(network, plain, settings)
+            made = export_graph(tile_module(network, settings.tile), plain, settings)
             with _quiet():
                 quant_pre_process(str(plain), str(prepared))
             trials = _Trials(prepared, Path(folder), path, calibration)
@@ -106,12 +107,7 @@ class _Trials:
         alone = {layer: self._loss(method, [layer]) for layer in layers}
         order = sorted(layers, key=lambda layer: alone[layer])
 
-        def enough(count: int) -> bool:
-            loss = self._loss(method, order[:count])
-            self.calibration.on_trial(f"{method}, {count} layers in fp32: {loss:+.3f} dB lost")
-            return loss <= self.calibration.max_loss
-
-        return order[: bisect_left(range(len(layers) - 1), True, lo=1, key=enough)]
+        return spare_fewest(order, lambda spared: self._loss(method, spared), self.calibration)
 
     def write(self, method: str, spared: Sequence[str]) -> None:
         """Writes the graph with the ranges of `method`; the layers of `spared` stay in fp32."""

@@ -22,9 +22,20 @@ TARGETS = {
     "onnx_fp32_dynamic": "srmodels.edge.onnx:OnnxFp32Dynamic",
     "onnx_fp16": "srmodels.edge.onnx:OnnxFp16",
     "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
+    "executorch_fp32": "srmodels.edge.executorch:ExecuTorchFp32",
+    "executorch_int8": "srmodels.edge.executorch:ExecuTorchInt8",
+    "ncnn_fp16": "srmodels.edge.ncnn:NcnnFp16",
+    "openvino_fp16": "srmodels.edge.openvino:OpenVinoFp16",
+    "openvino_int8": "srmodels.edge.openvino:OpenVinoInt8",
 }
 #: The runtimes, each with the first part of its targets' names; the precision is the second.
-RUNTIMES = {"onnxruntime": "onnx"}
+RUNTIMES = {
+    "onnxruntime": "onnx",
+    "executorch": "executorch",
+    "ncnn": "ncnn",
+    "openvino": "openvino",
+}
+#: The precisions, the highest first.
 PRECISIONS = tuple(dict.fromkeys(name.partition("_")[2] for name in TARGETS))
 
 
@@ -73,7 +84,7 @@ class EdgeTarget(ABC):
     """A runtime and a precision that networks are exported to.
 
     Attributes:
-        file: the artifact's name in a bundle's `edge` folder.
+        file: the name of the artifact's main file in a bundle's `edge` folder.
         exact: True where an artifact computes what PyTorch computes, up to the rounding of fp32;
             False where the quality that it loses has to be measured.
         quantises: True where the export needs `ExportSettings.calibration`.
@@ -85,9 +96,17 @@ class EdgeTarget(ABC):
     quantises: bool = False
     dynamic: bool = False
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all files of the artifact, the main one first."""
+        return (self.file,)
+
     @abstractmethod
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         """Writes the network's inference path for LR tiles `[1, 3, tile, tile]` in [0, 1].
+
+        Args:
+            path: the main file; the others of `files` come to lie beside it.
 
         Returns:
             how it was made, for its evidence: choices and the versions of tools, by name.
@@ -117,7 +136,13 @@ def make_target(name: str) -> EdgeTarget:
     if name not in TARGETS:
         raise ValueError(f"there is no edge target '{name}': use one of {', '.join(TARGETS)}.")
     module, _, cls = TARGETS[name].partition(":")
-    target: EdgeTarget = getattr(importlib.import_module(module), cls)()
+    try:
+        target: EdgeTarget = getattr(importlib.import_module(module), cls)()
+    except ModuleNotFoundError as error:
+        package, extra = str(error.name).partition(".")[0], module.rpartition(".")[2]
+        raise ValueError(
+            f"{name} needs the package {package}: pip install -e '.[{extra}]'."
+        ) from None
     return target
 
 

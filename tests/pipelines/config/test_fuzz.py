@@ -158,7 +158,8 @@ references = st.sampled_from(
     ["models:/", "models:/a@b", "models:/a/1", "models:/a/²", "models:/a/b", "models:/@",
      "models:/a\nb@c", "models:/../..@x", "models:/ @ ", f"models:/{'a' * 5000}@b", "run:",
      "run:..", "run:a", "run:../../etc", "run:\n", "onnx:", "onnx:x", "spandrel:\0", "span",
-     "bicubic", "rdsr", "nosuch", "..", ".", "/", "~", "~nobody", "s3:/b", "C:\\x", "joint"]
+     "artifact:x", "bicubic", "rdsr", "nosuch", "..", ".", "/", "~", "~nobody", "s3:/b", "C:\\x",
+     "joint"]
 )  # fmt: skip
 values = numbers | odd | letters | addresses | references
 

@@ -14,6 +14,7 @@ from pipelines.errors import UserError
         ("models:/tiny@champion", Kind.REGISTRY, "tiny", "tiny@champion"),
         ("models:/tiny/12", Kind.REGISTRY, "tiny", "tiny_12"),
         ("run:monday-joint", Kind.RUN, "monday-joint", "monday-joint"),
+        ("artifact:some/edge/model.pte", Kind.ARTIFACT, "some/edge/model.pte", "model.pte"),
         ("onnx:some/model.onnx", Kind.ONNX, "some/model.onnx", "model.onnx"),
         ("spandrel:x4.pth", Kind.SPANDREL, "x4.pth", "x4.pth"),
         ("span", Kind.PEER, "span", "span"),

@@ -108,6 +108,7 @@ def test_span_scores_what_its_makers_say(span: Method, config: Config) -> None:
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
+        ("artifact:nothing.pte", r"there is no file .*nothing\.pte"),
         ("onnx:nothing.onnx", r"there is no file .*nothing\.onnx"),
         ("spandrel:nothing.pth", r"there is no file .*nothing\.pth"),
         ("nothing", "there is no model 'nothing'"),

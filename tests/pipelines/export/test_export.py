@@ -1,10 +1,12 @@
 """The export job: what a bundle of a trained run holds, and what it refuses."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,10 +18,11 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.measure import ImageResult
+from pipelines.evaluation.methods import open_method
 from pipelines.evaluation.results import REPORT, RESULTS, EvaluationResults, from_csv, to_csv
 from pipelines.export import export
 from pipelines.export.evidence import find_evidence
-from pipelines.models.bundle import IMAGES, load_bundle, local_bundle
+from pipelines.models.bundle import IMAGES, load_bundle, local_bundle, seal
 from pipelines.models.load import at_precision, load_model, weights_sha256
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
@@ -270,6 +273,33 @@ def test_a_bundle_needs_neither_a_dataset_nor_an_evaluation(
     write_evidence(trained)
     with pytest.raises(UserError, match="there is no dataset in"):
         export.run(trained)
+
+
+def test_an_artifact_is_measured_like_any_other_method(trained: Config, tmp_path: Path) -> None:
+    write_evidence(trained)
+    trained.export.artifacts = ["onnx_fp32", "onnx_fp16"]
+    trained.export.max_quality_loss = 10.0
+    bundle = load_bundle(Path(export.run(trained)))
+    lr = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    model = open_method(ModelReference.parse(str(bundle.path)), trained)
+    found = {}
+    for name, artifact in bundle.facts.edge.items():
+        file = bundle.path / artifact.file
+        method = open_method(ModelReference.parse(f"artifact:{file}"), trained)
+        assert (method.title, method.scale) == (f"small ({name})", 4)
+        assert method.file_bytes == file.stat().st_size
+        # Elsewhere it does the same.
+        found[name] = pickle.loads(pickle.dumps(method))(lr).astype(int)
+        assert (found[name] == method(lr)).all()
+    assert np.abs(found["onnx_fp32"] - model(lr)).max() <= 1
+    assert 0 < np.abs(found["onnx_fp16"] - model(lr)).max() < 30
+    notes = bundle.path / "edge" / "notes.txt"
+    notes.write_text("of somebody")
+    seal(bundle.path, bundle.facts)
+    with pytest.raises(
+        UserError, match=r"notes.txt is no artifact of its bundle: name .*fp32\.onn"
+    ):
+        open_method(ModelReference.parse(f"artifact:{notes}"), trained)
 
 
 def test_what_ships_is_exported_under_its_own_name() -> None:

@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -76,14 +77,36 @@ def test_half_precision_keeps_its_input_and_output(network: EdgeSDSR, tmp_path: 
     assert all(torch.equal(weight, weights[n]) for n, weight in network.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["onnx_fp32", "onnx_fp32_dynamic"])
+def test_weights_that_fp16_holds_take_half_the_room_and_change_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    network, settings = Plain(widths=(3, 32, 32, 32, 48)).eval(), ExportSettings(tile=16)
+    exact, rounded = tmp_path / "exact.onnx", tmp_path / "rounded.onnx"
+    make_target(name).export(network, exact, settings)
+    network.half().float()
+    make_target(name).export(network, rounded, settings)
+    x_l = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        expected = network(x_l)
+    assert (make_target(name).load(rounded, 1).run(x_l) - expected).abs().max() < 1e-5
+    weights = sum(p.nbytes for p in network.parameters())
+    assert exact.stat().st_size - rounded.stat().st_size > 0.4 * weights
+    for file, stored in ((exact, onnx.TensorProto.FLOAT), (rounded, onnx.TensorProto.FLOAT16)):
+        onnx.checker.check_model(str(file), full_check=True)
+        large = [w for w in onnx.load(file).graph.initializer if len(w.dims) == 4]
+        assert [w.data_type for w in large].count(stored) == 3 + (file == exact)
+        assert onnx.load(file).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
 class Plain(SRNetwork):
     """Enlarges by four convolutions, whose scales differ."""
 
     scale, size_multiple = 4, 1
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = (3, 8, 8, 8, 48)) -> None:
         super().__init__()
-        widths = (3, 8, 8, 8, 48)
         self.layers = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1) for pair in pairwise(widths))
 
     def inference_modules(self) -> dict[str, nn.Module]:
@@ -145,6 +168,21 @@ def test_layers_stay_in_fp32_until_little_is_lost(tmp_path: Path) -> None:
 def test_every_target_is_found_by_its_name_and_no_other_is() -> None:
     assert "onnx_fp32" in TARGETS
     for name in TARGETS:
-        assert make_target(name).file
+        if name.startswith("onnx"):  # the others need packages of their own
+            assert make_target(name).file
     with pytest.raises(ValueError, match="no edge target 'onnx_int1': use one of onnx_fp32"):
         make_target("onnx_int1")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("executorch_fp32", "executorch"), ("ncnn_fp16", "pnnx"), ("openvino_int8", "nncf")],
+)
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = name.partition("_")[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"srmodels.edge.{runtime}", raising=False)
+    with pytest.raises(ValueError, match=rf"{name} needs the package \w+: .*'\.\[{runtime}\]'\.$"):
+        make_target(name)

@@ -1,0 +1,159 @@
+"""Exports the inference path to ExecuTorch for phones' CPUs (XNNPACK), and runs it there."""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+from executorch.devtools.backend_debug import get_delegation_info
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+from executorch.extension.pybindings import portable_lib
+from executorch.runtime import Runtime, Verification
+from torch import Tensor
+from torch.export import ExportedProgram
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from srmodels.edge.graph import exported_program, tile_module
+from srmodels.edge.sparing import rank_layers, spare_fewest
+from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
+from srmodels.network import SRNetwork
+
+#: Images on which layers are ranked: each layer takes a pass over them.
+_RANKED = 4
+
+
+class ExecuTorchTarget(EdgeTarget):
+    """A target of one program (`.pte`) whose products XNNPACK computes; input and output are fp32.
+    What XNNPACK does not know runs on ExecuTorch's portable kernels."""
+
+    def load(self, path: Path, threads: int = 0) -> "ExecuTorchRunner":
+        return ExecuTorchRunner(path, threads)
+
+
+class ExecuTorchFp32(ExecuTorchTarget):
+    """A program in fp32."""
+
+    file = "model_fp32.pte"
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        return _lower(exported_program(network, settings.tile), path)
+
+
+class ExecuTorchInt8(ExecuTorchTarget):
+    """A program with products in int8: weights per channel, activations between the extremes that
+    the calibration images give.
+
+    If that costs too much, the layers that int8 harms most stay in fp32, as few as are enough.
+    """
+
+    file = "model_int8.pte"
+    exact = False
+    quantises = True
+
+    def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        calibration = settings.calibration
+        assert calibration is not None
+        program = exported_program(network, settings.tile)
+        made: Mapping[str, str] = {}
+
+        def loss(spared: Sequence[str]) -> float:
+            nonlocal made
+            made = _lower(_quantised(program, calibration.images, spared), path)
+            return calibration.loss(ExecuTorchRunner(path))
+
+        lost, spared = loss([]), []
+        calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
+        if lost > calibration.max_loss:
+            module = tile_module(network, settings.tile)
+            order = rank_layers(module, calibration.images[:_RANKED])
+            spared = spare_fewest(order, loss, calibration)
+            loss(spared)
+        return {
+            **made,
+            "torchao": version("torchao"),
+            "calibration": f"{len(calibration.images)} images",
+            "layers in fp32": ", ".join(spared) or "none",
+        }
+
+
+class ExecuTorchRunner(Runner):
+    """A loaded program that runs on the CPU.
+
+    Args:
+        threads: 0, or the number of threads that all loaded programs use from now on.
+
+    Raises:
+        ValueError: the file is no program, or it needs an operator that this ExecuTorch lacks.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        if threads:
+            portable_lib._unsafe_reset_threadpool(threads)
+        try:
+            # The program has to live as long as its method.
+            self.program = Runtime.get().load_program(path, verification=Verification.Minimal)
+            self.method = self.program.load_method("forward")
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is no program that ExecuTorch {version('executorch')} can run"
+            ) from error
+
+    def run(self, x_l: Tensor) -> Tensor:
+        # The method uses its output's memory again.
+        x_h: Tensor = self.method.execute([x_l.contiguous()])[0].clone()
+        return x_h
+
+
+def _quantised(
+    program: ExportedProgram, images: Sequence[Tensor], spared: Sequence[str]
+) -> ExportedProgram:
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = XNNPACKQuantizer().set_global(config)
+    for name in spared:
+        quantizer.set_module_name(name, None)
+    with _quiet(), torch.no_grad():
+        prepared = prepare_pt2e(copy.deepcopy(program).module(), quantizer)
+        for image in images:
+            prepared(image)
+        return torch.export.export(convert_pt2e(prepared), (images[0],))
+
+
+def _lower(program: ExportedProgram, path: Path) -> Mapping[str, str]:
+    with _quiet():
+        edge = to_edge_transform_and_lower(
+            program,
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        delegation = get_delegation_info(edge.exported_program().graph_module)
+        path.write_bytes(edge.to_executorch().buffer)
+    left = Counter(
+        {
+            name.removeprefix("aten_").removesuffix("_default"): found.non_delegated
+            for name, found in delegation.delegation_by_operator.items()
+            if found.non_delegated and name != "getitem"
+        }
+    )
+    return {
+        "torch": version("torch"),
+        "executorch": version("executorch"),
+        "XNNPACK's parts": str(delegation.num_delegated_subgraphs),
+        "on portable kernels": ", ".join(f"{n} {name}" for name, n in left.most_common()) or "none",
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,93 @@
+"""Finds the layers of a network that int8 must spare, so that it costs little quality."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srmodels.edge.target import Calibration
+
+
+def spare_fewest(
+    order: Sequence[str], loss: Callable[[Sequence[str]], float], calibration: Calibration
+) -> list[str]:
+    """Returns the layers to leave in fp32: the first of `order`, as few as are enough.
+
+    Returns all layers but the last if that is never enough.
+
+    Args:
+        order: all layers, the one that int8 harms most first.
+        loss: makes an artifact that spares these layers, and returns what it costs, dB.
+    """
+
+    def enough(count: int) -> bool:
+        lost = loss(order[:count])
+        calibration.on_trial(f"with {count} layers in fp32: {lost:+.3f} dB lost")
+        return lost <= calibration.max_loss
+
+    return list(order[: bisect_left(range(len(order) - 1), True, lo=1, key=enough)])
+
+
+@torch.no_grad()
+def rank_layers(module: nn.Module, images: Sequence[Tensor]) -> list[str]:
+    """Returns the names of a module's convolutions and linear layers, the one that int8 harms most
+    first: the one whose rounding alone changes the module's output most (mean squared error).
+
+    Rounded are the weights, per channel and symmetric, and the input, to 8 bits between its
+    extremes over the images.
+
+    Args:
+        module: maps `[1, 3, h, w]` to an image; it is not changed.
+        images: inputs of the module.
+    """
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    extremes = dict.fromkeys(layers, (0.0, 0.0))
+
+    def watch(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            low, high = extremes[name]
+            found = inputs[0].aminmax()
+            extremes[name] = (min(low, found.min.item()), max(high, found.max.item()))
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(watch(n)) for n, m in layers.items()]
+    exact = [module(image) for image in images]
+    for handle in handles:
+        handle.remove()
+
+    def error(name: str) -> float:
+        with _rounded(layers[name], *extremes[name]):
+            return sum(
+                float((module(image) - expected).square().mean())
+                for image, expected in zip(images, exact, strict=True)
+            )
+
+    errors = {name: error(name) for name in layers}
+    return sorted(layers, key=lambda name: errors[name], reverse=True)
+
+
+@contextmanager
+def _rounded(layer: nn.Conv2d | nn.Linear, low: float, high: float) -> Iterator[None]:
+    """Rounds a layer's weights and its input, which lies between `low` and `high`."""
+    step = max(high - low, 1e-12) / 255
+    zero = min(255, max(0, round(-low / step)))
+
+    def hook(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero, 0, 255),)
+
+    weight = layer.weight.data
+    steps = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+    zeros = torch.zeros_like(steps, dtype=torch.int32)
+    handle = layer.register_forward_pre_hook(hook)
+    try:
+        layer.weight.data = torch.fake_quantize_per_channel_affine(
+            weight, steps, zeros, 0, -127, 127
+        )
+        yield
+    finally:
+        layer.weight.data = weight
+        handle.remove()

@@ -1,0 +1,114 @@
+"""Edge targets beyond ONNX: exported, loaded and compared, for both systems that ship."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
+from pipelines.export import export
+from pipelines.models.artifacts import load_artifact
+from pipelines.models.bundle import load_bundle
+from pipelines.models.load import load_model
+from srmodels.edge.fresh import run_fresh
+from srmodels.edge.target import TARGETS, Calibration, ExportSettings, check_parity, make_target
+from srmodels.network import SRNetwork
+
+TILE = 64
+PACKAGES = {"executorch": "executorch", "ncnn": "pnnx", "openvino": "nncf"}
+#: The least ratio of signal to noise, dB: what the precision allows, with some to spare.
+LEAST = {"fp32": 100.0, "fp16": 35.0, "int8": 18.0}
+
+
+def skip_without_packages(name: str) -> None:
+    runtime = name.partition("_")[0]
+    pytest.importorskip(PACKAGES[runtime], reason=f"pip install -e '.[{runtime}]'")
+
+
+def network(model: str) -> SRNetwork:
+    return load_model(ModelReference.parse(model), load_config([f"model={model}"])).network
+
+
+def tiles(count: int) -> list[Tensor]:
+    """Smooth pictures, which are nearer to photos than noise is."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    return list(torch.nn.functional.interpolate(coarse, TILE, mode="bicubic").clamp(0, 1).split(1))
+
+
+@pytest.mark.parametrize("model", ["edge_sd_sr_tiny", "rdsr"])
+@pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith("onnx")])
+def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path: Path) -> None:
+    skip_without_packages(name)
+    target, ours = make_target(name), network(model)
+    weights = {key: weight.clone() for key, weight in ours.state_dict().items()}
+    path, images, told = tmp_path / target.file, tiles(6), []
+    calibration = Calibration(images[:4], lambda runner: 0.0, 1.0, told.append)
+    made = target.export(ours, path, ExportSettings(TILE, calibration=calibration))
+    assert {file.name for file in tmp_path.iterdir()} == set(target.files)
+    assert "torch" in made
+    runner = target.load(path, 1)
+    parity = check_parity(ours, runner, images[4:])
+    assert parity.sqnr_db > LEAST[name.rpartition("_")[2]]
+    assert target.exact == (parity.max_error < 1e-4)
+    assert bool(told) == target.quantises
+    fresh = run_fresh(name, path, images[4], 1)
+    torch.testing.assert_close(fresh.x_h, runner.run(images[4]), rtol=0, atol=1e-4)
+    # The network itself stays as it was.
+    assert all(torch.equal(weight, weights[key]) for key, weight in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith("onnx")])
+def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    skip_without_packages(name)
+    target = make_target(name)
+    for file in target.files:
+        (tmp_path / file).write_bytes(b"no artifact at all" * 100)
+    with pytest.raises(ValueError, match=target.file):
+        target.load(tmp_path / target.file)
+
+
+def test_a_quantised_model_that_costs_too_much_gets_its_precision_back(tmp_path: Path) -> None:
+    skip_without_packages("openvino_int8")
+    target, ours, images = make_target("openvino_int8"), network("rdsr"), tiles(6)
+
+    def loss(runner: object) -> float:
+        return 60 - check_parity(ours, runner, images[4:]).sqnr_db  # type: ignore[arg-type]
+
+    def export_with(max_loss: float) -> float:
+        calibration = Calibration(images[:4], loss, max_loss)
+        target.export(ours, tmp_path / target.file, ExportSettings(TILE, calibration=calibration))
+        return loss(target.load(tmp_path / target.file, 1))
+
+    lost = export_with(100.0)
+    assert export_with(lost - 1) < lost
+
+
+def test_the_bundle_of_a_shipped_model_runs_on_every_runtime(tmp_path: Path) -> None:
+    names = ["executorch_fp32", "ncnn_fp16", "openvino_fp16"]
+    for name in names:
+        skip_without_packages(name)
+    config = load_config(
+        [
+            "model=edge_sd_sr_tiny",
+            f"output={tmp_path}",
+            f"export.artifacts=[{','.join(names)}]",
+            f"export.tile={TILE}",
+            "export.latency_runs=2",
+        ]
+    )
+    bundle = load_bundle(Path(export.run(config)))
+    assert list(bundle.facts.edge) == names
+    assert set(bundle.facts.files) > {
+        f"edge/{file}" for name in names for file in make_target(name).files
+    }
+    model, x_l = load_model(ModelReference.parse(str(bundle.path)), config), tiles(1)[0]
+    with torch.inference_mode():
+        expected = model.network(x_l)
+    for runtime in ("executorch", "ncnn", "openvino"):
+        found = load_artifact(model, runtime)
+        assert found.tile == TILE
+        assert (found.run(x_l) - expected).abs().max() < 0.05
+        assert bundle.facts.edge[f"{runtime}_{'fp32' if runtime == 'executorch' else 'fp16'}"]
