@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines import __version__, interrupts
+from pipelines.cli.bundles import add_commands, add_signature_options, check_options
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
@@ -130,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
+    add_signature_options(upscale)
+    add_commands(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)
     return parser
@@ -169,6 +172,7 @@ def _upscale(parsed: argparse.Namespace) -> int:
         return 0
     config = load_config([])
     model = load_model(ModelReference.parse(parsed.model or default_model(config)), config)
+    check_options(model.bundle, parsed)
     tile, run = _engine(model, parsed.runtime, parsed.precision)
     tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
     if not 0 <= tiling.overlap < tile:

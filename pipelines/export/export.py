@@ -14,6 +14,7 @@ from pipelines.export.artifacts import Exporter, MissedError
 from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
 from pipelines.export.images import tile_images
+from pipelines.export.sbom import SBOM, bill_of_materials
 from pipelines.models import bundle
 from pipelines.models.cost import network_cost
 from pipelines.models.facts import BundleFacts, EdgeArtifact
@@ -94,6 +95,7 @@ def run(config: Config) -> str:
             (new / name).write_bytes(data)
         card = model_card(model.config.description, model.config.degradation.preset, facts)
         (new / CARD).write_text(card)
+        (new / SBOM).write_text(bill_of_materials(facts))
         bundle.seal(new, facts)
     print(f"Bundle: {store.location}")
     return store.location

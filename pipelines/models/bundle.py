@@ -38,6 +38,9 @@ from srmodels.network import SRNetwork
 
 FILE_NAME = "bundle.json"
 
+#: The signature of `bundle.json`, where the bundle is signed.
+SIGNATURE = "bundle.json.sig"
+
 WEIGHTS = "model.safetensors"
 
 #: Weights of networks that do not ship, but that a finetuning needs.
@@ -218,7 +221,7 @@ def owned(document: dict[str, Any]) -> Owns | None:
     files = document.get("files")
     if not isinstance(document.get(BundleFacts.VERSION_KEY), int) or not isinstance(files, dict):
         return None
-    return files.__contains__
+    return {*files, SIGNATURE}.__contains__
 
 
 def _no_bundle(location: object) -> UserError:
@@ -229,6 +232,6 @@ def _no_bundle(location: object) -> UserError:
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    """Returns every file of a bundle but its `bundle.json`, by its path in there, sorted."""
+    """Returns every file of a bundle that `bundle.json` lists, by its path in there, sorted."""
     found = files_in(directory)
-    return {name: path for name, path in found.items() if name != FILE_NAME}
+    return {name: path for name, path in found.items() if name not in (FILE_NAME, SIGNATURE)}

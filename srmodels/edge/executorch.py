@@ -23,13 +23,19 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from srmodels.edge.graph import exported_program, tile_module
-from srmodels.edge.sparing import rank_layers, spare_fewest
+from srmodels.edge.graph import example, exported_program, tile_module
+from srmodels.edge.sparing import NUM_RANKED, rank_layers, spare_fewest
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
-#: Images on which layers are ranked: each layer takes a pass over them.
-_RANKED = 4
+#: What is quantised: products, and the activation that is computed with a convolution.
+_PRODUCTS = (
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten.matmul.default,
+    torch.ops.aten.relu.default,
+    torch.ops.aten.relu_.default,
+)
 
 
 class ExecuTorchTarget(EdgeTarget):
@@ -75,7 +81,7 @@ class ExecuTorchInt8(ExecuTorchTarget):
         calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
         if lost > calibration.max_loss:
             module = tile_module(network, settings.tile)
-            order = rank_layers(module, calibration.images[:_RANKED])
+            order = rank_layers(module, calibration.images[:NUM_RANKED])
             spared = spare_fewest(order, loss, calibration)
             loss(spared)
         return {
@@ -118,14 +124,26 @@ def _quantised(
     program: ExportedProgram, images: Sequence[Tensor], spared: Sequence[str]
 ) -> ExportedProgram:
     config = get_symmetric_quantization_config(is_per_channel=True)
+    left = set(spared)
     quantizer = XNNPACKQuantizer().set_global(config)
-    for name in spared:
-        quantizer.set_module_name(name, None)
+    quantizer.set_filter_function(
+        lambda node: (
+            # Sums would be rounded too, and the last one is the image.
+            (node.op != "call_function" or node.target in _PRODUCTS)
+            and not left & set(_modules(node))
+        )
+    )
     with _quiet(), torch.no_grad():
         prepared = prepare_pt2e(copy.deepcopy(program).module(), quantizer)
         for image in images:
             prepared(image)
-        return torch.export.export(convert_pt2e(prepared), (images[0],))
+        return torch.export.export(convert_pt2e(prepared), example(images[0].shape[-1]))
+
+
+def _modules(node: torch.fx.Node) -> Iterator[str]:
+    """Yields the names of the modules that a node of a graph is part of."""
+    for path, _ in node.meta.get("nn_module_stack", {}).values():
+        yield path.removeprefix("L['self'].")
 
 
 def _lower(program: ExportedProgram, path: Path) -> Mapping[str, str]:

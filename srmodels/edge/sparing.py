@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from srmodels.edge.target import Calibration
 
+#: A good number of images for `rank_layers`: each layer takes a pass over them.
+NUM_RANKED = 4
+
 
 def spare_fewest(
     order: Sequence[str], loss: Callable[[Sequence[str]], float], calibration: Calibration

@@ -17,6 +17,7 @@ NEEDS = {
     "installation": "an installation of its own, or all tests",
     "download": "files of others, which it downloads",
     "hours": "hours of training, or the photos that the shipped weights learned from",
+    "registry": "a model that was registered",
     "s3": "a bucket of the reader's",
     "sets": "benchmark sets, or the weights of other people's networks",
 }

@@ -66,10 +66,14 @@ def _check(program: str, arguments: list[str]) -> None:
             _check_job(_entrypoint(rest))
         case "python", ["-m", module, *_]:
             assert importlib.util.find_spec(module)
+        case "python", [path, *_] if path.startswith("infra/"):
+            assert (ROOT / path).is_file()
         case "python", rest:
             _check_job(rest)
         case "torchrun", rest:
             _check_training(rest)
+        case "openssl", [command, *_]:
+            assert command in ("genpkey", "pkey", "pkeyutl")
         case "srmill", rest:
             parsed = srmill._parser().parse_args(rest)
             if getattr(parsed, "model", None):

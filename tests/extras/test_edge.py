@@ -35,7 +35,9 @@ def tiles(count: int) -> list[Tensor]:
     """Smooth pictures, which are nearer to photos than noise is."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
-    return list(torch.nn.functional.interpolate(coarse, TILE, mode="bicubic").clamp(0, 1).split(1))
+    found = torch.nn.functional.interpolate(coarse, TILE, mode="bicubic").clamp(0, 1)
+    # As photos come: the channels of a pixel beside each other.
+    return list(found.to(memory_format=torch.channels_last).split(1))
 
 
 @pytest.mark.parametrize("model", ["edge_sd_sr_tiny", "rdsr"])
