@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srmodels.layers import ReparameterisedConv, fuse
+from srmodels.tiling import Tiling
 
 #: Seed of the noise that inference starts from, so that an input has one result on every device.
 INFERENCE_SEED = 0
@@ -48,6 +49,13 @@ class SRNetwork(nn.Module, ABC):
         [0, 1], and draws no random numbers.
         """
         return self
+
+    def tiling(self, tile: int) -> Tiling:
+        """Returns how images are cut for `forward`: into tiles of `tile` px; where it takes images
+        of any size, into as few as memory allows."""
+        if self.for_tile(tile) is self:
+            return Tiling.for_any_size(self.size_multiple)
+        return Tiling.for_tile(tile)
 
     def checkpointed_modules(self) -> list[nn.Module]:
         """Returns the modules that activation checkpointing recomputes, none inside another.

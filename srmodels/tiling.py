@@ -1,6 +1,7 @@
-"""Running a network of fixed tile size over an image of any size, without seams."""
+"""Running a network over an image of any size, tile by tile, without seams."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice, product
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 #: Most rows of a result that are finished at once, in HR pixels.
 BAND = 128
+#: The largest side of a tile for networks that take any size, in LR pixels.
+LARGEST = 480
+#: What such tiles share, in LR pixels: more than a decoder of seventeen convolutions sees.
+OVERLAP = 32
 #: Reads the part (top, left, bottom, right) of an image, as `[1, 3, h, w]` in [0, 1].
 Cut = Callable[[int, int, int, int], Tensor]
 
@@ -25,15 +30,85 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [min(i * stride, length - tile) for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into tiles, in LR pixels.
+
+    Attributes:
+        tile: side of a tile.
+        overlap: what neighbours share at least, less than `tile`.
+        multiple: None where all tiles are squares of that side. Else a tile is no larger than the
+            image, and its sides are multiples of `multiple`, which `tile` is too.
+    """
+
+    tile: int = 128
+    overlap: int = 32
+    multiple: int | None = None
+
+    @classmethod
+    def for_tile(cls, tile: int) -> "Tiling":
+        """Returns a tiling whose neighbours share a quarter of a tile: the Edge-SD-SR paper counts
+        tiles that way."""
+        return cls(tile, tile // 4)
+
+    @classmethod
+    def for_any_size(cls, multiple: int, largest: int = LARGEST) -> "Tiling":
+        """Returns the tiling for a network that takes images of any size: in one piece up to a
+        side of `largest`, for the sake of memory.
+
+        Args:
+            multiple: height and width of what the network takes are multiples of it.
+        """
+        return cls(largest // multiple * multiple, OVERLAP, multiple)
+
+    def along(self, length: int) -> "Side":
+        """Returns the tiles along a side of `length` pixels."""
+        tile = self.tile
+        if self.multiple is not None:
+            tile = min(tile, -(-length // self.multiple) * self.multiple)
+        overlap = min(self.overlap, tile - 1)
+        full = max(length, tile)
+        return Side(tile, overlap, full, tile_starts(full, tile, overlap))
+
+    def count(self, height: int, width: int) -> int:
+        """Returns how many tiles an image of this size is cut into."""
+        return len(self.along(height).starts) * len(self.along(width).starts)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The tiles along one side of an image.
+
+    Attributes:
+        tile: their length.
+        overlap: what neighbours share at least.
+        full: length of the side, or of a tile where that is longer.
+        starts: where they start.
+    """
+
+    tile: int
+    overlap: int
+    full: int
+    starts: list[int]
+
+
 def blend_window(tile: int, overlap: int) -> Tensor:
     """Returns weights `[tile, tile]` in [0, 1] that fall linearly towards every border over
     `overlap` pixels."""
+    return _window(_ramp(tile, overlap), _ramp(tile, overlap))
+
+
+def _ramp(tile: int, overlap: int) -> Tensor:
     ramp = torch.ones(tile)
     if overlap:
         slope = (torch.arange(overlap) + 0.5) / overlap
         ramp[:overlap] = slope
         ramp[-overlap:] = torch.minimum(ramp[-overlap:], slope.flip(0))
-    return ramp[:, None] * ramp[None, :]
+    return ramp
+
+
+def _window(down: Tensor, right: Tensor) -> Tensor:
+    return down[:, None] * right[None, :]
 
 
 def run_bands(
@@ -42,8 +117,7 @@ def run_bands(
     size: tuple[int, int],
     *,
     scale: int,
-    tile: int,
-    overlap: int,
+    tiling: Tiling,
     batch_size: int = 1,
     on_tile: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Tensor]:
@@ -51,12 +125,10 @@ def run_bands(
     bottom as soon as rows are finished.
 
     Args:
-        network: maps `[B, 3, tile, tile]` to `[B, 3, scale·tile, scale·tile]`.
+        network: maps tiles `[B, 3, h, w]` to `[B, 3, scale·h, scale·w]`.
         cut: reads a part of the LR image, so that the image need not be in memory as floats.
         size: height and width of the LR image; one smaller than a tile is mirrored up to it.
         scale: factor by which the network enlarges.
-        tile: side of a tile in LR pixels.
-        overlap: LR pixels that neighbouring tiles share, less than `tile`.
         batch_size: tiles that go through the network at once, at most.
         on_tile: called with the number of tiles after each time.
 
@@ -65,21 +137,22 @@ def run_bands(
         16·scale²·tile·w bytes, a few bands, and a batch of tiles.
 
     Raises:
-        ValueError: `overlap` is not smaller than `tile`.
+        ValueError: the tiling's overlap is not smaller than its tile.
     """
+    tile, overlap = tiling.tile, tiling.overlap
     if not 0 <= overlap < tile:
         raise ValueError(f"the overlap ({overlap}) must be at least 0 and less than {tile}.")
     height, width = size
-    full_height, full_width = max(height, tile), max(width, tile)
-    rows, columns = (tile_starts(side, tile, overlap) for side in (full_height, full_width))
-    outputs = _outputs(network, cut, size, tile, product(rows, columns), batch_size, on_tile)
+    down, right = tiling.along(height), tiling.along(width)
+    outputs = _outputs(network, cut, size, down, right, batch_size, on_tile)
     like = cut(0, 0, 1, 1)
-    window = blend_window(tile * scale, overlap * scale).to(like)
-    total = torch.zeros(1, 3, tile * scale, full_width * scale).to(like)
-    weight = torch.zeros(1, 1, tile * scale, full_width * scale).to(like)
-    for y, following in zip(rows, [*rows[1:], full_height], strict=True):
-        for x in columns:
-            at = slice(x * scale, (x + tile) * scale)
+    ramps = (_ramp(side.tile * scale, side.overlap * scale) for side in (down, right))
+    window = _window(*ramps).to(like)
+    total = torch.zeros(1, 3, down.tile * scale, right.full * scale).to(like)
+    weight = torch.zeros(1, 1, down.tile * scale, right.full * scale).to(like)
+    for y, following in zip(down.starts, [*down.starts[1:], down.full], strict=True):
+        for x in right.starts:
+            at = slice(x * scale, (x + right.tile) * scale)
             total[..., at] += next(outputs)[None] * window
             weight[..., at] += window
         done = (following - y) * scale
@@ -95,17 +168,19 @@ def _outputs(
     network: Callable[[Tensor], Tensor],
     cut: Cut,
     size: tuple[int, int],
-    tile: int,
-    places: Iterable[tuple[int, int]],
+    down: Side,
+    right: Side,
     batch_size: int,
     on_tile: Callable[[int], None],
 ) -> Iterator[Tensor]:
-    """Yields the network's output `[3, scale·tile, scale·tile]` for the tile at each place."""
+    """Yields the network's output `[3, scale·h, scale·w]` for each tile `[3, h, w]`, row by row."""
     height, width = size
-    places = iter(places)
+    places = product(down.starts, right.starts)
     while batch := list(islice(places, batch_size)):
-        parts = [cut(y, x, min(y + tile, height), min(x + tile, width)) for y, x in batch]
-        outputs = network(torch.cat([mirror_to(part, tile, tile) for part in parts]))
+        parts = [
+            cut(y, x, min(y + down.tile, height), min(x + right.tile, width)) for y, x in batch
+        ]
+        outputs = network(torch.cat([mirror_to(part, down.tile, right.tile) for part in parts]))
         assert len(outputs) == len(batch)
         on_tile(len(batch))
         yield from outputs
@@ -116,8 +191,7 @@ def run_tiled(
     x_l: Tensor,
     *,
     scale: int,
-    tile: int,
-    overlap: int,
+    tiling: Tiling,
     batch_size: int = 1,
     on_tile: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
@@ -130,7 +204,7 @@ def run_tiled(
         `[1, 3, scale·h, scale·w]`.
 
     Raises:
-        ValueError: `overlap` is not smaller than `tile`.
+        ValueError: the tiling's overlap is not smaller than its tile.
     """
     height, width = x_l.shape[2:]
     result = torch.empty(1, 3, height * scale, width * scale).to(x_l)
@@ -140,20 +214,13 @@ def run_tiled(
         lambda top, left, bottom, right: x_l[:, :, top:bottom, left:right],
         (height, width),
         scale=scale,
-        tile=tile,
-        overlap=overlap,
+        tiling=tiling,
         batch_size=batch_size,
         on_tile=on_tile,
     ):
         result[:, :, top : top + band.shape[2]] = band
         top += band.shape[2]
     return result
-
-
-def count_tiles(height: int, width: int, tile: int, overlap: int) -> int:
-    """Returns how many tiles `run_tiled` sends through the network."""
-    rows = tile_starts(max(height, tile), tile, overlap)
-    return len(rows) * len(tile_starts(max(width, tile), tile, overlap))
 
 
 def mirror_to(x: Tensor, height: int, width: int) -> Tensor:

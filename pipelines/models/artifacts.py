@@ -9,6 +9,7 @@ from torch import Tensor
 from pipelines.errors import UserError, listing
 from pipelines.models.load import Model
 from srmodels.edge.target import PRECISIONS, RUNTIMES, TARGETS, make_target
+from srmodels.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,11 @@ class Artifact:
     """A loaded artifact.
 
     Attributes:
-        tile: side of the LR tiles that it is given, pixels.
-        run: maps LR tiles `[B, 3, tile, tile]` to HR tiles, both in [0, 1].
+        tiling: how images are cut for it.
+        run: maps LR tiles `[B, 3, h, w]` to HR tiles, both in [0, 1].
     """
 
-    tile: int
+    tiling: Tiling
     run: Callable[[Tensor], Tensor]
 
 
@@ -60,4 +61,4 @@ def load_artifact(
         # The graph takes one tile at a time.
         return torch.cat([runner.run(tile) for tile in x_l.split(1)])
 
-    return Artifact(found.input.shape[-1] or model.bundle.facts.tile, run)
+    return Artifact(found.tiling, run)

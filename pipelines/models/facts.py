@@ -7,6 +7,7 @@ from pipelines.storage.forms import NonNegativeInt, PositiveInt, RelativePath, S
 from pipelines.storage.typed import Document
 from srmodels.edge.target import Parity
 from srmodels.latency import Latency
+from srmodels.tiling import Tiling
 
 #: Scores by metric label; None where a metric could not judge any image.
 Scores = dict[str, float | None]
@@ -151,6 +152,12 @@ class EdgeArtifact:
     latency_ratio: float
     machine: str
     made: dict[str, str]
+
+    @property
+    def tiling(self) -> Tiling:
+        """How images are cut for it."""
+        side = self.input.shape[-1]
+        return Tiling.for_any_size(self.input.multiple) if side is None else Tiling.for_tile(side)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipelines.config.load import load_config
 from pipelines.models.cost import network_cost
 from srmodels.network import SRNetwork
 from srmodels.system import load_system
-from srmodels.tiling import count_tiles, run_tiled
+from srmodels.tiling import Tiling, run_tiled
 from tests.conftest import ROOT
 
 TILE, OVERLAP, LARGE = 128, 32, 512
@@ -135,7 +135,7 @@ def _on_cpu(
             for tool in ("PyTorch", "ONNX")
         ]
         print(f"| {name} | {macs:.2f} | {' | '.join(cells)} |")
-    count = count_tiles(LARGE, LARGE, TILE, OVERLAP)
+    count = Tiling(TILE, OVERLAP).count(LARGE, LARGE)
     times = [count * found[f"all {tool}"] + found["blending"] for tool in ("PyTorch", "ONNX")]
     print(
         f"\n512 → 2048 px: {count} tiles and {found['blending']:.0f} ms of blending: "
@@ -164,7 +164,7 @@ def _on_cuda(
 
 
 def _tiled(network: Callable[[Tensor], Tensor], x_l: Tensor, scale: int) -> Tensor:
-    return run_tiled(network, x_l, scale=scale, tile=TILE, overlap=OVERLAP)
+    return run_tiled(network, x_l, scale=scale, tiling=Tiling(TILE, OVERLAP))
 
 
 def share(gmacs: float, milliseconds: float, peak: float) -> str:

@@ -11,8 +11,8 @@ from PIL import Image
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.models.load import load_model
-from srmodels.tiling import run_tiled, tile_starts
-from srmodels.upscale import Tiling, to_pixels, to_tensor
+from srmodels.tiling import Tiling, run_tiled, tile_starts
+from srmodels.upscale import to_pixels, to_tensor
 from tests.conftest import ROOT, data_directory
 
 
@@ -28,7 +28,7 @@ def test_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x_l = to_tensor(np.asarray(low))
     with torch.inference_mode():
         whole = to_pixels(model.network(x_l)).astype(float)
-        tiles = run_tiled(model.network, x_l, scale=scale, tile=tiling.tile, overlap=tiling.overlap)
+        tiles = run_tiled(model.network, x_l, scale=scale, tiling=tiling)
     tiled = to_pixels(tiles).astype(float)
     starts = tile_starts(width, tiling.tile, tiling.overlap)
     borders = [x * scale - 1 for x in starts[1:]]

@@ -111,6 +111,6 @@ def test_the_bundle_of_a_shipped_model_runs_on_every_runtime(tmp_path: Path) -> 
         expected = model.network(x_l)
     for runtime in ("executorch", "ncnn", "openvino"):
         found = load_artifact(model, runtime)
-        assert found.tile == TILE
+        assert found.tiling.tile == TILE
         assert (found.run(x_l) - expected).abs().max() < 0.05
         assert bundle.facts.edge[f"{runtime}_{'fp32' if runtime == 'executorch' else 'fp16'}"]

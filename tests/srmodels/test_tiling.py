@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srmodels.tiling import BAND, blend_window, count_tiles, run_bands, run_tiled, tile_starts
+from srmodels.tiling import BAND, Tiling, blend_window, run_bands, run_tiled, tile_starts
 
 
 def nearest(x: torch.Tensor) -> torch.Tensor:
@@ -14,7 +15,7 @@ def nearest(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_paper_s_512_to_2048_takes_25_evaluations() -> None:
-    assert count_tiles(512, 512, 128, 32) == 25
+    assert Tiling(128, 32).count(512, 512) == 25
     assert tile_starts(512, 128, 32) == [0, 96, 192, 288, 384]
 
 
@@ -37,14 +38,13 @@ def test_a_local_network_gives_the_same_with_and_without_tiles(
         nearest,
         x,
         scale=4,
-        tile=tile,
-        overlap=overlap,
+        tiling=Tiling(tile, overlap),
         batch_size=batch_size,
         on_tile=calls.append,
     )
     assert y.shape == (1, 3, 4 * height, 4 * width)
     assert torch.allclose(y, nearest(x), atol=1e-5)
-    assert sum(calls) == count_tiles(height, width, tile, overlap)
+    assert sum(calls) == Tiling(tile, overlap).count(height, width)
     assert all(done == batch_size for done in calls[:-1])
 
 
@@ -91,8 +91,7 @@ def test_bands_are_bit_identical_to_the_picture_in_one_piece(
             lambda top, left, bottom, right: x[:, :, top:bottom, left:right],
             (height, 37),
             scale=4,
-            tile=16,
-            overlap=overlap,
+            tiling=Tiling(16, overlap),
             batch_size=batch_size,
         )
     )
@@ -107,8 +106,7 @@ def test_steps_between_tiles_are_blended_away() -> None:
         lambda t: torch.full((1, 3, 64, 64), next(levels)),
         torch.zeros(1, 3, 16, 28),
         scale=4,
-        tile=16,
-        overlap=4,
+        tiling=Tiling(16, 4),
     )
     assert y[0, 0, 0].diff().abs().max() < 0.1
     assert y[0, 0, 0, 0] == 0
@@ -121,4 +119,33 @@ def test_windows_are_positive() -> None:
 
 def test_an_overlap_as_large_as_the_tile_is_refused() -> None:
     with pytest.raises(ValueError, match="less than 16"):
-        run_tiled(nearest, torch.zeros(1, 3, 8, 8), scale=4, tile=16, overlap=16)
+        run_tiled(nearest, torch.zeros(1, 3, 8, 8), scale=4, tiling=Tiling(16, 16))
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    multiple=st.sampled_from([1, 4, 6]),
+    largest=st.sampled_from([12, 31, 48]),
+)
+def test_tiles_for_networks_of_any_size_are_no_larger_than_the_image_needs(
+    height: int, width: int, multiple: int, largest: int
+) -> None:
+    tiling = replace(Tiling.for_any_size(multiple, largest), overlap=5)
+    shapes = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        shapes.append(x.shape[2:])
+        return nearest(x)
+
+    x = torch.rand(1, 3, height, width)
+    result = run_tiled(network, x, scale=4, tiling=tiling)
+    torch.testing.assert_close(result, nearest(x), rtol=0, atol=1e-6)
+    assert len(shapes) == tiling.count(height, width)
+    for shape in shapes:
+        for side, length in zip(shape, (height, width), strict=True):
+            assert side % multiple == 0
+            assert side <= largest
+            assert side < length + multiple
+    if max(height, width) <= largest // multiple * multiple:
+        assert len(shapes) == 1

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from srmodels.color import Bands
-from srmodels.upscale import Tiling, num_tiles, to_tensor, upscale_image
+from srmodels.tiling import Tiling
+from srmodels.upscale import num_tiles, to_tensor, upscale_image
 
 TILING = Tiling(tile=16, overlap=4)
 

@@ -12,7 +12,8 @@ from pipelines.data.image_files import FORMATS, check_fits, write_picture
 from pipelines.errors import UserError
 from srmodels.color import COLOR_FIXES
 from srmodels.latency import peak_bytes
-from srmodels.upscale import Tiling, upscale_bands
+from srmodels.tiling import Tiling
+from srmodels.upscale import upscale_bands
 from tests.pipelines.data.test_images import ramp
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
