@@ -51,8 +51,9 @@ ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr;
 	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
 	@$(BIN)/python -m docs.tools.ablations_table $(or $(GRID),edge_sd_sr)
 
-results: setup ## Write docs/results.md from docs/results/*.json
+results: setup ## Write docs/results.md and the tables of docs/edge.md from docs/results
 	@$(BIN)/python -m docs.tools.results_page
+	@$(BIN)/python -m docs.tools.edge_page
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

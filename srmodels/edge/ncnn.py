@@ -29,7 +29,7 @@ class NcnnFp16(EdgeTarget):
     blob is `in0` `[3, tile, tile]`, the output blob `out0`; both are fp32 and without a batch.
     """
 
-    file = "model_fp16.param"
+    file = "model_fp16.ncnn.param"
     exact = False
 
     @property

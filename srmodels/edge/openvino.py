@@ -52,7 +52,7 @@ class OpenVinoTarget(EdgeTarget):
 class OpenVinoFp16(OpenVinoTarget):
     """A graph whose weights are stored in fp16."""
 
-    file = "model_fp16.xml"
+    file = "model_fp16.openvino.xml"
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         return _save(_convert(network, settings.tile), path)
@@ -65,7 +65,7 @@ class OpenVinoInt8(OpenVinoTarget):
     If that costs too much, the layers that int8 harms most stay as they are, as few as are enough.
     """
 
-    file = "model_int8.xml"
+    file = "model_int8.openvino.xml"
     quantises = True
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:

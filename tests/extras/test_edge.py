@@ -62,6 +62,14 @@ def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path:
     assert all(torch.equal(weight, weights[key]) for key, weight in ours.state_dict().items())
 
 
+def test_no_two_artifacts_of_a_bundle_share_a_file() -> None:
+    for name in TARGETS:
+        if not name.startswith("onnx"):
+            skip_without_packages(name)
+    files = [file for name in TARGETS for file in make_target(name).files]
+    assert len(set(files)) == len(files)
+
+
 @pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith("onnx")])
 def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     skip_without_packages(name)

@@ -1,0 +1,108 @@
+"""Writes the tables of docs/edge.md from stored results; nobody types them by hand.
+
+    jobs/export.py model=rdsr output=work/phone 'export.artifacts=[onnx_fp32,onnx_int8]'
+    cp work/phone/rdsr/bundle.json docs/results/edge/rdsr.json
+    jobs/evaluate.py model=rdsr benchmark=sets/Set5 'evaluate.compare=[artifact:FILE]'
+    cp work/evaluate/rdsr-Set5/results.json docs/results/edge/rdsr-scores.json
+    python -m docs.tools.edge_page
+
+The second pair of commands may be left out: the table then has no columns for benchmark sets.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.evaluation.results import EvaluationResults
+from pipelines.models.facts import BundleFacts, EdgeArtifact
+from pipelines.storage.paths import ROOT
+from pipelines.storage.typed import read_typed
+
+STORED = ROOT / "docs" / "results" / "edge"
+PAGE = ROOT / "docs" / "edge.md"
+#: The lines that the tables stand between.
+BEGIN, END = "<!-- make results: begin -->", "<!-- make results: end -->"
+_PSNR = "psnr_y_crop4"
+
+
+def main() -> None:
+    PAGE.write_text(page(PAGE.read_text(), STORED))
+    print(f"Page: {PAGE}")
+
+
+def page(text: str, stored: Path) -> str:
+    """Returns a page's text with the tables of all bundles in the folder `stored`."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{tables(stored)}\n{END}{after}"
+
+
+def tables(stored: Path) -> str:
+    """Returns a heading and a table for each bundle."""
+    lines: list[str] = []
+    for path in sorted(stored.glob("*.json")):
+        if path.stem.endswith("-scores"):
+            continue
+        facts = read_typed(BundleFacts, path.read_bytes(), str(path))
+        scores = path.with_name(f"{path.stem}-scores.json")
+        results = (
+            read_typed(EvaluationResults, scores.read_bytes(), str(scores))
+            if scores.is_file()
+            else None
+        )
+        lines += [f"### {facts.name}", "", *_table(facts, results), ""]
+        lines += [f"Left out: {reason}\n" for reason in facts.left_out.values()]
+    return "\n".join(lines)
+
+
+def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[str]:
+    sets = list(results.benchmarks) if results else []
+    columns = [
+        "MiB", "largest error", "SQNR", "dB lost (95 %)", *(f"dB lost on {name}" for name in sets),
+        "ms per tile", "of PyTorch's", "MiB in use", "layers in fp32",
+    ]  # fmt: skip
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|{'---|' * (len(columns) + 1)}"
+    for target, artifact in facts.edge.items():
+        parity, quality, latency = artifact.parity, artifact.quality, artifact.latency
+        interval = "" if quality.low is None else f" ({quality.low:.3f} … {quality.high:.3f})"
+        cells = [
+            f"{_bytes(facts, target) / 2**20:.1f}",
+            f"{parity.max_error:.1e}",
+            f"{parity.sqnr_db:.1f} dB",
+            f"{quality.loss:.3f}{interval}",
+            *(_lost(results, name, f"{facts.name} ({target})") for name in sets),
+            f"{latency.median_ms:.1f}",
+            f"{artifact.latency_ratio:.2f}",
+            "–" if latency.peak_bytes is None else f"{latency.peak_bytes / 2**20:.0f}",
+            _spared(artifact),
+        ]
+        yield f"| `{target}` | {' | '.join(cells)} |"
+
+
+def _bytes(facts: BundleFacts, target: str) -> int:
+    """Returns the size of an artifact, and of the weights that some keep beside their graph."""
+    file = facts.edge[target].file
+    weights = file.rpartition(".")[0] + ".bin"
+    return sum(facts.files[name].bytes for name in {file, weights} & facts.files.keys())
+
+
+def _lost(results: EvaluationResults | None, name: str, title: str) -> str:
+    """Returns PyTorch's mean PSNR-Y on a benchmark set minus the artifact's."""
+    assert results is not None
+    found = results.benchmarks[name].summary
+    for method, values in found.items():
+        ours, theirs = found[results.model][_PSNR], values[_PSNR]
+        if results.titles[method] == title and ours is not None and theirs is not None:
+            return f"{ours - theirs:.3f}"
+    return "–"
+
+
+def _spared(artifact: EdgeArtifact) -> str:
+    spared = artifact.made.get("layers in fp32")
+    if spared is None:
+        return "–"
+    return "0" if spared == "none" else str(len(spared.split(", ")))
+
+
+if __name__ == "__main__":
+    main()

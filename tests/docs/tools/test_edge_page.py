@@ -1,0 +1,73 @@
+"""The tables of docs/edge.md are what the command makes of the stored results."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from docs.tools.edge_page import BEGIN, END, PAGE, STORED, page
+from pipelines.models.facts import EdgeArtifact, FileFacts, QualityLoss, TensorSpec
+from pipelines.storage.typed import to_json
+from srmodels.edge.target import Parity
+from srmodels.latency import Latency
+from tests.support.bundles import make_bundle
+from tests.support.results import BENCHMARK, make_results
+
+
+def test_the_tables_were_written_by_the_command() -> None:
+    assert PAGE.read_text() == page(PAGE.read_text(), STORED), "run `make results`"
+
+
+def make_artifact(file: str, **made: str) -> EdgeArtifact:
+    tensor = TensorSpec("x", (1, 3, 128, 128))
+    return EdgeArtifact(
+        file=file,
+        input=tensor,
+        output=tensor,
+        parity=Parity(0.0123, 40.0, 4),
+        quality=QualityLoss("psnr_y_crop4", 0.05, 0.01, 0.09, 16, "crops"),
+        latency=Latency(128, 50.0, 45.0, 60.0, 10, 2, peak_bytes=30 << 20),
+        latency_ratio=0.4,
+        machine="x86_64, Linux",
+        made=made,
+    )
+
+
+def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
+    facts = make_bundle(tmp_path / "bundle").facts
+    edge = {
+        "ncnn_fp16": make_artifact("edge/model_fp16.ncnn.param"),
+        "onnx_int8": make_artifact("edge/model_int8.onnx", **{"layers in fp32": "a, b"}),
+    }
+    sizes = {
+        "edge/model_fp16.ncnn.param": 1 << 20,
+        "edge/model_fp16.ncnn.bin": 2 << 20,
+        "edge/model_int8.onnx": 4 << 20,
+        "edge/model_int8.pte": 8 << 20,
+    }
+    files = {name: FileFacts("0" * 64, size) for name, size in sizes.items()}
+    left_out = {"onnx_fp16": "onnx_fp16 loses 3 dB."}
+    facts = replace(facts, name="tiny", edge=edge, files=files, left_out=left_out)
+    stored = tmp_path / "stored"
+    stored.mkdir()
+    (stored / "tiny.json").write_bytes(to_json(facts))
+    methods = {"tiny": 30.0, "artifact:b": 29.9, "bicubic": 28.0}
+    titles = {"tiny": "model", "artifact:b": "tiny (onnx_int8)", "bicubic": "bicubic"}
+    summary = {method: {"psnr_y_crop4": score} for method, score in methods.items()}
+    results = make_results(
+        model="tiny", titles=titles, benchmarks={"Set5": replace(BENCHMARK, summary=summary)}
+    )
+    (stored / "tiny-scores.json").write_bytes(to_json(results))
+    written = page(f"before\n{BEGIN}\nold\n{END}\nafter", stored)
+    assert written.startswith(f"before\n{BEGIN}\n")
+    assert written.endswith(f"{END}\nafter")
+    assert "old" not in written
+    rows = {line.split("`")[1]: line for line in written.splitlines() if line.startswith("| `")}
+    assert rows["ncnn_fp16"].split(" | ")[1:5] == [
+        "3.0",
+        "1.2e-02",
+        "40.0 dB",
+        "0.050 (0.010 … 0.090)",
+    ]
+    assert rows["ncnn_fp16"].split(" | ")[5:] == ["–", "50.0", "0.40", "30", "– |"]
+    assert rows["onnx_int8"].split(" | ")[1] == "4.0"
+    assert rows["onnx_int8"].split(" | ")[5:] == ["0.100", "50.0", "0.40", "30", "2 |"]
+    assert "Left out: onnx_fp16 loses 3 dB." in written
