@@ -94,9 +94,10 @@ def photo_files(config: Config) -> list[Entry]:
         UserError: as `find_entries`.
     """
     where = config.mirror, config.stream.policy, config.shard.max_unpacked_gib
-    held_out = config.shard.val_source
+    named = config.shard.val_source
+    held_out = find_entries(named, *where) if named else []
     return [
-        *(replace(e, split="val") for e in (find_entries(held_out, *where) if held_out else ())),
+        *(replace(entry, split="val", held_out=True) for entry in held_out),
         *find_entries(source(config), *where),
     ]
 
@@ -226,7 +227,7 @@ def _check_held_out(
     """Refuses to train on what `shard.val_source` holds out, and to validate on anything else."""
     if settings.val_source is None:
         return
-    held_out = [photo for photo in inventory.photos if photo.entry.split == "val"]
+    held_out = [photo for photo in inventory.photos if photo.entry.held_out]
     if not held_out:
         raise UserError(
             f"no photo of shard.val_source={told(settings.val_source)} can be read: mend them, or "

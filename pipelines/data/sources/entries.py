@@ -35,6 +35,7 @@ class Entry:
         offset: the offset of the first byte in a tar.
         split: the split of the photo, if its public set gives one.
         policy: limits the waiting for object storage.
+        held_out: True for a photo of `shard.val_source`.
     """
 
     kind: Literal["file", "zip", "tar"]
@@ -44,6 +45,7 @@ class Entry:
     offset: int = 0
     split: str | None = None
     policy: RetryPolicy = RetryPolicy()
+    held_out: bool = False
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,14 @@ def test_what_is_held_out_is_validation_alone(photos: Path, tmp_path: Path) -> N
     settings = f"shard.val_source={held_out}", "shard.max_failures=1"
     with pytest.raises(UserError, match=r"no photo of shard\.val_source=.* can be read"):
         write_dataset(photos, tmp_path / "b", *settings)
+    # The validation photos of a public set do not stand in for them.
+    config = load_config([f"source={photos}", f"output={tmp_path / 'b'}", *settings])
+    broken, _, first, *others = shard.photo_files(config)
+    assert broken.held_out
+    assert not first.held_out
+    entries = [broken, replace(first, split="val"), *others]
+    with pytest.raises(UserError, match=r"no photo of shard\.val_source=.* can be read"):
+        shard.make_dataset(config, entries, reversed_map)
 
 
 def test_tiles_are_the_photo_s_pixels(photos: Path, dataset: Path) -> None:
