@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two processes: one for the tests of the platform, one for the others.
 PYTEST := $(BIN)/python -m pytest -n 2 --ignore=tests/benchmarks
 
-.PHONY: help setup demo up down test test-fast test-slow test-extras bench ablations results lint format lock clean
+.PHONY: help setup demo up down test test-fast test-slow test-extras litert bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,10 +39,16 @@ test-fast: setup ## The tests that need no cluster, no server and no training
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks
 
-test-extras: setup ## Tests of optional packages (metrics, spandrel, edge runtimes), in a .venv-extras of their own
+litert: ## Make .venv-litert, the environment of what converts to LiteRT (2 GB)
+	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
+	grep '^torch==' constraints.txt > .venv-litert/constraints.txt
+	.venv-litert/bin/python -m pip install --disable-pip-version-check -q -c .venv-litert/constraints.txt torch 'litert-torch>=0.10'
+	@echo 'export SRMILL_LITERT_PYTHON=$(CURDIR)/.venv-litert/bin/python'
+
+test-extras: setup litert ## Tests of optional packages (metrics, spandrel, edge runtimes), in a .venv-extras of their own
 	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
-	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel,executorch,ncnn,openvino]' torchvision dists-pytorch
-	.venv-extras/bin/python -m pytest tests/extras
+	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel,executorch,litert,ncnn,openvino]' torchvision dists-pytorch
+	SRMILL_LITERT_PYTHON=$$PWD/.venv-litert/bin/python .venv-extras/bin/python -m pytest tests/extras
 
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
@@ -69,4 +75,4 @@ lock: ## Write constraints.txt from what .venv holds now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//' > constraints.txt
 
 clean: down ## Stop the platform, remove .venv, caches and everything under work/
-	rm -rf $(VENV) .venv-extras work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-extras .venv-litert work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

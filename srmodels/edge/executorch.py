@@ -28,15 +28,6 @@ from srmodels.edge.sparing import NUM_RANKED, rank_layers, spare_fewest
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
-#: What is quantised: products, and the activation that is computed with a convolution.
-_PRODUCTS = (
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.linear.default,
-    torch.ops.aten.matmul.default,
-    torch.ops.aten.relu.default,
-    torch.ops.aten.relu_.default,
-)
-
 
 class ExecuTorchTarget(EdgeTarget):
     """A target of one program (`.pte`) whose products XNNPACK computes; input and output are fp32.
@@ -126,12 +117,9 @@ def _quantised(
     config = get_symmetric_quantization_config(is_per_channel=True)
     left = set(spared)
     quantizer = XNNPACKQuantizer().set_global(config)
+    tile = images[0].shape[-1]
     quantizer.set_filter_function(
-        lambda node: (
-            # Sums would be rounded too, and the last one is the image.
-            (node.op != "call_function" or node.target in _PRODUCTS)
-            and not left & set(_modules(node))
-        )
+        lambda node: not left & set(_modules(node)) and not _is_image(node, tile)
     )
     with _quiet(), torch.no_grad():
         prepared = prepare_pt2e(copy.deepcopy(program).module(), quantizer)
@@ -144,6 +132,12 @@ def _modules(node: torch.fx.Node) -> Iterator[str]:
     """Yields the names of the modules that a node of a graph is part of."""
     for path, _ in node.meta.get("nn_module_stack", {}).values():
         yield path.removeprefix("L['self'].")
+
+
+def _is_image(node: torch.fx.Node, tile: int) -> bool:
+    """Returns True for an operation at the resolution of the result: its rounding would be seen."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] > tile
 
 
 def _lower(program: ExportedProgram, path: Path) -> Mapping[str, str]:

@@ -40,7 +40,22 @@ def exported_program(network: SRNetwork, tile: int, without: Sequence[Any] = ())
     # Networks lie channels-last for the CPU, which is an order that exporters stumble over.
     module = copy.deepcopy(tile_module(network, tile))
     for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.contiguous()
+        # Not `contiguous`: it keeps the order of a 1x1 convolution, which is both at once.
+        tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
         program = torch.export.export(module, example(tile))
-        return program.run_decompositions(get_decompositions(without)) if without else program
+        if not without:
+            return program
+        known: dict[Any, Any] = {name: _OWN[name] for name in without if name in _OWN}
+        others = [name for name in without if name not in _OWN]
+        simpler: ExportedProgram = program.run_decompositions(get_decompositions(others) | known)
+        return simpler
+
+
+def _add(x: Tensor, y: Tensor, alpha: float = 1) -> Any:
+    """Returns x + alpha·y by operators that have no `alpha`; leaves a plain sum as it is."""
+    return NotImplemented if alpha == 1 else x + alpha * y
+
+
+#: Simpler operators for those that PyTorch keeps.
+_OWN = {torch.ops.aten.add.Tensor: _add}

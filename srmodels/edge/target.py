@@ -24,6 +24,8 @@ TARGETS = {
     "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
     "executorch_fp32": "srmodels.edge.executorch:ExecuTorchFp32",
     "executorch_int8": "srmodels.edge.executorch:ExecuTorchInt8",
+    "litert_fp32": "srmodels.edge.litert:LiteRtFp32",
+    "litert_int8": "srmodels.edge.litert:LiteRtInt8",
     "ncnn_fp16": "srmodels.edge.ncnn:NcnnFp16",
     "openvino_fp16": "srmodels.edge.openvino:OpenVinoFp16",
     "openvino_int8": "srmodels.edge.openvino:OpenVinoInt8",
@@ -32,6 +34,7 @@ TARGETS = {
 RUNTIMES = {
     "onnxruntime": "onnx",
     "executorch": "executorch",
+    "litert": "litert",
     "ncnn": "ncnn",
     "openvino": "openvino",
 }

@@ -176,7 +176,12 @@ def test_every_target_is_found_by_its_name_and_no_other_is() -> None:
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("executorch_fp32", "executorch"), ("ncnn_fp16", "pnnx"), ("openvino_int8", "nncf")],
+    [
+        ("executorch_fp32", "executorch"),
+        ("litert_fp32", "ai_edge_litert"),
+        ("ncnn_fp16", "pnnx"),
+        ("openvino_int8", "nncf"),
+    ],
 )
 def test_a_package_that_is_not_there_is_named_with_its_extra(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
