@@ -10,8 +10,9 @@ from torch import Tensor
 
 #: Most rows of a result that are finished at once, in HR pixels.
 BAND = 128
-#: The largest side of a tile for networks that take any size, in LR pixels.
-LARGEST = 480
+#: For networks that take any size, in LR pixels: the longest side of an image in one piece, and the
+#: tiles of larger ones. Larger tiles are slower, since their features leave the processor's cache.
+WHOLE, TILE = 480, 256
 #: What such tiles share, in LR pixels: more than a decoder of seventeen convolutions sees.
 OVERLAP = 32
 #: Reads the part (top, left, bottom, right) of an image, as `[1, 3, h, w]` in [0, 1].
@@ -39,11 +40,13 @@ class Tiling:
         overlap: what neighbours share at least, less than `tile`.
         multiple: None where all tiles are squares of that side. Else a tile is no larger than the
             image, and its sides are multiples of `multiple`, which `tile` is too.
+        whole: an image whose sides are no longer is one tile; for `multiple` alone.
     """
 
     tile: int = 128
     overlap: int = 32
     multiple: int | None = None
+    whole: int = 0
 
     @classmethod
     def for_tile(cls, tile: int) -> "Tiling":
@@ -52,27 +55,33 @@ class Tiling:
         return cls(tile, tile // 4)
 
     @classmethod
-    def for_any_size(cls, multiple: int, largest: int = LARGEST) -> "Tiling":
+    def for_any_size(cls, multiple: int, whole: int = WHOLE, tile: int = TILE) -> "Tiling":
         """Returns the tiling for a network that takes images of any size: in one piece up to a
-        side of `largest`, for the sake of memory.
+        side of `whole`, and larger ones in tiles of about `tile` px.
 
         Args:
             multiple: height and width of what the network takes are multiples of it.
         """
-        return cls(largest // multiple * multiple, OVERLAP, multiple)
+        return cls(tile // multiple * multiple, OVERLAP, multiple, whole)
 
-    def along(self, length: int) -> "Side":
-        """Returns the tiles along a side of `length` pixels."""
+    def sides(self, height: int, width: int) -> tuple["Side", "Side"]:
+        """Returns the tiles along both sides of an image of this size."""
+        whole = self.multiple is not None and max(height, width) <= self.whole
+        return self._along(height, whole), self._along(width, whole)
+
+    def _along(self, length: int, whole: bool) -> "Side":
         tile = self.tile
         if self.multiple is not None:
-            tile = min(tile, -(-length // self.multiple) * self.multiple)
+            fitting = -(-length // self.multiple) * self.multiple
+            tile = fitting if whole else min(tile, fitting)
         overlap = min(self.overlap, tile - 1)
         full = max(length, tile)
         return Side(tile, overlap, full, tile_starts(full, tile, overlap))
 
     def count(self, height: int, width: int) -> int:
         """Returns how many tiles an image of this size is cut into."""
-        return len(self.along(height).starts) * len(self.along(width).starts)
+        down, right = self.sides(height, width)
+        return len(down.starts) * len(right.starts)
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def run_bands(
     if not 0 <= overlap < tile:
         raise ValueError(f"the overlap ({overlap}) must be at least 0 and less than {tile}.")
     height, width = size
-    down, right = tiling.along(height), tiling.along(width)
+    down, right = tiling.sides(height, width)
     outputs = _outputs(network, cut, size, down, right, batch_size, on_tile)
     like = cut(0, 0, 1, 1)
     ramps = (_ramp(side.tile * scale, side.overlap * scale) for side in (down, right))

