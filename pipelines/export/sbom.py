@@ -55,8 +55,17 @@ def _library(name: str, version: str) -> dict[str, Any]:
 
 
 def _required() -> Iterable[str]:
-    """Yields the names of the packages that SRMill itself needs, without those of its extras."""
-    for requirement in metadata.requires(_PROJECT) or []:
+    """Yields the names of the packages that SRMill itself needs, without those of its extras.
+
+    Where SRMill runs from a job's working directory and is not installed, nothing lists them: it
+    yields all that are installed.
+    """
+    try:
+        requirements = metadata.requires(_PROJECT) or []
+    except metadata.PackageNotFoundError:
+        yield from _installed()
+        return
+    for requirement in requirements:
         if "extra ==" not in requirement:
             yield _normal(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
 

@@ -5,6 +5,9 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
+from pipelines.export import sbom
 from pipelines.export.sbom import bill_of_materials
 from tests.support.bundles import make_bundle
 
@@ -38,3 +41,11 @@ def test_equal_bundles_have_equal_bills_and_tools_of_artifacts_are_named(tmp_pat
     with_tool = bill_of_materials(replace(facts, edge={"x": Artifact()}))  # type: ignore[dict-item]
     assert metadata.version("pytest") in with_tool
     assert "calibration" not in with_tool
+
+
+def test_where_srmill_is_not_installed_all_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sbom, "_PROJECT", "srmill-that-nobody-installed")
+    found = bill_of_materials(make_bundle(tmp_path / "bundle").facts)
+    assert {"torch", "pytest"} < {part["name"] for part in json.loads(found)["components"]}
