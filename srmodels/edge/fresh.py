@@ -19,7 +19,7 @@ _SECONDS = 300
 
 @dataclass(frozen=True)
 class FreshRun:
-    """What a fresh process made of one tile.
+    """The result of one tile in a fresh process.
 
     Attributes:
         x_h: the HR tile `[1, 3, scale·tile, scale·tile]`.

@@ -1,4 +1,4 @@
-"""What it costs to cut images into tiles of 128 px, beside what networks of any size do now.
+"""Times images in tiles of 128 px beside the tiles that networks of any size get.
 
 pytest -s tests/benchmarks/bench_tiles.py
 """
