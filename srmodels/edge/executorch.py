@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srmodels.edge.graph import example, exported_program, tile_module
-from srmodels.edge.sparing import NUM_RANKED, rank_layers, spare_fewest
+from srmodels.edge.sparing import spare_if_needed
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
@@ -68,13 +68,7 @@ class ExecuTorchInt8(ExecuTorchTarget):
             made = _lower(_quantised(program, calibration.images, spared), path)
             return calibration.loss(ExecuTorchRunner(path))
 
-        lost, spared = loss([]), []
-        calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
-        if lost > calibration.max_loss:
-            module = tile_module(network, settings.tile)
-            order = rank_layers(module, calibration.images[:NUM_RANKED])
-            spared = spare_fewest(order, loss, calibration)
-            loss(spared)
+        spared = spare_if_needed(tile_module(network, settings.tile), loss, calibration)
         return {
             **made,
             "torchao": version("torchao"),

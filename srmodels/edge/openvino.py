@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from srmodels.edge.graph import exported_program, tile_module
-from srmodels.edge.sparing import NUM_RANKED, rank_layers, spare_fewest
+from srmodels.edge.sparing import spare_if_needed
 from srmodels.edge.target import Calibration, EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
@@ -83,12 +83,7 @@ class OpenVinoInt8(OpenVinoTarget):
             )
             return calibration.loss(OpenVinoRunner(str(path)))
 
-        lost, spared = loss([]), []
-        calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
-        if lost > calibration.max_loss:
-            order = rank_layers(module, calibration.images[:NUM_RANKED])
-            spared = spare_fewest(order, loss, calibration)
-            loss(spared)
+        spared = spare_if_needed(module, loss, calibration)
         return {
             **made,
             "nncf": version("nncf"),

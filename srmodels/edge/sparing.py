@@ -11,7 +11,27 @@ from torch import Tensor, nn
 from srmodels.edge.target import Calibration
 
 #: A good number of images for `rank_layers`: each layer takes a pass over them.
-NUM_RANKED = 4
+_NUM_RANKED = 4
+
+
+def spare_if_needed(
+    module: nn.Module, loss: Callable[[Sequence[str]], float], calibration: Calibration
+) -> list[str]:
+    """Makes an artifact in int8, and returns the layers that it spares: none, where that is good
+    enough, else those that `rank_layers` puts first, as few as are enough.
+
+    Args:
+        module: the module that is exported, see `rank_layers`.
+        loss: as for `spare_fewest`; its last call makes the artifact that stays.
+    """
+    lost = loss([])
+    calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
+    if lost <= calibration.max_loss:
+        return []
+    order = rank_layers(module, calibration.images[:_NUM_RANKED])
+    spared = spare_fewest(order, loss, calibration)
+    loss(spared)
+    return spared
 
 
 def spare_fewest(
