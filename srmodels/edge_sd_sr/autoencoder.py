@@ -67,9 +67,13 @@ class LREncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent `[B, latent_channels, h, w]` → image-like `[B, 3, 8h, 8w]`, about unit range."""
+    """Latent `[B, latent_channels, h, w]` → image-like `[B, 3, 8h, 8w]`, about unit range.
 
-    def __init__(self, config: DecoderConfig, latent_channels: int) -> None:
+    With `lr_skip` the first layer of the level at the LR image's resolution gets a convolution of
+    that image added to its result.
+    """
+
+    def __init__(self, config: DecoderConfig, latent_channels: int, scale: int) -> None:
         super().__init__()
         self.factor = LATENT_STRIDE // 2 ** (len(config.channels) - 1)
         previous = config.channels[0]
@@ -77,12 +81,16 @@ class Decoder(nn.Module):
             nn.Conv2d(latent_channels, previous, 3, padding=1),
             nn.ReLU(),
         ]
+        self.skip_before: int | None = None
         for level, (channels, num_blocks) in enumerate(
             zip(config.channels, config.num_blocks, strict=True)
         ):
             if level > 0:
                 layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
                 layers.append(nn.Conv2d(previous, channels, 3, padding=1, bias=False))
+            if config.lr_skip and 2**level * scale == LATENT_STRIDE:
+                self.skip_before = len(layers)
+                self.lr_skip = nn.Conv2d(3, channels, 3, padding=1)
             pooled = config.pooled and level == 0
             layers.extend(ResBlock(channels, channels, pooled=pooled) for _ in range(num_blocks))
             previous = channels
@@ -92,9 +100,15 @@ class Decoder(nn.Module):
         # Start close to zero output: a large wrong one drives the ReLUs before it to death.
         nn.init.normal_(out.weight, std=0.002)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, x_l: Tensor) -> Tensor:
         # Soft clamp as in TAESD: keeps outliers of the latent from saturating the first layer.
-        return F.pixel_shuffle(self.layers(torch.tanh(z / 3) * 3), self.factor)
+        y = torch.tanh(z / 3) * 3
+        if self.skip_before is None:
+            y = self.layers(y)
+        else:
+            y = self.layers[: self.skip_before](y) + self.lr_skip(x_l * 2 - 1)
+            y = self.layers[self.skip_before :](y)
+        return F.pixel_shuffle(y, self.factor)
 
 
 def _kaiming(layers: nn.Sequential) -> None:

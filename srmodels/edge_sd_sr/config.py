@@ -48,11 +48,16 @@ class UNetConfig:
 
 @dataclass
 class DecoderConfig:
-    """Latent → image, channels and blocks per level from coarse to fine; `pooled` as above."""
+    """Latent → image, channels and blocks per level from coarse to fine; `pooled` as above.
+
+    lr_skip: True where the level of the LR image's resolution sees that image too (*ours*; the
+        paper names no such path). Its edges need not pass through the latent then.
+    """
 
     channels: list[int] = field(default_factory=lambda: [224, 64, 64, 48])
     num_blocks: list[int] = field(default_factory=lambda: [3, 3, 2, 1])
     pooled: bool = False
+    lr_skip: bool = False
 
 
 @dataclass
@@ -65,11 +70,17 @@ class ConditioningConfig:
 
     variance: v² of the noise n = v·ε. It is `zero`, `constant` or `learned`. The LR encoder gives
     the learned one for each latent element. `none` with a `constant_variance` of 1 is ordinary
-    diffusion. With `zero`, a UNet can work out z_h from z_t and z_l before the last timestep. At
-    the last timestep, where inference starts, that is no help.
+    diffusion. With `zero`, a UNet can work out z_h from z_t and z_l wherever z_t holds any of it.
 
-    Both reconstruct "bidirectional" and "variance conditioning": the text of the paper (arXiv
-    2412.06978) was not at hand.
+    zero_terminal_snr: True where nothing of z_h is left in z_T (arXiv 2305.08891). Otherwise a
+    little is, as in Stable Diffusion's schedule: the UNet learns to read it, and inference, which
+    starts at z_T, does not have it. The smaller the noise, the more that costs.
+
+    inference_noise: True where inference starts with a noise, the same each time; False where it
+    starts at the mean of z_T, which is the better guess in the mean square.
+
+    The first two reconstruct "bidirectional" and "variance conditioning": the text of the paper
+    (arXiv 2412.06978) was not at hand.
     """
 
     forward: str = "additive"
@@ -77,6 +88,8 @@ class ConditioningConfig:
     constant_variance: float = 0.25
     resshift_kappa: float = 2.0
     resshift_power: float = 0.3
+    zero_terminal_snr: bool = False
+    inference_noise: bool = True
 
 
 @dataclass
@@ -121,6 +134,7 @@ class EdgeSDSRConfig:
         _levels("networks.hr_encoder", self.hr_encoder.channels, self.hr_encoder.num_blocks)
         _check_encoder(self.hr_encoder, self.latent_of)
         _levels("networks.decoder", self.decoder.channels, self.decoder.num_blocks)
+        _check_skip(self.decoder, self.scale)
         unet = self.unet
         for level, channels in enumerate(unet.channels):
             _multiple("networks.unet", level, channels, unet.num_groups)
@@ -155,6 +169,15 @@ def _check_encoder(encoder: HREncoderConfig, latent_of: str) -> None:
         _multiple("networks.hr_encoder", level, channels, encoder.num_groups)
 
 
+def _check_skip(decoder: DecoderConfig, scale: int) -> None:
+    needed = {8: 1, 4: 2, 2: 3}[scale]
+    if decoder.lr_skip and len(decoder.channels) < needed:
+        raise ValueError(
+            "networks.decoder.lr_skip needs a level of the LR image's resolution: set at least "
+            f"{needed} networks.decoder.channels for networks.scale={scale}."
+        )
+
+
 def _multiple(key: str, level: int, channels: int, num_groups: int) -> None:
     if channels % num_groups:
         raise ValueError(
@@ -178,6 +201,11 @@ def _check_diffusion(conditioning: ConditioningConfig, prediction: str) -> None:
         raise ValueError(
             "networks.conditioning.forward=none starts from noise, and variance=zero leaves none: "
             "set variance=constant, or another forward."
+        )
+    if prediction == "epsilon" and conditioning.zero_terminal_snr:
+        raise ValueError(
+            "networks.prediction=epsilon cannot give the HR latent where "
+            "networks.conditioning.zero_terminal_snr leaves nothing of it: set another prediction."
         )
     if prediction == "epsilon" and forward == "resshift":
         raise ValueError(

@@ -37,12 +37,13 @@ class DecoderStage(PerceptualStage):
     def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
         """Returns the images `[B, 3, scale·h, scale·w]` after one step of the UNet.
 
-        The noise of each sample is drawn from its own seed.
+        Where inference starts with a noise, that of each sample is drawn from its own seed.
         """
-        network = self.network
-        height, width = (side // network.lr_factor for side in x_l.shape[2:])
-        shape = (network.config.latent_channels, height, width)
-        noise = per_sample_normal(seeds, shape, device=x_l.device)
+        network, noise = self.network, None
+        if network.config.conditioning.inference_noise:
+            height, width = (side // network.lr_factor for side in x_l.shape[2:])
+            shape = (network.config.latent_channels, height, width)
+            noise = per_sample_normal(seeds, shape, device=x_l.device)
         with torch.no_grad():
             z_h = network.one_step_latent(x_l, noise)
         return network.decode(z_h, x_l)

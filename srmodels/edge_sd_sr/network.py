@@ -45,7 +45,7 @@ class EdgeSDSR(SRNetwork):
         self.hr_encoder = encoder(config.hr_encoder, latent)
         self.lr_encoder = LREncoder(config.lr_encoder, latent, config.scale)
         self.unet = UNet(config.unet, 2 * latent, latent)
-        self.decoder = Decoder(config.decoder, latent)
+        self.decoder = Decoder(config.decoder, latent, config.scale)
         self.discriminator = config.discriminator.build() if config.discriminator else None
         self.teacher = Teacher(config) if config.teacher else None
         self.process = _process(config)
@@ -87,7 +87,7 @@ class EdgeSDSR(SRNetwork):
 
     def decode(self, z: Tensor, x_l: Tensor) -> Tensor:
         """Returns the image `[B, 3, H, W]` of a latent, about [0, 1] (not clamped)."""
-        return self.from_coded(self.decoder(z), x_l)
+        return self.from_coded(self.decoder(z, x_l), x_l)
 
     def noise(self, log_variance: Tensor, unit_noise: Tensor) -> Tensor:
         """Returns n = v·ε `[B, C, h, w]`; the recipe's `conditioning.variance` says what v is.
@@ -114,23 +114,26 @@ class EdgeSDSR(SRNetwork):
         return output
 
     def one_step_latent(
-        self, x_l: Tensor, noise: Tensor, by: "EdgeSDSR | Teacher | None" = None
+        self, x_l: Tensor, noise: Tensor | None, by: "EdgeSDSR | Teacher | None" = None
     ) -> Tensor:
         """Returns ẑ_h in one UNet call.
 
         Args:
             x_l: LR images `[B, 3, h, w]`; those of the teacher are twice as large.
-            noise: standard normal, of the latent's shape.
+            noise: standard normal, of the latent's shape; None to start at the mean of z_T.
             by: the network whose LR encoder and UNet are called; by default this one.
         """
         z_l, log_variance = (by or self).lr_encoder(x_l)
-        z_t = self.process.start(z_l, self.noise(log_variance, noise))
+        z_t = self.process.start(z_l, None if noise is None else self.noise(log_variance, noise))
         last = self.process.num_timesteps - 1
         timesteps = torch.full((x_l.shape[0],), last, device=x_l.device)
         return self.prediction.z_h(self.predict(z_t, z_l, timesteps, by), z_t, z_l, timesteps)
 
-    def inference_noise(self, x_l: Tensor) -> Tensor:
-        """Returns the fixed noise for `x_l`. It is the same for every image and every call."""
+    def inference_noise(self, x_l: Tensor) -> Tensor | None:
+        """Returns the fixed noise for `x_l`, if inference starts with one. It is the same for every
+        image and every call."""
+        if not self.config.conditioning.inference_noise:
+            return None
         height, width = x_l.shape[2] // self.lr_factor, x_l.shape[3] // self.lr_factor
         generator = torch.Generator().manual_seed(INFERENCE_SEED)
         shape = (1, self.config.latent_channels, height, width)
@@ -147,19 +150,22 @@ class EdgeSDSR(SRNetwork):
 
 def _process(config: EdgeSDSRConfig) -> ForwardProcess:
     conditioning, steps = config.conditioning, config.num_timesteps
+    zero = conditioning.zero_terminal_snr
     if conditioning.forward == "resshift":
         return ForwardProcess.residual_shift(
-            steps, conditioning.resshift_kappa, conditioning.resshift_power
+            steps, conditioning.resshift_kappa, conditioning.resshift_power, zero
         )
     if conditioning.forward == "additive":
-        return ForwardProcess.towards_latent(steps)
-    return ForwardProcess.towards_noise(steps)
+        return ForwardProcess.towards_latent(steps, zero)
+    return ForwardProcess.towards_noise(steps, zero)
 
 
 class _FixedNoise(nn.Module):
-    """The network with its inference noise as a constant."""
+    """The network with its inference noise, if it has one, as a constant."""
 
-    def __init__(self, network: EdgeSDSR, noise: Tensor) -> None:
+    noise: Tensor | None
+
+    def __init__(self, network: EdgeSDSR, noise: Tensor | None) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("noise", noise)

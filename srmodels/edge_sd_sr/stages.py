@@ -50,7 +50,8 @@ class AutoencoderStage(Stage):
         coded = self.network.to_coded(x_h, x_l)
         z_h = self.network.hr_encoder(coded)
         noise = per_sample_normal(seeds, z_h.shape[1:], _LATENT, device=z_h.device)
-        mse = F.mse_loss(self.network.decoder(z_h + self.options.latent_noise * noise), coded)
+        noised = z_h + self.options.latent_noise * noise
+        mse = F.mse_loss(self.network.decoder(noised, x_l), coded)
         mean, std = z_h.mean(dim=(0, 2, 3)), z_h.std(dim=(0, 2, 3))
         moments = mean.square().mean() + (std - 1.0).square().mean()
         return {

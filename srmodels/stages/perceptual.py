@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from srmodels.checks import check_not_negative, shortened
 from srmodels.layers import (
@@ -15,7 +15,7 @@ from srmodels.layers import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from srmodels.metrics.lpips import BACKBONES, LPIPS
+from srmodels.metrics.lpips import BACKBONES, LPIPS, pretrained_names
 from srmodels.network import SRNetwork
 from srmodels.stage import ParameterGroup, Stage
 
@@ -23,9 +23,10 @@ from srmodels.stage import ParameterGroup, Stage
 class PerceptualStage(Stage):
     """Finetunes what makes the image until it looks right, not only on average.
 
-    Loss: L1 between the result and x_h, LPIPS, and from step `adversarial_start` on the hinge loss
-    of a patch discriminator, which has a turn of its own from the first step on: the usual trio of
-    latent diffusion's decoders (Rombach et al., arXiv 2112.10752), with fixed weights.
+    Loss: L1 between the result and x_h, LPIPS of one backbone or the mean of both, and from step
+    `adversarial_start` on the hinge loss of a patch discriminator, which has a turn of its own from
+    the first step on: the usual trio of latent diffusion's decoders (Rombach et al., arXiv
+    2112.10752), with fixed weights.
 
     Raises:
         ValueError: impossible options, or an adversarial loss without `networks.discriminator`.
@@ -47,12 +48,13 @@ class PerceptualStage(Stage):
         for name, value in vars(options).items():
             if not isinstance(value, str):
                 check_not_negative(name, value)
-        if options.lpips_backbone not in BACKBONES:
+        known = {name: (name,) for name in BACKBONES} | {"both": BACKBONES}
+        if options.lpips_backbone not in known:
             raise ValueError(
-                f"lpips_backbone is {shortened(options.lpips_backbone)}: use "
-                f"{' or '.join(BACKBONES)}."
+                f"lpips_backbone is {shortened(options.lpips_backbone)}: use alex, vgg or both."
             )
-        self.lpips = LPIPS(options.lpips_backbone) if options.lpips_weight else None
+        backbones = known[options.lpips_backbone] if options.lpips_weight else ()
+        self.lpips = nn.ModuleDict({name: LPIPS(name) for name in backbones})
         if options.adversarial_weight and self.discriminator is None:
             raise ValueError(
                 "adversarial_weight needs a discriminator: set networks.discriminator, for example "
@@ -74,11 +76,12 @@ class PerceptualStage(Stage):
         return {}
 
     def pretrained_names(self) -> Sequence[str]:
-        return self.lpips.pretrained_names if self.lpips is not None else ()
+        return tuple(name for backbone in self.lpips for name in pretrained_names(backbone))
 
     def load_pretrained(self) -> None:
-        if self.lpips is not None:
-            self.lpips.load()
+        for lpips in self.lpips.values():
+            assert isinstance(lpips, LPIPS)
+            lpips.load()
 
     def turns(self) -> Mapping[str, Stage]:
         if not self.options.adversarial_weight:
@@ -88,8 +91,9 @@ class PerceptualStage(Stage):
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         options, x = self.options, self.result(x_l, seeds)
         weighted = {"l1": (options.l1_weight, F.l1_loss(x, x_h))}
-        if self.lpips is not None:
-            weighted["lpips"] = options.lpips_weight, self.lpips(x, x_h).mean()
+        for backbone, lpips in self.lpips.items():
+            name = "lpips" if len(self.lpips) == 1 else f"lpips_{backbone}"
+            weighted[name] = options.lpips_weight / len(self.lpips), lpips(x, x_h).mean()
         weighted |= self.more_losses(x, x_h)
         if options.adversarial_weight:
             assert self.discriminator is not None

@@ -15,6 +15,11 @@ PROCESSES = {
     "additive": ForwardProcess.towards_latent(T),
     "resshift": ForwardProcess.residual_shift(T, kappa=2.0, power=0.3),
 }
+ZERO_TERMINAL = {
+    "none": ForwardProcess.towards_noise(T, zero_terminal_snr=True),
+    "additive": ForwardProcess.towards_latent(T, zero_terminal_snr=True),
+    "resshift": ForwardProcess.residual_shift(T, 2.0, 0.3, zero_terminal_snr=True),
+}
 
 
 @pytest.mark.parametrize("name", ["none", "additive"])
@@ -106,22 +111,62 @@ def test_the_closed_form_marginal_is_that_of_small_steps(name: str) -> None:
     assert float(z_t.std()) == pytest.approx(spread, rel=0.03)
 
 
+@pytest.mark.parametrize("processes", [PROCESSES, ZERO_TERMINAL], ids=["usual", "zero"])
 @pytest.mark.parametrize("name", sorted(PROCESSES))
-def test_inference_starts_at_the_last_timestep_without_the_hr_latent(name: str) -> None:
-    process = PROCESSES[name]
+def test_inference_starts_at_the_last_timestep_with_z_l_for_the_hr_latent(
+    name: str, processes: dict[str, ForwardProcess]
+) -> None:
+    process = processes[name]
     z_l, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
     last = torch.full((2,), T - 1)
-    expected = process.diffuse(torch.zeros_like(z_l), z_l, noise, last)
-    assert torch.allclose(process.start(z_l, noise), expected)
+    assert torch.allclose(process.start(z_l, noise), process.diffuse(z_l, z_l, noise, last))
+    mean = process.diffuse(z_l, z_l, torch.zeros_like(noise), last)
+    assert torch.allclose(process.start(z_l, None), mean)
+
+
+def test_zero_terminal_snr_is_that_of_its_paper() -> None:
+    """Algorithm 1 of arXiv 2305.08891: √ᾱ minus its last value, scaled so that its first stays."""
+    usual, zero = PROCESSES["none"].signal, ZERO_TERMINAL["none"].signal
+    assert float(zero[0]) == pytest.approx(float(usual[0]), abs=1e-6)
+    assert float(zero[-1]) == 0
+    ratio = (usual - usual[-1]) / zero.clamp(min=1e-12)
+    assert torch.allclose(ratio[:-1], ratio[0].expand(T - 1), rtol=1e-3)
+    for name in ("none", "additive"):
+        process = ZERO_TERMINAL[name]
+        assert torch.allclose(process.signal**2 + process.noise**2, torch.ones(T), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_with_zero_terminal_snr_the_hr_latent_cannot_be_read_where_inference_starts(
+    name: str,
+) -> None:
+    """However small the noise, two HR latents end at one z_T; in the usual schedule they do not."""
+    z_l, noise = torch.randn(2, 4, 3, 3), torch.zeros(2, 4, 3, 3)
+    z_h, other = torch.randn(2, 2, 4, 3, 3)
+    last = torch.full((2,), T - 1)
+    zero, usual = ZERO_TERMINAL[name], PROCESSES[name]
+    ends = [zero.diffuse(latent, z_l, noise, last) for latent in (z_h, other)]
+    assert torch.equal(*ends)
+    legible = [usual.diffuse(latent, z_l, noise, last) for latent in (z_h, other)]
+    assert not torch.allclose(*legible, atol=1e-4)
+    # One step before, the UNet still has something to read.
+    earlier = [zero.diffuse(latent, z_l, noise, last - 1) for latent in (z_h, other)]
+    assert not torch.equal(*earlier)
+
+
+#: Residual shift has no velocity, and where no signal is left, the noise does not tell z_h: the
+#: configuration refuses both.
+KINDS = sorted({*itertools.product(PROCESSES, PREDICTIONS)} - {("resshift", "v")})
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    # Residual shift has no velocity, which the configuration refuses.
-    sorted({*itertools.product(PROCESSES, PREDICTIONS)} - {("resshift", "v")}),
+    ("name", "kind", "process"),
+    [(*case, PROCESSES[case[0]]) for case in KINDS]
+    + [(*case, ZERO_TERMINAL[case[0]]) for case in KINDS if case[1] != "epsilon"],
 )
-def test_a_right_prediction_gives_the_hr_latent(name: str, kind: str) -> None:
-    process = PROCESSES[name]
+def test_a_right_prediction_gives_the_hr_latent(
+    name: str, kind: str, process: ForwardProcess
+) -> None:
     prediction = Prediction(kind, process)
     generator = torch.Generator().manual_seed(0)
     z_h, z_l, noise = torch.randn(3, 5, 4, 3, 3, generator=generator)

@@ -40,6 +40,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     assert losses["lpips"].item() > 0.1
 
 
+def test_both_backbones_of_lpips_share_its_weight() -> None:
+    needs_weights()
+    one, both = (
+        make_stage(lpips_weight=0.5, lpips_backbone=backbone)(*batch())
+        for backbone in ("vgg", "both")
+    )
+    assert both["lpips_vgg"].item() == pytest.approx(one["lpips"].item())
+    expected = both["l1"] + 0.25 * (both["lpips_alex"] + both["lpips_vgg"])
+    assert both["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert both["lpips_alex"].item() != pytest.approx(both["lpips_vgg"].item(), rel=0.01)
+
+
 def test_the_grid_error_is_what_repeats_from_block_to_block() -> None:
     pattern = torch.zeros(8, 8)
     pattern[2, 5] = 0.64
@@ -115,7 +127,7 @@ def test_a_samples_loss_does_not_depend_on_the_others(turn: str) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("lpips_backbone=resnet", "lpips_backbone is 'resnet': use alex or vgg"),
+        ("lpips_backbone=resnet", "lpips_backbone is 'resnet': use alex, vgg or both"),
         ("adversarial_start=-1", "adversarial_start must be at least 0, not -1"),
         ("l1_weight=-1", "l1_weight must be at least 0"),
     ],

@@ -4,8 +4,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.config.load import load_config
-from srmodels.edge_sd_sr.config import ConditioningConfig, EdgeSDSRConfig, UNetConfig
+from srmodels.edge_sd_sr.autoencoder import Decoder
+from srmodels.edge_sd_sr.config import (
+    ConditioningConfig,
+    DecoderConfig,
+    EdgeSDSRConfig,
+    UNetConfig,
+)
 from srmodels.edge_sd_sr.network import EdgeSDSR
+from srmodels.tiling import Tiling
 from tests.conftest import SMALL
 
 
@@ -90,11 +97,11 @@ def test_inference_starts_where_the_switches_say(forward: str, variance: str) ->
     deviation = {
         "zero": torch.zeros(()), "constant": torch.tensor(0.5), "learned": (log_variance / 2).exp()
     }[variance]  # fmt: skip
-    signal_left = 0.00466
+    alpha, sigma = 0.00466**0.5, (1 - 0.00466) ** 0.5
     z_t = {
-        "none": (1 - signal_left) ** 0.5 * deviation * noise,
-        "additive": (1 - signal_left) ** 0.5 * (z_l + deviation * noise),
-        "resshift": 0.999 * z_l + 2.0 * 0.999**0.5 * deviation * noise,
+        "none": alpha * z_l + sigma * deviation * noise,
+        "additive": alpha * z_l + sigma * (z_l + deviation * noise),
+        "resshift": z_l + 2.0 * 0.999**0.5 * deviation * noise,
     }[forward]
     expected, timesteps = torch.cat([z_t.expand_as(z_l), z_l], dim=1), seen[1]
     assert torch.allclose(seen[0], expected, atol=1e-4)
@@ -111,7 +118,7 @@ def test_the_latent_is_what_the_prediction_makes_of_the_unets_output(prediction:
     found = network.one_step_latent(x_l, noise)
     z_l, log_variance = network.lr_encoder(x_l)
     alpha, sigma = 0.00466**0.5, (1 - 0.00466) ** 0.5
-    z_t = sigma * (z_l + (log_variance / 2).exp() * noise)
+    z_t = alpha * z_l + sigma * (z_l + (log_variance / 2).exp() * noise)
     expected = {
         "residual": z_l + said[0],
         "z_h": said[0],
@@ -119,6 +126,46 @@ def test_the_latent_is_what_the_prediction_makes_of_the_unets_output(prediction:
         "epsilon": (z_t - sigma * z_l - sigma * said[0]) / alpha,
     }[prediction]
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_without_noise_inference_starts_at_the_mean() -> None:
+    settings = ("zero_terminal_snr=true", "inference_noise=false")
+    torch.manual_seed(0)
+    conditioning = [f"networks.conditioning.{setting}" for setting in settings]
+    network = EdgeSDSR(load_config([f"recipe={SMALL}", *conditioning]).networks).eval()
+    torch.nn.init.normal_(network.unet.conv_out.weight, std=0.1)
+    seen: list[Tensor] = []
+    network.unet.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+    x_l = torch.rand(1, 3, 32, 32)
+    assert network.inference_noise(x_l) is None
+    x = network(x_l)
+    z_l, _ = network.lr_encoder(x_l)
+    assert torch.equal(seen[0], torch.cat([z_l, z_l], dim=1))
+    # Its norms and its attention see a whole tile, so its size still matters.
+    assert torch.equal(network.for_tile(32)(x_l), x)
+    assert network.tiling(32) == Tiling.for_tile(32)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_the_decoder_sees_the_lr_image_at_its_resolution(scale: int) -> None:
+    levels = {8: 1, 4: 2, 2: 3}[scale]
+    config = DecoderConfig([8, 6, 4][:levels], [1] * levels, lr_skip=True)
+    torch.manual_seed(0)
+    decoder = Decoder(config, 4, scale)
+    z, x_l = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64 // scale, 64 // scale)
+    with torch.no_grad():
+        decoder.layers[-1].weight.normal_(std=0.1)
+        found = decoder(z, x_l)
+        assert found.shape == (1, 3, 64, 64)
+        assert not torch.allclose(found, decoder(z, 1 - x_l), atol=1e-3)
+        decoder.lr_skip.weight.zero_()
+        assert decoder.lr_skip.bias is not None
+        decoder.lr_skip.bias.zero_()
+        assert torch.allclose(decoder(z, x_l), decoder(z, 1 - x_l))
+        plain = Decoder(DecoderConfig(config.channels, config.num_blocks), 4, scale)
+        weights = decoder.state_dict()
+        plain.load_state_dict({n: w for n, w in weights.items() if not n.startswith("lr_skip.")})
+        assert torch.allclose(plain(z, x_l), decoder(z, x_l), atol=1e-6)
 
 
 @pytest.mark.parametrize(("recipe", "gmacs"), [("edge_sd_sr", 142), ("edge_sd_sr_lite", 71)])
@@ -155,6 +202,17 @@ def test_the_full_size_has_the_papers_parameters_and_operations(recipe: str, gma
             "a thousandth of it left",
         ),
         ({"conditioning": ConditioningConfig("resshift"), "prediction": "v"}, "share the variance"),
+        (
+            {
+                "conditioning": ConditioningConfig(zero_terminal_snr=True),
+                "prediction": "epsilon",
+            },
+            "leaves nothing of it: set another prediction",
+        ),
+        (
+            {"decoder": DecoderConfig([8], [1], lr_skip=True)},
+            "set at least 2 networks.decoder.channels for networks.scale=4",
+        ),
         (
             {"conditioning": ConditioningConfig(variance="zero"), "prediction": "epsilon"},
             "nothing to predict",
