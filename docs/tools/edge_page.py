@@ -57,7 +57,8 @@ def tables(stored: Path) -> str:
 def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[str]:
     sets = list(results.benchmarks) if results else []
     columns = [
-        "MiB", "largest error", "SQNR", "dB lost (95 %)", *(f"dB lost on {name}" for name in sets),
+        "MiB", "largest error", "SQNR", "dB lost (95 %)", "LPIPS lost",
+        *(f"dB lost on {name}" for name in sets),
         "ms per tile", "of PyTorch's", "MiB in use", "layers in fp32",
     ]  # fmt: skip
     yield f"| | {' | '.join(columns)} |"
@@ -70,6 +71,7 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
             f"{parity.max_error:.1e}",
             f"{parity.sqnr_db:.1f} dB",
             f"{quality.loss:.3f}{interval}",
+            _lpips(artifact),
             *(_lost(results, name, f"{facts.name} ({target})") for name in sets),
             f"{latency.median_ms:.1f}",
             f"{artifact.latency_ratio:.2f}",
@@ -95,6 +97,11 @@ def _lost(results: EvaluationResults | None, name: str, title: str) -> str:
         if results.titles[method] == title and ours is not None and theirs is not None:
             return f"{ours - theirs:.3f}"
     return "–"
+
+
+def _lpips(artifact: EdgeArtifact) -> str:
+    losses = [f"{o.loss:.4f}" for o in artifact.other_losses if o.metric == "lpips_alex"]
+    return losses[0] if losses else "–"
 
 
 def _spared(artifact: EdgeArtifact) -> str:

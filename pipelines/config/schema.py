@@ -339,6 +339,11 @@ class ExportConfig:
         "largest accepted loss of PSNR-Y beside PyTorch, dB; int8 leaves layers in fp32 to keep it",
         above=0,
     )
+    max_lpips_loss: float = key(
+        0.01,
+        "largest accepted loss of LPIPS (alex) beside PyTorch, where its weights are at hand",
+        above=0,
+    )
     calibration_images: int = key(
         128, "LR tiles on which int8 measures its ranges", minimum=1, maximum=MAX_STEPS
     )

@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pipelines.config.schema import ExportConfig
 from pipelines.errors import UserError
-from pipelines.evaluation.protocol import MAX_PSNR
-from pipelines.evaluation.statistics import compare
 from pipelines.export.images import TileImages
-from pipelines.models.facts import EdgeArtifact, QualityLoss, TensorSpec
+from pipelines.export.quality import QualityJudge
+from pipelines.models.facts import EdgeArtifact, TensorSpec
 from srmodels.edge.fresh import run_fresh
 from srmodels.edge.target import (
     Calibration,
@@ -26,16 +25,12 @@ from srmodels.edge.target import (
     make_target,
 )
 from srmodels.latency import Latency, num_threads, time_by_turns
-from srmodels.metrics.fidelity import psnr_y
 from srmodels.network import SRNetwork
-from srmodels.upscale import to_pixels
 
 #: Number of pairs that parity is measured on.
 NUM_PARITY_IMAGES = 4
 #: The largest difference of two runs of one file; runtimes add in the order that threads give.
 _SAME = 1e-4
-#: A difference in PSNR that nobody sees, dB.
-_MARGIN = 0.01
 
 
 class MissedError(UserError):
@@ -61,7 +56,8 @@ class Exporter:
 
         Raises:
             MissedError: the artifact differs from PyTorch by more than `export.max_error`, or
-                costs more than `export.max_quality_loss`. No file stays.
+                costs more than `export.max_quality_loss` or `export.max_lpips_loss`. No file
+                stays.
         """
         target, tile = make_target(name), self.settings.tile
         path = self.directory / "edge" / target.file
@@ -101,7 +97,7 @@ class Exporter:
             return settings
         calibration = Calibration(
             self.images.calibration,
-            loss=lambda runner: self._quality(runner).loss,
+            loss=lambda runner: self._judge.psnr_loss(runner.run),
             max_loss=self.settings.max_quality_loss,
             on_trial=lambda text: print(f"  {text}", flush=True),
         )
@@ -112,12 +108,14 @@ class Exporter:
         runner = target.load(path, num_threads())
         parity = check_parity(self.network, runner, [p.x_l for p in pairs[:NUM_PARITY_IMAGES]])
         latency, ratio = self._latency(runner, pairs[0].x_l)
+        quality, *others = self._judge.losses(runner.run).values()
         return EdgeArtifact(
             file=path.relative_to(self.directory).as_posix(),
             input=_spec("x_l", target, tile, self.network.size_multiple),
             output=_spec("x_h", target, tile * scale, self.network.size_multiple * scale),
             parity=parity,
-            quality=self._quality(runner),
+            quality=quality,
+            other_losses=others,
             latency=latency,
             latency_ratio=ratio,
             machine=f"{platform.machine()}, {platform.system()}",
@@ -139,6 +137,13 @@ class Exporter:
                 f"export.max_quality_loss={settings.max_quality_loss:g}: take a higher precision, "
                 "or raise export.max_quality_loss if that is good enough for you."
             )
+        for other in artifact.other_losses:
+            if other.metric == "lpips_alex" and not other.loss <= settings.max_lpips_loss:
+                raise MissedError(
+                    f"{name} costs {other.loss:.4f} of LPIPS (alex) beside PyTorch, more than "
+                    f"export.max_lpips_loss={settings.max_lpips_loss:g}: take a higher precision, "
+                    "or raise export.max_lpips_loss if that is good enough for you."
+                )
 
     def _run_fresh(self, name: str, target: EdgeTarget, path: Path) -> int | None:
         """Checks that a new process makes the same of the file; returns the memory it took."""
@@ -155,37 +160,9 @@ class Exporter:
             )
         return fresh.peak_bytes
 
-    def _quality(self, runner: Runner) -> QualityLoss:
-        """Returns what a runner costs beside PyTorch."""
-        pairs, crop = self.images.pairs, self.network.scale
-        photos = {str(number): pair.photo for number, pair in enumerate(pairs)}
-        found = compare(
-            self._of_pytorch,
-            self._scores(runner.run),
-            photos,
-            higher_is_better=True,
-            margin=_MARGIN,
-        )
-        return QualityLoss(
-            metric=f"psnr_y_crop{crop}",
-            loss=round(found.difference, 4) + 0.0,  # no -0.0
-            low=found.low,
-            high=found.high,
-            num_images=len(pairs),
-            images=self.images.origin,
-        )
-
     @cached_property
-    def _of_pytorch(self) -> dict[str, float]:
-        return self._scores(self._run_network)
-
-    def _scores(self, run: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Returns the PSNR-Y of each pair, dB, by its number."""
-        crop = self.network.scale
-        return {
-            str(number): min(psnr_y(to_pixels(run(pair.x_l)), pair.hr, crop), MAX_PSNR)
-            for number, pair in enumerate(self.images.pairs)
-        }
+    def _judge(self) -> QualityJudge:
+        return QualityJudge(self.network, self.images)
 
     def _run_network(self, x_l: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -117,7 +117,8 @@ class QualityLoss:
 
     Attributes:
         metric: label of the metric.
-        loss: mean over the pairs of PyTorch's score minus the artifact's, in the metric's unit.
+        loss: mean over the pairs of what PyTorch's score is better than the artifact's, in the
+            metric's unit; below 0 where the artifact is better.
         low, high: 95 % interval of that mean for other photos; None where one photo is too few.
         images: the origin of the pairs, in words.
     """
@@ -137,7 +138,8 @@ class EdgeArtifact:
     Attributes:
         file: its path in the bundle.
         parity: its difference from PyTorch, on real images.
-        quality: what it costs.
+        quality: what it costs in PSNR-Y.
+        other_losses: what it costs in SSIM-Y, and in LPIPS where its weights were at hand.
         latency: latency of one tile, on `machine`.
         latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads.
         made: choices of the export and versions of its tools, by name.
@@ -152,6 +154,7 @@ class EdgeArtifact:
     latency_ratio: float
     machine: str
     made: dict[str, str]
+    other_losses: list[QualityLoss] = field(default_factory=list)
 
     @property
     def tiling(self) -> Tiling:

@@ -28,6 +28,7 @@ def make_artifact(file: str, **made: str) -> EdgeArtifact:
         latency_ratio=0.4,
         machine="x86_64, Linux",
         made=made,
+        other_losses=[QualityLoss("lpips_alex", 0.0042, None, None, 16, "crops")],
     )
 
 
@@ -67,7 +68,7 @@ def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
         "40.0 dB",
         "0.050 (0.010 … 0.090)",
     ]
-    assert rows["ncnn_fp16"].split(" | ")[5:] == ["–", "50.0", "0.40", "30", "– |"]
+    assert rows["ncnn_fp16"].split(" | ")[5:] == ["0.0042", "–", "50.0", "0.40", "30", "– |"]
     assert rows["onnx_int8"].split(" | ")[1] == "4.0"
-    assert rows["onnx_int8"].split(" | ")[5:] == ["0.100", "50.0", "0.40", "30", "2 |"]
+    assert rows["onnx_int8"].split(" | ")[5:] == ["0.0042", "0.100", "50.0", "0.40", "30", "2 |"]
     assert "Left out: onnx_fp16 loses 3 dB." in written

@@ -28,7 +28,10 @@ def test_the_card_tells_the_evidence_for_an_artifact(tmp_path: Path) -> None:
     assert "`edge/model.onnx`: input `x_l` [1, 3, 32, 32], RGB in [0, 1]; output `x_h`\n" in card
     assert "[1, 3, 128, 128]. Larger images: cut tiles" in card
     assert "on 4 real images: largest error\n1.0e-06, inf dB. It loses 0.020 dB (95 %: -0.0" in card
-    assert "psnr_y_crop4 on 16 validation tiles. Latency\n1.5 ms per tile" in card
+    assert (
+        "psnr_y_crop4, 0.0012 of lpips_alex on 16 validation tiles. Latency\n1.5 ms per tile"
+        in card
+    )
     assert "0.50 of PyTorch's.\nMade by onnx 1.0.\n" in card
     assert "\nLeft out: onnx_int8 loses too much.\n" in card
 

@@ -24,6 +24,7 @@ ARTIFACT = EdgeArtifact(
     latency_ratio=0.5,
     machine="a machine",
     made={"onnx": "1.0"},
+    other_losses=[QualityLoss("lpips_alex", 0.0012, None, None, 16, "validation tiles")],
 )
 
 

@@ -1,0 +1,170 @@
+"""Artifacts whose files are broken on purpose: each is caught by the check that should catch it."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch.nn.functional as F
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from pipelines.config.load import load_config
+from pipelines.config.reference import ModelReference
+from pipelines.config.schema import ExportConfig
+from pipelines.export.artifacts import Exporter, MissedError
+from pipelines.export.images import TileImages, tile_images
+from pipelines.models.load import load_model
+from srmodels.edge.onnx import OnnxFp16, OnnxFp32, OnnxTarget
+from srmodels.edge.onnx_int8 import OnnxInt8
+from srmodels.edge.target import ExportSettings
+from srmodels.network import SRNetwork
+from tests.conftest import needs_weights
+
+TARGETS = {"onnx_fp32": OnnxFp32, "onnx_fp16": OnnxFp16, "onnx_int8": OnnxInt8}
+#: Changes a graph where it is.
+Break = Callable[[onnx.GraphProto], None]
+
+
+class Enlarge(SRNetwork):
+    """Enlarges what three convolutions leave nearly as it is."""
+
+    scale, size_multiple = 4, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            nn.init.dirac_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def inference_modules(self) -> dict[str, nn.Module]:
+        return {"layers": self.layers}
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        x = x_l
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return F.interpolate(x, scale_factor=self.scale, mode="bilinear").clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> TileImages:
+    """Crops of the embedded photos."""
+    nowhere = f"data={tmp_path_factory.mktemp('none') / 'nosuch'}"
+    settings = ["model=rdsr", nowhere, "export.tile=32", "export.calibration_images=4"]
+    config = load_config(settings)
+    return tile_images(config, load_model(ModelReference.parse("rdsr"), config))
+
+
+@pytest.fixture
+def exporter(images: TileImages, tmp_path: Path) -> Exporter:
+    settings = ExportConfig(tile=32, latency_runs=1, max_quality_loss=0.5)
+    return Exporter(settings, Enlarge().eval(), images, tmp_path)
+
+
+def swap_channels(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.input[:] = ["bgr" if name == "x_l" else name for name in node.input]
+    graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "order"))
+    graph.node.insert(0, helper.make_node("Gather", ["x_l", "order"], ["bgr"], axis=1))
+
+
+def shift_a_border(graph: onnx.GraphProto) -> None:
+    node = next(node for node in graph.node if node.op_type == "Conv")
+    pads = next(found for found in node.attribute if found.name == "pads")
+    assert list(pads.ints) == [1, 1, 1, 1]
+    pads.ints[:] = [2, 1, 0, 1]
+
+
+def change_an_op(graph: onnx.GraphProto) -> None:
+    next(node for node in graph.node if node.op_type == "Relu").op_type = "Tanh"
+
+
+def saturate_a_layer(graph: onnx.GraphProto) -> None:
+    """Makes the range of one layer's activations an eighth of what it was."""
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    scale = values[nodes[len(nodes) // 2].input[1]]
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 8, scale.name))
+
+
+def export_with(broken: Break, target: type[OnnxTarget], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the target write its file as ever, and breaks the graph in it."""
+    export = target.export
+
+    def export_broken(
+        self: OnnxTarget, network: SRNetwork, path: Path, settings: ExportSettings
+    ) -> object:
+        made = export(self, network, path, settings)
+        model = onnx.load(path)
+        broken(model.graph)
+        onnx.save(model, path)
+        return made
+
+    monkeypatch.setattr(target, "export", export_broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "message"),
+    [
+        ("onnx_fp32", swap_channels, "onnx_fp32 differs from PyTorch by"),
+        ("onnx_fp32", shift_a_border, "onnx_fp32 differs from PyTorch by"),
+        ("onnx_fp32", change_an_op, "onnx_fp32 differs from PyTorch by"),
+        ("onnx_fp16", swap_channels, "onnx_fp16 loses .* dB of psnr_y_crop4"),
+        ("onnx_fp16", shift_a_border, "onnx_fp16 loses .* dB of psnr_y_crop4"),
+        ("onnx_fp16", change_an_op, "onnx_fp16 loses .* dB of psnr_y_crop4"),
+        ("onnx_int8", saturate_a_layer, "onnx_int8 loses .* dB of psnr_y_crop4"),
+    ],
+)
+def test_a_broken_graph_does_not_ship(
+    exporter: Exporter,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    broken: Break,
+    message: str,
+) -> None:
+    export_with(broken, TARGETS[name], monkeypatch)
+    with pytest.raises(MissedError, match=message):
+        exporter.export(name)
+    assert not list((exporter.directory / "edge").iterdir())
+    # Without the break, the same file ships.
+    monkeypatch.undo()
+    assert exporter.export(name).quality.loss <= exporter.settings.max_quality_loss
+
+
+def test_what_eyes_see_is_judged_too(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_weights()
+    exporter.settings.max_quality_loss = 100.0
+    export_with(change_an_op, OnnxFp16, monkeypatch)
+    with pytest.raises(MissedError, match=r"onnx_fp16 costs 0\.\d+ of LPIPS \(alex\) beside Py"):
+        exporter.export("onnx_fp16")
+    exporter.settings.max_lpips_loss = 1.0
+    losses = {loss.metric: loss for loss in exporter.export("onnx_fp16").other_losses}
+    assert list(losses) == ["ssim_y_crop4", "lpips_alex"]
+    for loss in losses.values():
+        assert loss.loss > 0.01
+        assert loss.low is not None
+        assert loss.high is not None
+        assert loss.low < loss.loss < loss.high
+
+
+@pytest.mark.parametrize("name", ["onnx_fp32", "onnx_fp16"])
+def test_the_graph_of_another_model_does_not_ship(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    other = copy.deepcopy(exporter.network)
+    for weight in other.parameters():
+        weight.data.mul_(1.1)
+    target = TARGETS[name]
+    export = target.export
+    monkeypatch.setattr(
+        target, "export", lambda self, _, path, settings: export(self, other, path, settings)
+    )
+    with pytest.raises(MissedError, match=f"{name} (differs from PyTorch by|loses)"):
+        exporter.export(name)
+    assert not list((exporter.directory / "edge").iterdir())
