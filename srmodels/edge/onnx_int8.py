@@ -1,4 +1,4 @@
-"""Quantises the ONNX graph to int8 with ONNX Runtime's tools, by what it costs in quality."""
+"""Quantises the ONNX graph with ONNX Runtime's tools, by what it costs in quality."""
 
 import contextlib
 import io
@@ -52,6 +52,9 @@ class OnnxInt8(OnnxTarget):
     file = "model_int8.onnx"
     exact = False
     quantises = True
+    #: The type of activations, and the ways to find their ranges.
+    activations = QuantType.QUInt8
+    methods: Sequence[str] = tuple(_METHODS)
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         calibration = settings.calibration
@@ -61,8 +64,8 @@ class OnnxInt8(OnnxTarget):
             made = export_graph(tile_module(network, settings.tile), plain, settings)
             with _quiet():
                 quant_pre_process(str(plain), str(prepared))
-            trials = _Trials(prepared, Path(folder), path, calibration)
-            method, loss = trials.best_method()
+            trials = _Trials(prepared, Path(folder), path, calibration, self.activations)
+            method, loss = trials.best_method(self.methods)
             spared: list[str] = []
             if loss > calibration.max_loss:
                 spared = trials.spare(method)
@@ -74,6 +77,17 @@ class OnnxInt8(OnnxTarget):
         }
 
 
+class OnnxA16W8(OnnxInt8):
+    """As `OnnxInt8` with activations of 16 bits, for NPUs that compute so. CPUs gain nothing by it.
+
+    65,536 levels need no values clipped, so ranges are extremes.
+    """
+
+    file = "model_a16w8.onnx"
+    activations = QuantType.QUInt16
+    methods = ("minmax",)
+
+
 @dataclass
 class _Trials:
     """Quantised versions of one graph, each written to `path` and judged.
@@ -81,17 +95,19 @@ class _Trials:
     Attributes:
         prepared: the graph in fp32, with shapes.
         folder: for the ranges, which are kept by method.
+        activations: their type.
     """
 
     prepared: Path
     folder: Path
     path: Path
     calibration: Calibration
+    activations: QuantType
 
-    def best_method(self) -> tuple[str, float]:
+    def best_method(self, methods: Iterable[str]) -> tuple[str, float]:
         """Returns the method whose ranges cost the least quality, and its loss in dB."""
         losses = {}
-        for method in _METHODS:
+        for method in methods:
             self._keep_ranges(method)
             losses[method] = self._loss(method, [])
             self.calibration.on_trial(f"{method}: {losses[method]:+.3f} dB lost")
@@ -116,7 +132,7 @@ class _Trials:
                 str(self.prepared),
                 str(self.path),
                 quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
+                activation_type=self.activations,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 op_types_to_quantize=list(_PRODUCTS),

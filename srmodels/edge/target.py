@@ -22,6 +22,7 @@ TARGETS = {
     "onnx_fp32_dynamic": "srmodels.edge.onnx:OnnxFp32Dynamic",
     "onnx_fp16": "srmodels.edge.onnx:OnnxFp16",
     "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
+    "onnx_a16w8": "srmodels.edge.onnx_int8:OnnxA16W8",
     "executorch_fp32": "srmodels.edge.executorch:ExecuTorchFp32",
     "executorch_int8": "srmodels.edge.executorch:ExecuTorchInt8",
     "litert_fp32": "srmodels.edge.litert:LiteRtFp32",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.config.load import load_config
 from srmodels.edge.onnx import OnnxFp16, OnnxFp32
-from srmodels.edge.onnx_int8 import OnnxInt8
+from srmodels.edge.onnx_int8 import OnnxA16W8, OnnxInt8
 from srmodels.edge.target import (
     TARGETS,
     Calibration,
@@ -119,8 +119,11 @@ class Plain(SRNetwork):
         return F.pixel_shuffle(x, self.scale)
 
 
-def quantised(path: Path, max_loss: float) -> tuple[Parity, Mapping[str, str], list[str]]:
-    """Exports int8, judged by its distance from PyTorch; returns that, what was made, and told."""
+def quantised(
+    path: Path, max_loss: float, target: OnnxInt8 | None = None
+) -> tuple[Parity, Mapping[str, str], list[str]]:
+    """Exports int8, or what `target` says, judged by its distance from PyTorch; returns that, what
+    was made, and told."""
     torch.manual_seed(3)
     network = Plain().eval()
     images = [torch.rand(1, 3, 16, 16) for _ in range(4)]
@@ -130,7 +133,8 @@ def quantised(path: Path, max_loss: float) -> tuple[Parity, Mapping[str, str], l
         return 60 - check_parity(network, runner, images[2:]).sqnr_db
 
     calibration = Calibration(images[:2], loss, max_loss, told.append)
-    made = OnnxInt8().export(network, path, ExportSettings(tile=16, calibration=calibration))
+    settings = ExportSettings(tile=16, calibration=calibration)
+    made = (target or OnnxInt8()).export(network, path, settings)
     return check_parity(network, OnnxInt8().load(path, 1), images[2:]), made, told
 
 
@@ -145,6 +149,18 @@ def test_the_ranges_that_cost_least_are_kept(tmp_path: Path) -> None:
     assert parity.sqnr_db > 15
     nodes = onnx.load(tmp_path / "model.onnx").graph.node
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 4
+
+
+def test_activations_of_sixteen_bits_cost_next_to_nothing(tmp_path: Path) -> None:
+    coarse, _, _ = quantised(tmp_path / "model.onnx", max_loss=100.0)
+    fine, made, told = quantised(tmp_path / "fine.onnx", max_loss=100.0, target=OnnxA16W8())
+    assert [line.partition(":")[0] for line in told] == ["minmax"]
+    assert made["calibration"] == "minmax, 2 images"
+    assert fine.sqnr_db > coarse.sqnr_db + 5
+    graph = onnx.load(tmp_path / "fine.onnx").graph
+    zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+    types = {tensor.data_type for tensor in graph.initializer if tensor.name in zeros}
+    assert types == {onnx.TensorProto.UINT16}
 
 
 def test_layers_stay_in_fp32_until_little_is_lost(tmp_path: Path) -> None:
