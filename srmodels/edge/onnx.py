@@ -54,7 +54,7 @@ class OnnxFp32Dynamic(OnnxTarget):
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         module = tile_module(network, settings.tile)
         if module is not network:
-            raise ValueError("these networks start from noise of one tile size")
+            raise ValueError("these networks are exported for one tile size alone")
         size = torch.export.Dim.DYNAMIC
         made = export_graph(module, path, settings, ({2: size, 3: size},))
         _store_exactly(path)

@@ -122,7 +122,7 @@ def test_a_mistake_inside_the_module_is_told_with_its_place(
         assert refusal(f"{name}.{stem}").startswith(expected)
 
 
-@pytest.mark.parametrize("name", ["edge_sd_sr", "rdsr", "spandrel"])
+@pytest.mark.parametrize("name", ["edge_sd_sr", "f2srgan", "rdsr", "spandrel"])
 def test_every_system_has_the_shared_stages(name: str) -> None:
     system = load_system(name)
     assert system.stage_kinds() == [*system.stages, "distill", "pixel"]

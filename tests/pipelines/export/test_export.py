@@ -208,8 +208,8 @@ def test_an_artifact_that_misses_its_threshold_is_left_out(
     bundle = load_bundle(Path(export.run(trained)))
     assert list(bundle.facts.edge) == ["onnx_fp16"]
     assert bundle.facts.left_out["onnx_fp32_dynamic"] == (
-        "onnx_fp32_dynamic cannot be made of this model: these networks start from noise of one "
-        "tile size."
+        "onnx_fp32_dynamic cannot be made of this model: these networks are exported for one tile "
+        "size alone."
     )
     assert "left out: onnx_fp32 differs from PyTorch by" in capsys.readouterr().out
     assert bundle.facts.left_out["onnx_fp32"].startswith("onnx_fp32 differs from PyTorch by")
