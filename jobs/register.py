@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Registers a bundle as a model version in MLflow; it becomes champion if the gate lets it."""
+"""Registers a bundle as a model version in MLflow; it becomes champion if the gate lets it.
+
+action=promote, rollback, history and verify move the champion, tell its moves, and check them.
+"""
 
 import sys
 from pathlib import Path
@@ -11,7 +14,8 @@ from pipelines import interrupts
 interrupts.end_quietly(__name__)
 
 from pipelines.job import main
-from pipelines.registry import register
+from pipelines.registry import actions
 
 if __name__ == "__main__":
-    main("jobs/register.py", __doc__, ("bundle", "stream", "register"), register.plan, register.run)
+    keys = ("action", "bundle", "model", "stream", "register")
+    main("jobs/register.py", __doc__, keys, actions.plan, actions.run)

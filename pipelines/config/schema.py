@@ -355,13 +355,15 @@ class ExportConfig:
 
 @dataclass
 class RegisterConfig:
-    """The keys `register.*`: the promotion of a registered bundle."""
+    """The keys `register.*`: the promotion of a registered bundle, and the way back."""
 
     promote: str = key(
         "gate",
         "gate: becomes champion if it is better by a metric and worse by none; always; never",
         choices=("gate", "always", "never"),
     )
+    back: int = key(1, "number of moves that action=rollback takes back", minimum=1)
+    reason: str = key("", "why action=promote or rollback moves the champion, for its history")
 
 
 @dataclass
@@ -437,6 +439,12 @@ class Config:
         "folders of benchmark sets to measure on, with commas between; validation, the default, "
         "is the validation split of data",
         place=Place.SEVERAL,
+    )
+    action: str = key(
+        "register",
+        "register: the bundle; promote: the version that model names; rollback: to the champion "
+        "before; history: print all moves; verify: check them (jobs/register.py)",
+        choices=("register", "promote", "rollback", "history", "verify"),
     )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
     preview: str | None = key(

@@ -29,7 +29,6 @@ from pipelines.storage.store import Store, open_store
 from pipelines.storage.tensors import save_tensors
 from srmodels.edge.target import make_target
 
-CARD = "MODEL_CARD.md"
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -94,7 +93,7 @@ def run(config: Config) -> str:
         for name, data in evidence.files.items():
             (new / name).write_bytes(data)
         card = model_card(model.config.description, model.config.degradation.preset, facts)
-        (new / CARD).write_text(card)
+        (new / bundle.CARD).write_text(card)
         (new / SBOM).write_text(bill_of_materials(facts))
         bundle.seal(new, facts)
     print(f"Bundle: {store.location}")

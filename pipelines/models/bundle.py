@@ -50,6 +50,8 @@ CONFIG = "config.yaml"
 
 #: Scores by image, for those who want to look closer, and for the gate.
 IMAGES = "images.csv"
+#: The facts of the bundle, for people.
+CARD = "MODEL_CARD.md"
 
 # The errors of YAML, OmegaConf and our schema for a text that is no configuration of ours.
 _NO_CONFIG = (

@@ -1,21 +1,25 @@
 """A bundle becomes a version of a registered model, and the champion if the gate lets it."""
 
-import time
 from typing import TYPE_CHECKING
 
 from pipelines import tracking
+from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config, RegisterConfig
 from pipelines.models import bundle as bundles
-from pipelines.models.bundle import Bundle, load_bundle, local_bundle
+from pipelines.models.bundle import CARD, Bundle, load_bundle, local_bundle
+from pipelines.models.facts import BundleFacts
 from pipelines.models.load import CHAMPION, champion, fetch
 from pipelines.registry.gate import Decision, decide
+from pipelines.registry.moves import PROMOTE, Moves
 from pipelines.storage.paths import absolute_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREVIOUS = "previous"
 _NEVER = "register.promote=never"
+#: Letters of a version's description that MLflow keeps.
+_LONGEST = 5000
+_ALREADY = "it was champion already"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 
 
@@ -52,16 +56,12 @@ def run(config: Config) -> str:
     else:
         version = _create_version(client, config, name, bundle)
         print(f"Registered {name} version {version} at {tracking.tracking_uri(config.mlflow)}.")
-    if _must_decide(client, config.register, name, version):
-        decision = _decide(config, bundle)
-        if decision.promote:
-            promote(client, name, version)
-            print(f"Promoted: {name}@{CHAMPION} is version {version} ({decision.reason}).")
-        else:
-            print(f"Not promoted: {decision.reason}.")
+    moves = Moves(client, name)
+    if _must_decide(moves, config.register, version):
+        reason = _decide_and_move(config, moves, version, bundle)
         # Last: a register that was interrupted before it is asked again.
-        client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
-    print(f"Champion: {champion(config.mlflow)} = version {champion_version(client, name)}")
+        client.set_model_version_tag(name, version, GATE_TAG, reason)
+    print(f"Champion: {champion(config.mlflow)} = version {moves.champion()}")
     return version
 
 
@@ -73,55 +73,51 @@ def find_version(client: "MlflowClient", name: str, bundle: Bundle) -> str | Non
     return str(found[0].version) if found else None
 
 
-def champion_version(client: "MlflowClient", name: str) -> str | None:
-    """Returns the version of a registered model that is champion, if there is one.
-
-    Raises:
-        UserError: the registry fails; that is not the same as having no champion.
-    """
-    model = tracking.lookup(client.get_registered_model, name)
-    version = model.aliases.get(CHAMPION) if model else None
-    return None if version is None else str(version)
-
-
-def promote(client: "MlflowClient", name: str, version: str) -> None:
-    """Moves `champion` to `version`; the champion before stays reachable as `previous`."""
-    aliases = client.get_registered_model(name).aliases
-    old = aliases.get(CHAMPION)
-    if old is not None and str(old) != version:
-        client.set_registered_model_alias(name, PREVIOUS, old)
-    client.set_registered_model_alias(name, CHAMPION, version)
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.set_model_version_tag(name, version, "srmill.promoted_at", moment)
-
-
-def _must_decide(client: "MlflowClient", settings: RegisterConfig, name: str, version: str) -> bool:
+def _must_decide(moves: Moves, settings: RegisterConfig, version: str) -> bool:
     """Returns False where an earlier decision on this version stands.
 
     The gate decides once per version; `always` overrules it, and `never` does not last.
     """
-    decided = client.get_model_version(name, version).tags.get(GATE_TAG)
+    decided = moves.client.get_model_version(moves.name, version).tags.get(GATE_TAG)
     if decided is None:
         return True
     if settings.promote == "always":
-        return champion_version(client, name) != version
+        return moves.champion() != version
     return settings.promote == "gate" and decided == _NEVER
 
 
-def _decide(config: Config, bundle: Bundle) -> Decision:
+def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle) -> str:
+    """Decides against the champion until no other job moves it meanwhile; returns the reason."""
+    while True:
+        current, seen = moves.champion(), moves.all()
+        if current == version:
+            # This job was interrupted after the move.
+            return seen[-1].reason if seen else _ALREADY
+        decision = _decide(config, bundle, current)
+        if not decision.promote:
+            print(f"Not promoted: {decision.reason}.")
+            return decision.reason
+        if moves.add(PROMOTE, version, decision.reason, seen):
+            print(f"Promoted: {moves.name}@{CHAMPION} is version {version} ({decision.reason}).")
+            return decision.reason
+        print("Another job has moved the champion meanwhile, so the gate decides again.")
+
+
+def _decide(config: Config, bundle: Bundle, current: str | None) -> Decision:
     if config.register.promote != "gate":
         always = config.register.promote == "always"
         return Decision(always, "register.promote=always" if always else _NEVER)
-    assert config.mlflow.model is not None
-    if champion_version(tracking.connect(config.mlflow), config.mlflow.model) is None:
+    if current is None:
         return decide(bundle, None)
-    return decide(bundle, load_bundle(fetch(champion(config.mlflow), config.mlflow)))
+    assert config.mlflow.model is not None
+    reference = ModelReference(Kind.REGISTRY, config.mlflow.model, version=current)
+    return decide(bundle, load_bundle(fetch(reference, config.mlflow)))
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
     scores = {tracking.allowed(name): mean for name, mean in facts.metrics.means().items()}
-    tags = {BUNDLE_TAG: bundle.digest, "srmill.manifest": facts.manifest}
+    tags = {BUNDLE_TAG: bundle.digest} | _lineage(facts)
     run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
     with tracking.active_run(client, run_id):
         client.log_artifacts(run_id, str(bundle.path), "bundle")
@@ -136,6 +132,29 @@ def _create_version(client: "MlflowClient", config: Config, name: str, bundle: B
             source=f"runs:/{run_id}/bundle",
             run_id=run_id,
             tags=tags | {metric: f"{value:.4f}" for metric, value in scores.items()},
-            description=f"{facts.recipe}, commit {facts.git_commit}",
+            description=_description(bundle),
         )
     return str(created.version)
+
+
+def _description(bundle: Bundle) -> str:
+    """Returns the model card, if there is one, as far as MLflow takes it."""
+    card = bundle.path / CARD
+    if card.is_file():
+        return card.read_text(encoding="utf-8")[:_LONGEST]
+    return f"{bundle.facts.recipe}, commit {bundle.facts.git_commit}"
+
+
+def _lineage(facts: BundleFacts) -> dict[str, str]:
+    """Returns where a bundle comes from, and the digests of its artifacts, as tags."""
+    lineage = {
+        "recipe": facts.recipe,
+        "parent": facts.parent_version or "none",
+        "manifest": facts.manifest,
+        "commit": facts.git_commit or "unknown",
+        "config": facts.config_digest,
+        "weights": facts.weights_sha256,
+    }
+    for target, artifact in facts.edge.items():
+        lineage[f"artifact.{target}"] = facts.files[artifact.file].sha256
+    return {f"srmill.{name}": value for name, value in lineage.items()}

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -10,12 +11,14 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.models.bundle import FILE_NAME, load_bundle
+from pipelines.models.bundle import FILE_NAME, load_bundle, seal
 from pipelines.models.load import fetch, load_model
 from pipelines.registry import register
+from pipelines.storage.files import file_sha256
 from pipelines.storage.folders import new_folder
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL
+from tests.pipelines.models.test_facts import ARTIFACT
 from tests.support.bundles import make_bundle
 
 
@@ -77,6 +80,24 @@ def test_a_bundle_is_registered_from_a_bucket(
     capsys.readouterr()
     assert register.run(config_for(bundle.path)) == "1"
     assert "is small version 1 already" in capsys.readouterr().out
+
+
+def test_a_version_tells_where_it_comes_from(tmp_path: Path) -> None:
+    edge = {"onnx_fp32": ARTIFACT}
+    bundle = make_bundle(tmp_path / "first")
+    (bundle.path / "edge").mkdir()
+    (bundle.path / ARTIFACT.file).write_bytes(b"graph")
+    (bundle.path / "MODEL_CARD.md").write_text("# A card")
+    facts = replace(bundle.facts, edge=edge, artifacts=("onnx_fp32",), parent_version="models:/s/7")
+    seal(bundle.path, facts)
+    register.run(config_for(bundle.path))
+    found = tracking.connect().get_model_version("small", "1")
+    assert found.description == "# A card"
+    sha256 = file_sha256(bundle.path / ARTIFACT.file)
+    told = {name: found.tags[f"srmill.{name}"] for name in ("parent", "artifact.onnx_fp32")}
+    assert told == {"parent": "models:/s/7", "artifact.onnx_fp32": sha256}
+    for name in ("manifest", "config", "weights", "commit", "recipe"):
+        assert found.tags[f"srmill.{name}"]
 
 
 def test_promotion_can_be_forced_and_forbidden(tmp_path: Path) -> None:
