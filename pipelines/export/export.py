@@ -15,7 +15,7 @@ from pipelines.export.card import model_card
 from pipelines.export.evidence import Evidence, find_evidence
 from pipelines.export.images import tile_images
 from pipelines.export.sbom import SBOM, bill_of_materials
-from pipelines.models import bundle
+from pipelines.models import bundle, pyfunc
 from pipelines.models.cost import network_cost
 from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.models.load import Model, at_precision, load_model
@@ -94,6 +94,7 @@ def run(config: Config) -> str:
             (new / name).write_bytes(data)
         card = model_card(model.config.description, model.config.degradation.preset, facts)
         (new / bundle.CARD).write_text(card)
+        pyfunc.write_description(new)
         (new / SBOM).write_text(bill_of_materials(facts))
         bundle.seal(new, facts)
     print(f"Bundle: {store.location}")

@@ -52,6 +52,8 @@ CONFIG = "config.yaml"
 IMAGES = "images.csv"
 #: The facts of the bundle, for people.
 CARD = "MODEL_CARD.md"
+#: A note of its name and version, which MLflow adds to a model that it downloads.
+_DOWNLOADED = "registered_model_meta"
 
 # The errors of YAML, OmegaConf and our schema for a text that is no configuration of ours.
 _NO_CONFIG = (
@@ -236,4 +238,5 @@ def _no_bundle(location: object) -> UserError:
 def _files(directory: Path) -> dict[str, Path]:
     """Returns every file of a bundle that `bundle.json` lists, by its path in there, sorted."""
     found = files_in(directory)
-    return {name: path for name, path in found.items() if name not in (FILE_NAME, SIGNATURE)}
+    beside = (FILE_NAME, SIGNATURE, _DOWNLOADED)
+    return {name: path for name, path in found.items() if name not in beside}

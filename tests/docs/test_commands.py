@@ -74,6 +74,10 @@ def _check(program: str, arguments: list[str]) -> None:
             _check_training(rest)
         case "openssl", [command, *_]:
             assert command in ("genpkey", "pkey", "pkeyutl")
+        case "mlflow", ["models", "serve", *rest]:
+            from mlflow.models.cli import serve
+
+            assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
             parsed = srmill._parser().parse_args(rest)
             if getattr(parsed, "model", None):

@@ -11,6 +11,7 @@ from pipelines.evaluation.results import to_csv
 from pipelines.evaluation.summary import metric_facts
 from pipelines.models.bundle import Bundle, load_bundle, seal
 from pipelines.models.facts import BenchmarkFacts, BundleFacts, BundleMetrics
+from pipelines.models.pyfunc import write_description
 from srmodels.metrics.suite import METRICS
 from srmodels.system import load_system
 from tests.conftest import SMALL
@@ -52,5 +53,6 @@ def make_bundle(
         manifest="m", config_digest="d", git_commit="c", parameters=1000, gmacs=0.5,
         metrics=metrics,
     )  # fmt: skip
+    write_description(directory)
     seal(directory, facts)
     return load_bundle(directory)

@@ -119,7 +119,7 @@ def test_a_trained_run_becomes_a_bundle_with_its_evidence(
     bundle = load_bundle(directory)
     facts, model = bundle.facts, load_model(ModelReference.parse(MODEL), trained)
     assert set(facts.files) == {
-        "MODEL_CARD.md", "config.yaml", "edge/model_fp32.onnx", "finetuning.safetensors",
+        "MLmodel", "MODEL_CARD.md", "config.yaml", "edge/model_fp32.onnx", "finetuning.safetensors",
         "sbom.cdx.json",
         "images.csv", "model.safetensors", "report.html",
     }  # fmt: skip

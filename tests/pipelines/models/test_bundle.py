@@ -17,7 +17,8 @@ def test_a_bundle_loads_with_its_network(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     assert bundle.config().run.name == "small"
     assert bundle.network()(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
-    assert set(bundle.facts.files) == {"model.safetensors", "config.yaml", "images.csv"}
+    files = {"model.safetensors", "config.yaml", "images.csv", "MLmodel"}
+    assert set(bundle.facts.files) == files
 
 
 def test_any_change_is_noticed(tmp_path: Path) -> None:
@@ -63,7 +64,9 @@ def test_links_to_folders_pipes_and_nested_bundles_are_not_listed(tmp_path: Path
             load_bundle(tmp_path / "bundle")
         (tmp_path / "bundle" / name).unlink()
     make_bundle(tmp_path / "bundle" / "edge" / "inner")
-    with pytest.raises(UserError, match=r"files it does not list: edge/inner/bundle\.json"):
+    with pytest.raises(
+        UserError, match=r"files it does not list: edge/inner/MLmodel, edge/inner/bund"
+    ):
         load_bundle(tmp_path / "bundle")
 
 
