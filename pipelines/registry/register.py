@@ -65,6 +65,17 @@ def run(config: Config) -> str:
     return version
 
 
+def registered(config: Config) -> str | None:
+    """Returns the version that holds the bundle of this configuration; None if there is none.
+
+    Raises:
+        UserError: the bundle is missing or damaged, or the MLflow server does not answer.
+    """
+    bundle = load_bundle(local_bundle(bundle_location(config), config.stream.policy))
+    assert config.mlflow.model is not None
+    return find_version(tracking.connect(config.mlflow), config.mlflow.model, bundle)
+
+
 def find_version(client: "MlflowClient", name: str, bundle: Bundle) -> str | None:
     """Returns the version that holds exactly this bundle, if there is one."""
     found = client.search_model_versions(

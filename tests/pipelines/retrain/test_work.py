@@ -2,17 +2,22 @@
 
 import os
 import re
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
-from pipelines.retrain import Step, chain, follow, plan
+from pipelines.registry import register
+from pipelines.retrain import Step, chain, follow, plan, work
 from pipelines.retrain.records import Record, load, records_of, save
-from pipelines.retrain.work import run, run_here
+from pipelines.retrain.work import run, run_here, settled
+from pipelines.storage.ownership import files_in
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL
+from tests.support.bundles import make_bundle
 
 TAUGHT = SMALL.with_name("taught.yaml")
 
@@ -129,6 +134,9 @@ def test_results_of_the_chain_go_to_a_bucket(
     assert f"Bundle: {s3_url}/out/export/taught" in told
     assert "Promoted: taught@champion is version 1" in told
 
+    # A tick without anything new ends there, and starts nothing.
+    assert settled(steps) == "1"
+    assert settled(chain(load_config([*arguments, "seed=1"]))[1:]) is None
     # Again: each step finds its result in the bucket.
     follow(steps, run_here)
     told = capsys.readouterr().out
@@ -136,3 +144,39 @@ def test_results_of_the_chain_go_to_a_bucket(
     assert open_store(f"{s3_url}/out").names() == written
     work = Path(os.environ["SRMILL_HOME"]) / "work"
     assert not [folder for folder in ("evaluate", "export") if (work / folder).exists()]
+
+
+def test_nothing_new_ends_at_once_without_ray(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [f"recipe={TAUGHT}", f"source={photos}", f"data={tmp_path / 'shards'}"]
+    config = load_config(arguments)
+    bundle = make_bundle(Path(register.bundle_location(chain(config)[-1].config)))
+    monkeypatch.setattr(work, "run_here", lambda step: None)
+    monkeypatch.setattr(work, "connect", nullcontext)
+    monkeypatch.setattr(work, "check_sources", lambda *_: None)
+    run(config)  # records that each step succeeded, which none was asked to do here
+    register.run(load_config([*arguments, f"bundle={bundle.path}"]))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(work, "connect", fail)
+    monkeypatch.setattr(work, "run_here", fail)
+    before = files_in(Path(os.environ["SRMILL_HOME"]))
+    capsys.readouterr()
+    assert run(config) == "1"
+    assert capsys.readouterr().out == (
+        "Nothing to do: all 6 steps have the inputs that they had, and taught version 1 came of "
+        "them.\n"
+    )
+    assert files_in(Path(os.environ["SRMILL_HOME"])) == before
+    # One more photo, and there is.
+    more = tmp_path / "more"
+    shutil.copytree(photos, more)
+    shutil.copy(next(photos.iterdir()), more / "another.png")
+    with pytest.raises(AssertionError, match="something was started"):
+        run(load_config([*arguments[:1], f"source={more}", arguments[2]]))
