@@ -83,7 +83,8 @@ class FourierUnit(nn.Module):
         self.transform: FFT | DFT = FFT()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        # A plan runs on meta tensors, which know no autocast.
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
             return self._convolve(x.float()).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return self._convolve(x.float()).to(x.dtype)

@@ -83,6 +83,14 @@ class LPIPS(nn.Module):
             total = total + (difference * head).sum(dim=1).mean(dim=(1, 2))
         return total
 
+    def last_features(self, x: Tensor) -> Tensor:
+        """Returns the features behind the last ReLU that is compared, `[B, C, h, w]`, of images
+        `[B, 3, H, W]` in [0, 1]."""
+        x = self._normalised(x)
+        for part in self.slices:
+            x = part(x)
+        return x
+
     def _normalised(self, image: Tensor) -> Tensor:
         normalised: Tensor = (image * 2 - 1 - self.mean) / self.std
         return normalised
