@@ -87,7 +87,7 @@ class Moves:
         while True:
             moves, alias = self.all(), self.alias(CHAMPION)
             last = moves[-1] if moves else None
-            if last is None or last.to == alias:
+            if last is None or (last.done and last.to == alias):
                 return alias
             if not last.done:
                 self._follow()

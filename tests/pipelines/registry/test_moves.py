@@ -178,6 +178,26 @@ def test_an_alias_that_somebody_sets_in_mlflow_is_a_move(bundles: Path) -> None:
     assert told()[-1] == ("by hand", "1", None)
 
 
+def test_a_move_by_hand_after_an_interrupted_one_stands(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        register.run(config_for(f"bundle={bundles / name}", "register.promote=never"))
+
+    def kill() -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        # The alias is set, and its move not yet marked as done.
+        interrupt(patch, "set_model_version_tag", kill)
+        with pytest.raises(Killed):
+            actions.run(config_for("action=promote", "model=models:/small/2"))
+    assert moves().champion() == "2"
+    moves().client.set_registered_model_alias("small", "champion", "1")
+    assert moves().champion() == "1"
+    assert told()[-1] == ("by hand", "2", "1")
+
+
 def test_a_registry_from_before_has_a_champion_without_moves(bundles: Path) -> None:
     for name in ("a", "b"):
         register.run(config_for(f"bundle={bundles / name}", "register.promote=never"))
