@@ -133,7 +133,17 @@ def export_graph(
             dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
+    _forget_the_code(path)
     return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
+
+
+def _forget_the_code(path: Path) -> None:
+    """Removes, from every node, the places in the source code that it was made from: they name the
+    folders of this machine, and change the file whenever code moves."""
+    model = onnx.load(path)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, model.graph):
+        del part.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _store_exactly(path: Path) -> None:

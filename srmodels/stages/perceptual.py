@@ -54,7 +54,9 @@ class PerceptualStage(Stage):
                 f"lpips_backbone is {shortened(options.lpips_backbone)}: use alex, vgg or both."
             )
         backbones = known[options.lpips_backbone] if options.lpips_weight else ()
-        self.lpips = nn.ModuleDict({name: LPIPS(name) for name in backbones})
+        found = {name: LPIPS(name) for name in backbones}
+        # An empty module would be a line of the plan.
+        self.lpips: Any = nn.ModuleDict(found) if found else found
         if options.adversarial_weight and self.discriminator is None:
             raise ValueError(
                 "adversarial_weight needs a discriminator: set networks.discriminator, for example "
@@ -80,7 +82,6 @@ class PerceptualStage(Stage):
 
     def load_pretrained(self) -> None:
         for lpips in self.lpips.values():
-            assert isinstance(lpips, LPIPS)
             lpips.load()
 
     def turns(self) -> Mapping[str, Stage]:

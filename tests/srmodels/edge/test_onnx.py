@@ -24,7 +24,7 @@ from srmodels.edge.target import (
 from srmodels.edge_sd_sr.network import EdgeSDSR
 from srmodels.latency import Latency, time_by_turns
 from srmodels.network import SRNetwork
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,14 @@ def test_the_file_computes_what_pytorch_does(network: EdgeSDSR, tmp_path: Path) 
     times = time_by_turns({"": lambda: runner.run(images[0])}, runs=3, warm_up=3)
     latency = Latency.of(32, times[""], threads=1)
     assert 0 < latency.low_ms <= latency.median_ms <= latency.high_ms
+
+
+def test_the_file_names_no_folder_of_this_machine(network: EdgeSDSR, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    OnnxFp32().export(network, path, ExportSettings(tile=32, opset=20))
+    data = path.read_bytes()
+    for name in (ROOT, tmp_path, "network.py"):
+        assert str(name).encode() not in data
 
 
 def test_parity_sees_a_difference(network: EdgeSDSR, tmp_path: Path) -> None:
