@@ -119,9 +119,11 @@ class Moves:
             "who": f"{getpass.getuser()}@{socket.gethostname()}",
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        version = self.client.get_model_version(self.name, shown)
         created = self.client.create_model_version(
             self.log,
-            source=self.client.get_model_version(self.name, shown).source,
+            source=version.source,
+            run_id=version.run_id,
             tags={f"{_TAG}{name}": value for name, value in tags.items()},
             description=f"{kind}: version {before or 'none'} → version {to or 'none'}. {reason}",
         )

@@ -236,10 +236,10 @@ class FakeClient:
         return SimpleNamespace(aliases=dict(self.aliases[name]))
 
     def create_model_version(
-        self, name: str, source: str, tags: dict[str, str] | None = None, description: str = ""
+        self, name: str, source: str, tags: dict[str, str] | None = None, **_: object
     ) -> SimpleNamespace:
         number = str(len(self.versions[name]) + 1)
-        created = SimpleNamespace(version=number, source=source, tags=dict(tags or {}))
+        created = SimpleNamespace(version=number, source=source, run_id="", tags=dict(tags or {}))
         self.versions[name].append(created)
         return created
 
