@@ -65,6 +65,13 @@ def run(config: Config) -> str:
     return version
 
 
+def tell_champion(config: Config) -> None:
+    """Prints which version is champion; writes nothing."""
+    assert config.mlflow.model is not None
+    version = Moves(tracking.connect(config.mlflow), config.mlflow.model).alias(CHAMPION)
+    print(f"Champion: {champion(config.mlflow)} = version {version}")
+
+
 def registered(config: Config) -> str | None:
     """Returns the version that holds the bundle of this configuration; None if there is none.
 

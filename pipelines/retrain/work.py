@@ -61,6 +61,7 @@ def run(config: Config) -> str:
             f"Nothing to do: all {len(steps)} steps have the inputs that they had, and "
             f"{config.mlflow.model} version {version} came of them."
         )
+        register.tell_champion(steps[-1].config)
         return version
     # Everything that can be known is checked before the first step.
     for step in steps:

@@ -171,7 +171,7 @@ def test_nothing_new_ends_at_once_without_ray(
     assert run(config) == "1"
     assert capsys.readouterr().out == (
         "Nothing to do: all 6 steps have the inputs that they had, and taught version 1 came of "
-        "them.\n"
+        "them.\nChampion: models:/taught@champion = version 1\n"
     )
     assert files_in(Path(os.environ["SRMILL_HOME"])) == before
     # One more photo, and there is.
