@@ -54,7 +54,7 @@ def _promote(config: Config) -> str:
     version = registered_version(reference, config.mlflow).version
     assert version is not None
     moves = _moves(config)
-    current, seen = moves.champion(), moves.all()
+    current, seen = moves.settle()
     if current == version:
         print(f"Nothing to do: {moves.name}@{CHAMPION} is version {version} already.")
         return version
@@ -64,8 +64,7 @@ def _promote(config: Config) -> str:
 
 def _rollback(config: Config) -> str:
     moves, back = _moves(config), config.register.back
-    moves.champion()  # ends what an interrupted job has begun
-    seen = moves.all()
+    _, seen = moves.settle()
     version = champion_before(seen, back)
     if version is None:
         raise UserError(

@@ -79,16 +79,22 @@ class Moves:
         return moves
 
     def champion(self) -> str | None:
-        """Returns the version that is champion now.
+        """Returns the version that is champion now, as `settle` finds it."""
+        return self.settle()[0]
 
-        It also ends what an interrupted job has begun, and writes a move where somebody has set the
+    def settle(self) -> tuple[str | None, list[Move]]:
+        """Ends what an interrupted job has begun, and writes a move where somebody has set the
         alias in MLflow.
+
+        Returns:
+            the version that is champion after these moves, and the moves: `add` takes them as what
+            a decision against this champion has seen. To read them again would be a later state.
         """
         while True:
             moves, alias = self.all(), self.alias(CHAMPION)
             last = moves[-1] if moves else None
             if last is None or (last.done and last.to == alias):
-                return alias
+                return alias, moves
             if not last.done:
                 self._follow()
             else:
@@ -98,7 +104,7 @@ class Moves:
         """Moves the champion to `to`, if nobody has moved it since; returns whether it did.
 
         Args:
-            seen: the moves after which it was decided, as `all` returned them.
+            seen: the moves after which it was decided, as `settle` returned them.
         """
         before = seen[-1].to if seen else self.alias(CHAMPION)
         if tracking.lookup(self.client.get_registered_model, self.log) is None:

@@ -107,7 +107,7 @@ def _must_decide(moves: Moves, settings: RegisterConfig, version: str) -> bool:
 def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle) -> str:
     """Decides against the champion until no other job moves it meanwhile; returns the reason."""
     while True:
-        current, seen = moves.champion(), moves.all()
+        current, seen = moves.settle()
         if current == version:
             # This job was interrupted after the move.
             return seen[-1].reason if seen else _ALREADY

@@ -18,6 +18,7 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.mlflow_client import RefusedError
 from pipelines.registry import actions, register
+from pipelines.registry.gate import Decision
 from pipelines.registry.moves import PROMOTE, Moves, champion_before
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
@@ -228,6 +229,8 @@ class FakeClient:
         self.versions: dict[str, list[SimpleNamespace]] = {}
 
     def create_registered_model(self, name: str, description: str = "") -> None:
+        if name in self.aliases:
+            raise RefusedError("it is there", "RESOURCE_ALREADY_EXISTS")
         self.aliases[name], self.versions[name] = {}, []
 
     def get_registered_model(self, name: str) -> SimpleNamespace:
@@ -255,6 +258,58 @@ class FakeClient:
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         self.get_model_version(name, version).tags[key] = value
+
+
+class Interrupted:
+    """A client, before whose n-th call another job does its work."""
+
+    def __init__(self, client: FakeClient, number: int, other: Callable[[], object]) -> None:
+        self.client, self.left, self.other = client, number, other
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                self.other()
+            return getattr(self.client, name)(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("champion", [None, "1"])
+@pytest.mark.parametrize(("ours", "theirs"), [("2", "3"), ("3", "2")])
+def test_two_jobs_that_meet_at_any_call_leave_the_better_model(
+    champion: str | None, ours: str, theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a higher number is the better model."""
+
+    def decide(config: Config, bundle: str, current: str | None) -> Decision:
+        return Decision(current is None or int(bundle) > int(current), f"{bundle} or {current}")
+
+    monkeypatch.setattr(register, "_decide", decide)
+    config, number, met = config_for(), 0, True
+    while met:
+        number += 1
+        client = FakeClient()
+        client.create_registered_model("small")
+        for _ in range(3):
+            client.create_model_version("small", "")
+        if champion is not None:
+            assert Moves(client, "small").add(PROMOTE, champion, "", [])  # type: ignore[arg-type]
+
+        def job(client: object, version: str) -> None:
+            moves = Moves(client, "small")  # type: ignore[arg-type]
+            register._decide_and_move(config, moves, version, version)  # type: ignore[arg-type]
+
+        interrupted = Interrupted(client, number, lambda c=client: job(c, theirs))
+        job(interrupted, ours)
+        met = interrupted.left <= 0
+        moves = Moves(client, "small")  # type: ignore[arg-type]
+        if not met:
+            job(client, theirs)
+        assert moves.champion() == "3", f"met at call {number}"
+        assert client.aliases["small"]["champion"] == "3"
+    assert number > 8
 
 
 STEPS = st.lists(
