@@ -9,12 +9,12 @@ from torch import Tensor
 
 from srmodels.checks import check_not_negative
 from srmodels.f2srgan.network import F2SRGAN
-from srmodels.layers import PatchDiscriminator
 from srmodels.metrics.lpips import LPIPS
 from srmodels.stage import ParameterGroup, Stage
+from srmodels.stages.adversarial import DiscriminatorTurn, JudgedStage
 
 
-class PerceptualStage(Stage):
+class PerceptualStage(JudgedStage):
     """Trains the generator, after the pixel stage, until the image looks right.
 
     Loss: `adversarial_weight` · softplus(D(x_h) − D(x)), what a relativistic discriminator says
@@ -60,47 +60,28 @@ class PerceptualStage(Stage):
         self.features.load()
 
     def turns(self) -> Mapping[str, Stage]:
-        return {"generator": self, "discriminator": _DiscriminatorTurn(self)}
+        return {"generator": self, "discriminator": DiscriminatorTurn(self)}
 
-    @property
-    def discriminator(self) -> PatchDiscriminator:
-        """The network's."""
-        assert self.network.discriminator is not None
-        return self.network.discriminator
+    def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
+        x: Tensor = self.network.generator(x_l)
+        return x
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return F.softplus(fake - real).mean()
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        options, x = self.options, self.network.generator(x_l)
+        options, x, judge = self.options, self.result(x_l, seeds), self.discriminator
+        assert judge is not None
         with torch.no_grad():
-            wanted, real = self.features.last_features(x_h), self.discriminator(x_h)
+            wanted, real = self.features.last_features(x_h), judge(x_h)
         losses = {
-            "adversarial": F.softplus(real - self.discriminator(x)).mean(),
+            "adversarial": F.softplus(real - judge(x)).mean(),
             "features": F.mse_loss(self.features.last_features(x), wanted),
             "tv": total_variation(x),
             "l1": F.l1_loss(x, x_h),
         }
         weighted = [getattr(options, f"{name}_weight") * value for name, value in losses.items()]
         return {"loss": torch.stack(weighted).sum()} | losses
-
-
-class _DiscriminatorTurn(Stage):
-    """Learns to tell each x_h from what the generator makes of its x_l."""
-
-    judged: PerceptualStage
-
-    def __init__(self, judged: PerceptualStage) -> None:
-        # Not a child: its weights belong to the stage that they are of.
-        self.__dict__["judged"] = judged
-        super().__init__(judged.network, judged.options)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup("discriminator", list(self.judged.discriminator.parameters()))]
-
-    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            x = self.judged.network.generator(x_l)
-        real, fake = self.judged.discriminator(x_h), self.judged.discriminator(x)
-        loss = F.softplus(fake - real).mean()
-        return {"loss": loss, "real": real.mean(), "fake": fake.mean()}
 
 
 def total_variation(x: Tensor) -> Tensor:

@@ -1,26 +1,24 @@
 """The base of systems' perceptual stages: L1, LPIPS, and a discriminator with a turn of its own."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srmodels.checks import check_not_negative, shortened
 from srmodels.layers import (
-    PatchDiscriminator,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
 from srmodels.metrics.lpips import BACKBONES, LPIPS, pretrained_names
 from srmodels.network import SRNetwork
-from srmodels.stage import ParameterGroup, Stage
+from srmodels.stage import Stage
+from srmodels.stages.adversarial import DiscriminatorTurn, JudgedStage
 
 
-class PerceptualStage(Stage):
+class PerceptualStage(JudgedStage):
     """Finetunes what makes the image until it looks right, not only on average.
 
     Loss: L1 between the result and x_h, LPIPS of one backbone or the mean of both, and from step
@@ -63,15 +61,8 @@ class PerceptualStage(Stage):
                 "to {channels: 64}, or adversarial_weight to 0."
             )
 
-    @property
-    def discriminator(self) -> PatchDiscriminator | None:
-        """The network's, if it has one."""
-        found: PatchDiscriminator | None = getattr(self.network, "discriminator", None)
-        return found
-
-    @abstractmethod
-    def result(self, x_l: Tensor, seeds: Tensor) -> Tensor:
-        """Returns the image that is judged, `[B, 3, scale·h, scale·w]`, about [0, 1]."""
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        return hinge_discriminator_loss(real, fake)
 
     def more_losses(self, x: Tensor, x_h: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Returns a system's own losses, with their weights, by name."""
@@ -87,7 +78,7 @@ class PerceptualStage(Stage):
     def turns(self) -> Mapping[str, Stage]:
         if not self.options.adversarial_weight:
             return super().turns()
-        return {self.turn_name: self, "discriminator": _DiscriminatorTurn(self)}
+        return {self.turn_name: self, "discriminator": DiscriminatorTurn(self)}
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         options, x = self.options, self.result(x_l, seeds)
@@ -107,31 +98,3 @@ class PerceptualStage(Stage):
             if weight:
                 loss = loss + weight * term
         return {"loss": loss} | losses
-
-
-class _DiscriminatorTurn(Stage):
-    """Learns to tell x_h from what the generator makes."""
-
-    judged: PerceptualStage
-
-    def __init__(self, judged: PerceptualStage) -> None:
-        # Not a child: its weights belong to the stage that they are of.
-        self.__dict__["judged"] = judged
-        super().__init__(judged.network, judged.options)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        discriminator = self.judged.discriminator
-        assert discriminator is not None
-        return [ParameterGroup("discriminator", list(discriminator.parameters()))]
-
-    def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            x = self.judged.result(x_l, seeds)
-        discriminator = self.judged.discriminator
-        assert discriminator is not None
-        real, fake = discriminator(x_h), discriminator(x)
-        return {
-            "loss": hinge_discriminator_loss(real, fake),
-            "real": real.mean(),
-            "fake": fake.mean(),
-        }
