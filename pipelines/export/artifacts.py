@@ -164,18 +164,16 @@ class Exporter:
     def _judge(self) -> QualityJudge:
         return QualityJudge(self.network, self.images)
 
-    def _run_network(self, x_l: Tensor) -> Tensor:
-        with torch.inference_mode():
-            x_h: Tensor = self.network(x_l)
-        return x_h
-
     def _latency(self, runner: Runner, x_l: Tensor) -> tuple[Latency, float]:
         """Times one tile on all threads, and PyTorch beside it, after three runs to warm up."""
         threads = torch.get_num_threads()
         torch.set_num_threads(num_threads())
         try:
             times = time_by_turns(
-                {"artifact": lambda: runner.run(x_l), "PyTorch": lambda: self._run_network(x_l)},
+                {
+                    "artifact": lambda: runner.run(x_l),
+                    "PyTorch": lambda: self._judge.run_pytorch(x_l),
+                },
                 self.settings.latency_runs,
                 warm_up=3,
             )

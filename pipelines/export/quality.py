@@ -1,4 +1,4 @@
-"""What an artifact costs beside PyTorch, on the same pairs of tiles."""
+"""Judges what an artifact costs beside PyTorch, on the same pairs of tiles."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +50,14 @@ class QualityJudge:
     @cached_property
     def _of_pytorch(self) -> dict[str, dict[str, float]]:
         """PyTorch's scores, without the metrics that tiles are too small for."""
-        results, scores = self._results(self._run_network), {}
+        results, scores = self._results(self.run_pytorch), {}
         for name in self._scores:
             with contextlib.suppress(NoScoreError):
                 scores[name] = self._scored(name, results)
         return scores
 
-    def _run_network(self, x_l: Tensor) -> Tensor:
+    def run_pytorch(self, x_l: Tensor) -> Tensor:
+        """Returns what the network makes of an LR tile, as a `Run` does."""
         with torch.inference_mode():
             x_h: Tensor = self.network(x_l)
         return x_h

@@ -1,4 +1,4 @@
-"""What jobs/register.py does: register a bundle, move the champion, tell and check its history."""
+"""Runs the actions of jobs/register.py: register, promote, rollback, history and verify."""
 
 from collections.abc import Callable
 from itertools import pairwise

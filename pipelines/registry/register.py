@@ -61,14 +61,17 @@ def run(config: Config) -> str:
         reason = _decide_and_move(config, moves, version, bundle)
         # Last: a register that was interrupted before it is asked again.
         client.set_model_version_tag(name, version, GATE_TAG, reason)
-    print(f"Champion: {champion(config.mlflow)} = version {moves.champion()}")
+    _tell(config, moves.champion())
     return version
 
 
 def tell_champion(config: Config) -> None:
     """Prints which version is champion; writes nothing."""
     assert config.mlflow.model is not None
-    version = Moves(tracking.connect(config.mlflow), config.mlflow.model).alias(CHAMPION)
+    _tell(config, Moves(tracking.connect(config.mlflow), config.mlflow.model).alias(CHAMPION))
+
+
+def _tell(config: Config, version: str | None) -> None:
     print(f"Champion: {champion(config.mlflow)} = version {version}")
 
 

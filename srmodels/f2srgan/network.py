@@ -9,7 +9,6 @@ from srmodels.f2srgan.fourier import use_matrices
 from srmodels.f2srgan.generator import SeparableBlock, SeparableGenerator
 from srmodels.f2srgan.plain import PlainGenerator
 from srmodels.network import SRNetwork
-from srmodels.tiling import Tiling
 
 
 class F2SRGAN(SRNetwork):
@@ -43,12 +42,6 @@ class F2SRGAN(SRNetwork):
         network = copy.deepcopy(self)
         use_matrices(network, tile, tile)
         return network
-
-    def tiling(self, tile: int) -> Tiling:
-        """Returns how images are cut: a spectrum sees the whole tile, so those keep their size."""
-        if self.config.trunk == "fourier":
-            return Tiling.for_tile(tile)
-        return Tiling.for_any_size(self.size_multiple)
 
     def forward(self, x_l: Tensor) -> Tensor:
         x: Tensor = self.generator(x_l)

@@ -42,7 +42,7 @@ class PlainGenerator(nn.Module):
 
 @torch.no_grad()
 def _carry(conv: nn.Module) -> None:
-    """Lets the first three channels of the result be those of x, and the others ignore nothing."""
+    """Lets the first three channels of the result be those of x; the others stay random."""
     weight, bias = _kernel(conv)
     weight[:_COLOURS], bias[:_COLOURS] = 0, 0
     for colour in range(_COLOURS):

@@ -221,8 +221,8 @@ def test_a_damaged_champion_is_found(bundles: Path) -> None:
 
 
 class FakeClient:
-    """What `Moves` uses of MLflow's client, fast enough for a thousand histories: models with
-    aliases, and versions that are numbered from 1."""
+    """A registry in memory, for a thousand histories. It has the methods of MLflow's client that
+    `Moves` calls: models have aliases, and versions are numbered from 1."""
 
     def __init__(self) -> None:
         self.aliases: dict[str, dict[str, str]] = {}
