@@ -75,6 +75,13 @@ def test_the_sample_set_is_a_dozen_large_credited_photos() -> None:
     assert sum(photo.entry.size for photo in found.photos) <= 8e6
 
 
+def test_the_sample_set_holds_out_what_edge_sd_sr_tiny_was_not_trained_on() -> None:
+    """These are two of the photos in the collection's validation folder."""
+    held_out = {Path(e.name).name for e in find_entries("sample") if e.split == "val"}
+    assert held_out == {"budgie_oakland-zoo-otters.jpg", "budgie_tea-gardens.jpg"}
+    assert {entry.split for entry in find_entries("sample")} == {"train", "val"}
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz", "tgz", "tar.xz"])
 def test_folders_and_archives_give_the_same_photos(tmp_path: Path, kind: str) -> None:
     expected = {name: png(number) for number, name in enumerate(NAMES)}
