@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,21 @@ class SRNetwork(nn.Module, ABC):
         scale: factor by which `forward` enlarges each side.
         size_multiple: height and width of x_l must be multiples of it.
         fused: True where `fuse` has replaced branches. Fused networks cannot be trained.
+        compressible: True where the system's configuration can hold what compression changes.
+        widths, quantised: what compression changed (`srmodels.compression.structure`).
     """
 
     scale: int
     size_multiple: int
     fused: bool = False
+    compressible: bool = False
+    widths: Mapping[str, list[int]] = MappingProxyType({})
+    quantised: str = ""
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """What compression changed, as `NetworkConfig` has it."""
+        return {"widths": dict(self.widths), "quantised": self.quantised}
 
     @abstractmethod
     def forward(self, x_l: Tensor) -> Tensor:
@@ -97,6 +108,18 @@ class SRNetwork(nn.Module, ABC):
             raise ValueError(
                 "these networks are fused for inference, which cannot be undone: train the ones "
                 "that they were fused from, in the checkpoint of their run."
+            )
+
+    def check_compressible(self) -> None:
+        """Checks that what compression changes can be kept.
+
+        Raises:
+            ValueError: the configuration has no place for it.
+        """
+        if not self.compressible:
+            raise ValueError(
+                "the structure of these networks cannot be kept: let the dataclass of the system's "
+                "numbers derive from srmodels.compression.structure.NetworkConfig."
             )
 
     def inference_state_dict(self) -> dict[str, Tensor]:

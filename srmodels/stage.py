@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from srmodels.compression.fake_quantisation import rounding
 from srmodels.network import SRNetwork
 
 
@@ -99,8 +100,28 @@ class Stage(nn.Module, ABC):
         }
         return list(found.values())
 
-    def start(self) -> None:
-        """Prepares the networks for a new run of this stage. It is not called for a resumed run."""
+    @property
+    def num_samples(self) -> int:
+        """The number of training samples that `start` looks at."""
+        return 0
+
+    def start(self, x_l: Tensor, x_h: Tensor) -> Sequence[str]:
+        """Prepares the networks for a new run of this stage. It is not called for a resumed run.
+
+        It may change the structure of the networks, see `srmodels.compression.structure`.
+
+        Args:
+            x_l: the first LR crops of the training, `[num_samples, 3, h, w]` in [0, 1], the same
+                on all ranks.
+            x_h: their HR crops `[num_samples, 3, scale·h, scale·w]`.
+
+        Returns:
+            lines for people.
+
+        Raises:
+            ValueError: these networks cannot be prepared so.
+        """
+        return []
 
     def pretrained_names(self) -> Sequence[str]:
         """Returns the names of the pretrained weights that the losses need (`srmodels.weights`)."""
@@ -139,7 +160,8 @@ class Stage(nn.Module, ABC):
         Returns:
             images `[B, 3, scale·h, scale·w]`, about in [0, 1].
         """
-        x: Tensor = self.network(x_l)
+        with rounding(self.network):
+            x: Tensor = self.network(x_l)
         return x
 
 

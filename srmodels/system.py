@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from srmodels.compression.structure import apply_structure
 from srmodels.network import SRNetwork
 from srmodels.stage import Stage
 from srmodels.stages import SHARED_STAGES
@@ -68,7 +69,9 @@ class System:
 
     def build(self, config: Any) -> SRNetwork:
         """Returns the networks for an instance of `self.config`, on torch's default device."""
-        return self.network(config)  # type: ignore[arg-type]
+        network = self.network(config)  # type: ignore[arg-type]
+        apply_structure(network, config)
+        return network
 
     def stage_kinds(self) -> list[str]:
         """Returns the names of all stages that these networks can be trained by, its own first."""

@@ -1,6 +1,7 @@
 """Builds networks and stages from a configuration: with weights, or with shapes alone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
+from srmodels.compression.structure import NetworkConfig
 from srmodels.network import SRNetwork, weights_of
 from srmodels.stage import Stage
 from srmodels.system import load_system
@@ -49,6 +51,19 @@ def network_on_meta(system: str, networks: Any) -> SRNetwork:
     """Returns a system's networks on the meta device: with shapes and without values."""
     with torch.device("meta"):
         return load_system(system).build(networks)
+
+
+def with_structure(config: Config, name: str, structure: Mapping[str, Any]) -> Config:
+    """Returns a configuration whose stage `name` has networks that compression changed so.
+
+    Args:
+        structure: as `srmodels.compression.structure.structure_of` returns it.
+    """
+    stage = config.stages[name]
+    if not isinstance(stage.networks, NetworkConfig) or not any(structure.values()):
+        return config
+    changed = replace(stage, networks=replace(stage.networks, **structure))
+    return replace(config, stages=config.stages | {name: changed})
 
 
 def stage_on_meta(config: Config, name: str) -> Stage:

@@ -1,7 +1,7 @@
 """Builds a stage with its engine and averages: anew, from a checkpoint, or to resume a run."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ from pipelines.training.universal import universal_copy
 from srmodels.optimizers import OPTIMIZERS
 from srmodels.stage import Stage
 from srmodels.system import load_system
+
+#: A number of samples → their crops x_l and x_h, see `Stage.start`.
+Samples = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def build_stage(
@@ -56,6 +59,7 @@ def build_engine(
     start: Checkpoint | None = None,
     resume: Checkpoint | None = None,
     teacher: nn.Module | None = None,
+    samples: Samples | None = None,
 ) -> tuple[Engine, EMA]:
     """Builds the engine of a stage and the averages of its trained weights.
 
@@ -66,10 +70,13 @@ def build_engine(
         resume: the checkpoint of this run that it goes on from. Another number of ranks may have
             written it.
         teacher: a module on `device`, for a stage that takes one.
+        samples: returns the LR and HR crops of so many of the first training samples, on `device`;
+            for a new run of a stage that looks at some.
 
     Raises:
-        UserError: pretrained weights that the losses need cannot be found, or the optimizer's
-            state cannot be shared out among another number of ranks.
+        UserError: pretrained weights that the losses need cannot be found, the networks cannot be
+            prepared as the stage's options say, or the optimizer's state cannot be shared out
+            among another number of ranks.
     """
     train = config.stages[name].train
     universal = False
@@ -89,13 +96,25 @@ def build_engine(
         weights = start.weights()
     stage = build_stage(config, name, weights, teacher).to(device)
     if resume is None:
-        stage.start()
+        _start(name, stage, samples)
     engine = Engine(stage, train, device, universal=universal)
     ema = EMA(engine.averaged, train.ema_half_life)
     if resume is not None:
         _load(engine, resume, universal=universal)
         ema.load_state_dict(resume.ema())
     return engine, ema
+
+
+def _start(name: str, stage: Stage, samples: Samples | None) -> None:
+    none = torch.empty(0, 3, 1, 1)
+    x_l, x_h = samples(stage.num_samples) if samples and stage.num_samples else (none, none)
+    try:
+        lines = stage.start(x_l, x_h)
+    except ValueError as error:
+        raise UserError(f"stage '{name}' cannot start: {error}") from None
+    if dist.get_rank() == 0:
+        for line in lines:
+            print(f"{name}: {line}", flush=True)
 
 
 def _load(engine: Engine, checkpoint: Checkpoint, *, universal: bool) -> None:

@@ -1,7 +1,8 @@
 """Describes one execution of a stage; tells whether it is complete and whether it can resume."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from pipelines.config.load import to_dict
 from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
 from pipelines.errors import Terminated, UserError, listing
-from pipelines.models.build import stage_on_meta
+from pipelines.models.build import stage_on_meta, with_structure
 from pipelines.runs.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
 from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.training.teacher import Teacher
+from srmodels.compression.structure import structure_of
 from srmodels.weights import pretrained, weights_folder
 
 #: Settings of `train` that do not shape the result, so that a resumed run may change them.
@@ -92,6 +94,10 @@ class StageRun:
         """The run's name."""
         return self.checkpoints.name
 
+    def with_structure(self, structure: Mapping[str, Any]) -> "StageRun":
+        """Returns this run with networks that compression changed so (`structure_of`)."""
+        return replace(self, config=with_structure(self.config, self.stage, structure))
+
     @classmethod
     def of(
         cls,
@@ -101,7 +107,13 @@ class StageRun:
         start: Checkpoint | None,
         teacher: Teacher | None,
     ) -> "StageRun":
-        """Describes the run of a stage of this configuration."""
+        """Describes the run of a stage of this configuration.
+
+        Networks that the stage starts from may be narrower than the configuration's: it takes their
+        structure.
+        """
+        if start is not None:
+            config = with_structure(config, stage, structure_of(start.state().networks))
         return cls(
             config=config,
             stage=stage,

@@ -15,12 +15,14 @@ from pipelines.config.reference import ModelReference
 from pipelines.config.refusals import KEPT_START
 from pipelines.config.schema import Config
 from pipelines.errors import UserError, listing
+from pipelines.models.build import with_structure
 from pipelines.models.load import Model, load_model, trained_config, weights_sha256
 from pipelines.runs.checkpoint import RESULT, Checkpoint
 from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.runs.outside import keep_weights, kept_weights
 from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
+from srmodels.compression.structure import own_numbers, structure_of
 from srmodels.network import SRNetwork, load_weights
 from srmodels.system import load_system
 
@@ -87,7 +89,8 @@ def _ignored(config: Config, reason: str) -> UserError:
 
 def _from_stage(config: Config, name: str, before: str) -> Checkpoint:
     newest = result_of_stage(config, name, before)
-    if newest.state().networks != to_dict(config)["stages"][name]["networks"]:
+    asked = to_dict(config)["stages"][name]["networks"]
+    if own_numbers(newest.state().networks) != own_numbers(asked):
         raise UserError(
             f"stage '{name}' starts from run '{newest.run.name}', which has other networks: set "
             "networks.* as they were there, or train that stage again under another run.name."
@@ -149,15 +152,17 @@ def _written(config: Config, name: str) -> Checkpoint:
     """Keeps weights from outside; the weights that their source leaves out are random."""
     stage = config.stages[name]
     try:
-        content, parent_version, fill = (
+        content, parent_version, structure, fill = (
             _from_files(config)
             if stage.init_from is None
             else _from_model(config, name, ModelReference.parse(stage.init_from))
         )
+        networks = with_structure(config, name, structure).stages[name].networks
+        described_by = replace(config, networks=networks)
 
         def make() -> dict[str, Tensor]:
             torch.manual_seed(config.seed)
-            network = load_system(config.system).build(stage.networks)
+            network = load_system(config.system).build(described_by.networks)
             print("\n".join(fill(network)), flush=True)
             return network.state_dict()
 
@@ -165,7 +170,7 @@ def _written(config: Config, name: str) -> Checkpoint:
             config,
             _start_name(config, name),
             stage=name,
-            described_by=replace(config, networks=stage.networks),
+            described_by=described_by,
             asked=_asked(config, name),
             content=content,
             parent_version=parent_version,
@@ -177,9 +182,10 @@ def _written(config: Config, name: str) -> Checkpoint:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
 
 
-#: The identity of weights from outside, the registered version that they descend from, and a
-#: function that fills networks with them and returns a line for each source.
-_Filler = tuple[Any, str | None, Callable[[SRNetwork], list[str]]]
+#: The identity of weights from outside, the registered version that they descend from, what
+#: compression changed of their networks, and a function that fills networks with them and returns a
+#: line for each source.
+_Filler = tuple[Any, str | None, dict[str, Any], Callable[[SRNetwork], list[str]]]
 
 
 def _from_files(config: Config) -> _Filler:
@@ -187,7 +193,7 @@ def _from_files(config: Config) -> _Filler:
     init = replace(config.init, **{k: str(path) for k, path in local.items() if path.exists()})
     files = init.files()
     content = {key: file_sha256(path) for key, path in files.items()}
-    return content, None, lambda network: init.load(network, files)
+    return content, None, {}, lambda network: init.load(network, files)
 
 
 def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler:
@@ -212,7 +218,8 @@ def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler
         meant = f" It is {model.version} now." if reference.alias else ""
         return [f"Starting from {reference}.{meant}"]
 
-    return weights_sha256(weights), model.parent_version, fill
+    structure = structure_of(vars(model.config.networks))
+    return weights_sha256(weights), model.parent_version, structure, fill
 
 
 def _check_same_networks(config: Config, name: str, model: Model, network: SRNetwork) -> None:
@@ -220,7 +227,7 @@ def _check_same_networks(config: Config, name: str, model: Model, network: SRNet
     kept = network.inference_modules() | network.finetuning_modules()
     free = (network._modules.keys() | model.network._modules.keys()) - kept.keys()
     ours, theirs = (
-        {key: value for key, value in networks.items() if key not in free}
+        {key: value for key, value in own_numbers(networks).items() if key not in free}
         for networks in (asdict(config.stages[name].networks), asdict(model.config.networks))
     )
     different = sorted(key for key in ours if ours[key] != theirs.get(key))

@@ -3,18 +3,21 @@
 import os
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import ninja
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from pipelines.data.stream import CropSettings, TrainingStream
+from pipelines.data.stream import Batch, CropSettings, TrainingStream, to_unit
 from pipelines.runs.checkpoint import Checkpoint, Checkpoints
 from pipelines.training.preemption import Notice
 from pipelines.training.stage_run import StageRun
+from srmodels.compression.structure import structure_of
 from srmodels.weights import FOLDER
 
 if TYPE_CHECKING:
@@ -57,9 +60,18 @@ def run_rank(
             where = f"{first_step} of {train.steps} from {resume.location}"
             print(f"{run.stage}: resuming at step {where}", flush=True)
     teacher = run.teacher.load(device) if run.teacher else None
+    if resume:
+        run = run.with_structure(structure_of(resume.state().networks))
     engine, ema = build_engine(
-        config, run.stage, device, start=run.start, resume=resume, teacher=teacher
+        run.config,
+        run.stage,
+        device,
+        start=run.start,
+        resume=resume,
+        teacher=teacher,
+        samples=partial(_first_samples, run, device),
     )
+    run = run.with_structure(engine.stage.network.structure)
     stream = TrainingStream(
         run.dataset,
         CropSettings.of(config, train),
@@ -76,6 +88,15 @@ def run_rank(
         rank = Rank(run, engine, ema, state, attempt, recorder, notice)
         callbacks = make_callbacks(rank)
         run_loop(engine, stream, callbacks, first_step=first_step, steps=train.steps)
+
+
+def _first_samples(run: StageRun, device: torch.device, number: int) -> tuple[Tensor, Tensor]:
+    """Returns the LR and HR crops of the first training samples, the same on every rank."""
+    crops, seed = CropSettings.of(run.config, run.train), run.config.seed
+    stream = TrainingStream(run.dataset, crops, seed=seed, batch_size=number)
+    with closing(cast(Generator[Batch, None, None], iter(stream))) as batches:
+        batch = next(batches)
+    return to_unit(batch.x_l, device), to_unit(batch.x_h, device)
 
 
 def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from srmodels.edge.graph import tile_module
 from srmodels.edge.onnx import OnnxRunner, OnnxTarget, export_graph
+from srmodels.edge.onnx_trained import export_trained
 from srmodels.edge.sparing import spare_fewest
 from srmodels.edge.target import Calibration, ExportSettings
 from srmodels.network import SRNetwork
@@ -46,17 +47,22 @@ class OnnxInt8(OnnxTarget):
 
     Three ways to find the ranges are tried, and the one that costs the least quality is kept. If it
     costs too much, each layer is spared in turn, and those that give back the most stay in fp32
-    until the loss is small enough.
+    until the loss is small enough. Networks that a stage of the kind `quantize` trained have ranges
+    of their own, and these are written.
     """
 
     file = "model_int8.onnx"
     exact = False
     quantises = True
+    #: The precision of networks that were trained for this target, see `NetworkConfig.quantised`.
+    precision = "int8"
     #: The type of activations, and the ways to find their ranges.
     activations = QuantType.QUInt8
     methods: Sequence[str] = tuple(_METHODS)
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
+        if network.quantised == self.precision:
+            return export_trained(network, path, settings)
         calibration = settings.calibration
         assert calibration is not None
         with TemporaryDirectory() as folder:
@@ -84,6 +90,7 @@ class OnnxA16W8(OnnxInt8):
     """
 
     file = "model_a16w8.onnx"
+    precision = "a16w8"
     activations = QuantType.QUInt16
     methods = ("minmax",)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from srmodels.checks import check_one_of, check_positive
+from srmodels.compression.structure import NetworkConfig
 from srmodels.edge_sd_sr.diffusion import PREDICTIONS
 from srmodels.layers import DiscriminatorConfig
 
@@ -93,7 +94,7 @@ class ConditioningConfig:
 
 
 @dataclass
-class EdgeSDSRConfig:
+class EdgeSDSRConfig(NetworkConfig):
     """Networks of Edge-SD-SR. Latents live at 1/8 of HR, whatever the scale.
 
     prediction: the meaning of the UNet's output, see `diffusion.Prediction`.
@@ -123,6 +124,7 @@ class EdgeSDSRConfig:
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("networks", self, but=("num_blocks", "attention_levels"))
         check_one_of("networks.scale", self.scale, (2, 4, 8))
         check_one_of("networks.latent_of", self.latent_of, ("image", "residual"))

@@ -1,5 +1,6 @@
 """Stage 1 of Edge-SD-SR: an autoencoder where none is at hand, then UNet and LR encoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -194,9 +195,10 @@ class DistillationStage(JointStage):
             raise ValueError(f"teacher_weight must be from 0 to 1, not {options.teacher_weight}.")
         super().__init__(network, options)
 
-    def start(self) -> None:
+    def start(self, x_l: Tensor, x_h: Tensor) -> Sequence[str]:
         assert self.network.teacher is not None
         self.network.unet.load_state_dict(self.network.teacher.unet.state_dict())
+        return []
 
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         network, prediction = self.network, self.network.prediction

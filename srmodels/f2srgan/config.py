@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from srmodels.checks import check_one_of, check_positive
+from srmodels.compression.structure import NetworkConfig
 from srmodels.layers import DiscriminatorConfig
 
 TRUNKS = ("fourier", "separable", "plain")
 
 
 @dataclass
-class F2SRGANConfig:
+class F2SRGANConfig(NetworkConfig):
     """Networks of F2SRGAN.
 
     trunk: kind of the generator. `fourier`: residual blocks of depthwise separable convolutions,
@@ -38,6 +39,7 @@ class F2SRGANConfig:
     discriminator: DiscriminatorConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_one_of("networks.trunk", self.trunk, TRUNKS)
         check_one_of("networks.conv", self.conv, ("ecb", "plain"))
         scales = (2, 3, 4, 8) if self.trunk == "plain" else (2, 4, 8)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from srmodels.checks import check_not_negative, check_one_of, check_positive
+from srmodels.compression.structure import NetworkConfig
 from srmodels.layers import CONVOLUTIONS, DiscriminatorConfig
 
 PRIORS = ("none", "regressed", "diffused")
@@ -42,7 +43,7 @@ class DecoderConfig:
 
 
 @dataclass
-class RDSRConfig:
+class RDSRConfig(NetworkConfig):
     """Networks of RDSR.
 
     prior: kind of the prior that steers the decoder at inference. `diffused`: the reverse process
@@ -63,6 +64,7 @@ class RDSRConfig:
     discriminator: DiscriminatorConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_one_of("networks.scale", self.scale, (2, 3, 4, 8))
         check_one_of("networks.prior", self.prior, PRIORS)
         check_one_of("networks.decoder.conv", self.decoder.conv, CONVOLUTIONS)

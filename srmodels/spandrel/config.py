@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srmodels.checks import check_positive
+from srmodels.compression.structure import NetworkConfig
 
 
 @dataclass
-class SpandrelConfig:
+class SpandrelConfig(NetworkConfig):
     """One of spandrel's networks.
 
     Attributes:
@@ -21,4 +22,5 @@ class SpandrelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("networks.scale", self.scale)

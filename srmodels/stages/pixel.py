@@ -1,6 +1,6 @@
 """The stage that any network can be trained by: pixel for pixel, from LR to HR."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,8 @@ class PixelStage(Stage):
 
     def __init__(self, network: SRNetwork, options: Options) -> None:
         check_positive("charbonnier_eps", options.charbonnier_eps)
-        weights = {n: value for n, value in vars(options).items() if n.endswith("_weight")}
+        names = (field.name for field in fields(PixelStage.Options))
+        weights = {name: getattr(options, name) for name in names if name.endswith("_weight")}
         for name, weight in weights.items():
             check_not_negative(name, weight)
         if not any(weights.values()):

@@ -125,9 +125,9 @@ def test_a_mistake_inside_the_module_is_told_with_its_place(
 @pytest.mark.parametrize("name", ["edge_sd_sr", "f2srgan", "rdsr", "spandrel"])
 def test_every_system_has_the_shared_stages(name: str) -> None:
     system = load_system(name)
-    assert system.stage_kinds() == [*system.stages, "distill", "pixel"]
+    assert system.stage_kinds() == [*system.stages, "distill", "pixel", "prune", "quantize"]
     assert system.stage("pixel") is PixelStage
-    with pytest.raises(ValueError, match=rf"of stage 'warp': {name} has .*pixel\."):
+    with pytest.raises(ValueError, match=rf"of stage 'warp': {name} has .*quantize\."):
         system.stage("warp")
 
 

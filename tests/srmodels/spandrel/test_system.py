@@ -39,7 +39,7 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_gets_it(reci
 
 def test_the_system_is_there_all_the_same() -> None:
     system = load_system("spandrel")
-    assert system.stage_kinds() == ["distill", "pixel"]
+    assert system.stage_kinds() == ["distill", "pixel", "prune", "quantize"]
     assert system.config is SpandrelConfig
 
 

@@ -1,0 +1,1 @@
+"""Makes networks smaller: narrower layers (pruning) and fewer bits (quantisation)."""
