@@ -1,16 +1,15 @@
 """The report: one HTML file that needs no network, for a phone or a desk, light or dark."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from pipelines import tracking
 from pipelines.config.schema import Config
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.methods import BICUBIC
-from pipelines.evaluation.pictures import Pictures, encode
+from pipelines.evaluation.page import embedded, render_page
+from pipelines.evaluation.pictures import Pictures
 from pipelines.evaluation.plots import (
     latency_over_size,
     loss_curve,
@@ -136,11 +135,8 @@ def render(
         examples: images to show.
         curves: training losses by stage.
     """
-    from jinja2 import Environment
-
-    template = resources.files("pipelines.evaluation").joinpath("report.html.j2").read_text()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.j2",
         results=results,
         advice=[_advice(results, name) for name in results.benchmarks],
         counts={name: counted(benchmark) for name, benchmark in results.benchmarks.items()},
@@ -302,7 +298,7 @@ def _figure(results: EvaluationResults, found: Sequence[ImageResult], example: E
                 for label, metric in results.metrics.items()
                 if label in scores.get(kind, {})
             ),
-            data=base64.b64encode(encode(image, "WEBP")).decode(),
+            data=embedded(image),
         )
         for kind, image in example.pictures.items()
     ]

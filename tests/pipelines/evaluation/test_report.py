@@ -134,6 +134,7 @@ def test_in_a_browser_the_slider_moves(
     scheme: str,
 ) -> None:
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.select import Select
 
     (tmp_path / "report.html").write_text(page())
@@ -152,6 +153,12 @@ def test_in_a_browser_the_slider_moves(
     for value, levels in (("10", (160, 160)), ("90", (120, 120)), ("50", (120, 160))):
         browser.execute_script(move, slider, value)
         assert (shown(browser, 0.25), shown(browser, 0.75)) == levels
+    # The keyboard moves it too, and what lies there is told to those who do not see it.
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert slider.get_attribute("value") == "49"
+    assert slider.get_attribute("aria-valuetext") == "49 % SPAN, the rest model"
+    images = browser.find_elements(By.CSS_SELECTOR, ".viewer img")
+    assert [image.get_attribute("alt") for image in images] == ["SPAN", "model"]
     # Another picture, by its name and by a click on it.
     left, right = (Select(e) for e in browser.find_elements(By.CSS_SELECTOR, ".viewer select"))
     left.select_by_visible_text("HR")
