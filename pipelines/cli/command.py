@@ -5,44 +5,32 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image
 from torch import Tensor
 
 from pipelines import __version__, interrupts
 from pipelines.cli.bundles import add_commands, add_signature_options, check_options
+from pipelines.cli.photos import Task, upscale_file
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.config.wording import shown
-from pipelines.data.image_files import FORMATS, check_fits, write_picture
-from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
+from pipelines.data.image_files import FORMATS
 from pipelines.errors import Terminated, UserError
 from pipelines.models.artifacts import load_artifact
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
-from pipelines.progress import progress
 from pipelines.standard_output import standard_output
-from pipelines.storage.files import local_files, open_regular, whole_file
 from pipelines.storage.paths import check_path
 from srmodels.color import COLOR_FIXES
 from srmodels.edge.target import PRECISIONS, RUNTIMES
 from srmodels.tiling import Tiling
-from srmodels.upscale import kept_profile, num_tiles, upscale_bands
 
 #: The largest number of tiles that are upscaled at once.
 MAX_BATCH = 4096
-
-
-@dataclass(frozen=True)
-class Task:
-    """A photo to read, and the file to write."""
-
-    source: Path
-    target: Path
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -191,7 +179,8 @@ def _upscale(parsed: argparse.Namespace) -> int:
     failures = 0
     for task in tasks:
         try:
-            upscale_file(run, model.network.scale, task, tiling, **options)
+            width, height = upscale_file(run, model.network.scale, task, tiling, **options)
+            print(f"{task.target}: {width}x{height} px")
         except UserError as error:
             if len(tasks) == 1:
                 raise
@@ -238,64 +227,6 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
     if not target.parent.exists():
         raise UserError(f"the folder {target.parent} does not exist: make it first.")
     return [Task(source, target)]
-
-
-def upscale_file(
-    run: Callable[[Tensor], Tensor],
-    scale: int,
-    task: Task,
-    tiling: Tiling,
-    *,
-    max_megapixels: float,
-    **options: Any,
-) -> None:
-    """Upscales one photo with a progress bar over its tiles; the file appears whole.
-
-    Args:
-        run: maps LR tiles `[B, 3, h, w]` to HR tiles, both in [0, 1].
-        max_megapixels: larger photos are refused.
-        options: further arguments of `upscale_bands`.
-
-    Raises:
-        UserError: the photo cannot be read, or the format cannot hold its size or transparency.
-    """
-    image = _read(task.source, max_megapixels)
-    size = (image.width * scale, image.height * scale)
-    check_fits(task.source, size, image.has_transparency_data, task.target)
-    total = num_tiles(image, tiling)
-    with (
-        whole_file(task.target) as temporary,
-        progress(task.source.name, total=total, unit="tile") as bar,
-    ):
-        bands = upscale_bands(
-            run,
-            image,
-            scale=scale,
-            tiling=tiling,
-            scratch=temporary.parent,
-            on_tile=bar.update,
-            **options,
-        )
-        write_picture(temporary, task.target.suffix.lower(), size, bands, kept_profile(image))
-    print(f"{task.target}: {size[0]}x{size[1]} px")
-
-
-def _read(source: Path, max_megapixels: float) -> Image.Image:
-    def note(text: str) -> None:
-        print(f"note: {source}: {text}.", file=sys.stderr)
-
-    with local_files(source), open_regular(source) as file:
-        try:
-            return open_photo(file, max_megapixels, on_note=note)
-        except TooManyPixelsError as error:
-            raise UserError(
-                f"{source} has {error.megapixels:.0f} megapixels, and {max_megapixels:g} are the "
-                "limit: raise --max-megapixels if you trust the file."
-            ) from None
-        except UnusableError as error:
-            raise UserError(
-                f"{source} cannot be read as a photo ({error.reason}): give another file."
-            ) from None
 
 
 def _engine(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines import cli
-from pipelines.cli import command
+from pipelines.cli import command, photos
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.export import export
@@ -215,7 +215,7 @@ def test_a_request_to_end_leaves_no_half_photo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source, before = photo(tmp_path / "a.png"), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(command, "write_picture", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(photos, "write_picture", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle) == 143
     assert "terminated: finished files are whole" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
