@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipelines import __version__, interrupts
 from pipelines.cli.bundles import add_commands, add_signature_options, check_options
+from pipelines.cli.compare import add_compare
 from pipelines.cli.photos import Task, upscale_file
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("--overwrite", action="store_true", help="replace files that exist")
     upscale.set_defaults(run=_upscale)
     add_signature_options(upscale)
+    add_compare(commands)
     add_commands(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)

@@ -19,6 +19,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.ownership import check_output
 from pipelines.data.writer import Note, read_note
 from pipelines.errors import UserError
+from pipelines.evaluation import side_by_side
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import EvaluationResults, from_csv, owned
 from pipelines.models import bundle
@@ -126,6 +127,14 @@ def read_results(folder: Path, data: bytes) -> None:
     read_typed(EvaluationResults, data, "results.json")
 
 
+def read_comparison(folder: Path, data: bytes) -> None:
+    store = LocalStore(folder / "comparison")
+    store.write("compare.json", data)
+    with suppress(UserError):
+        check_replaceable(store, "compare.json", side_by_side.owned)
+    read_typed(side_by_side.SideBySide, data, "compare.json")
+
+
 def read_checkpoint(folder: Path, data: bytes) -> None:
     store = LocalStore(folder / "runs")
     store.write("step-000001-a/COMPLETE", data)
@@ -159,12 +168,22 @@ def typed(cls: type[Document]) -> Callable[[Path, bytes], None]:
     return lambda _, data: read_typed(cls, data, "x.json") and None
 
 
+LOOK = side_by_side.Look(
+    "a.png", 40, 30, (0, 0, 40, 30), {"a": 5.0, "b": None}, "why",
+    [side_by_side.Distance("a", "b", 40.0), side_by_side.Distance("a", "c", None)],
+)  # fmt: skip
+COMPARISON = side_by_side.SideBySide(
+    scale=4,
+    models=[side_by_side.Subject("a", None, None, 1), side_by_side.Subject("b", "v", SHA, 2)],
+    looks=[LOOK], skipped={"b.png": "why"}, niqe_protocol="p", date="2026-01-01", machine="m",
+)  # fmt: skip
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
     "bundle.json": Reader(None, read_bundle),
     "config.yaml": Reader(None, read_config, lambda value: yaml.safe_dump(value).encode()),
     "results.json": Reader(as_json(make_results()), read_results),
+    "compare.json": Reader(as_json(COMPARISON), read_comparison),
     "state.json": Reader(as_json(STATE), typed(RunState)),
     "COMPLETE": Reader(json.loads(MARKER.encode()), read_checkpoint, sealed_marker),
     "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
@@ -172,7 +191,10 @@ READERS = {
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
     "download": Reader(as_json(DownloadNote("http://a", "v")), typed(DownloadNote)),
 }
-DOCUMENTS = {BundleFacts, EvaluationResults, RunState, records.Record, Note, DownloadNote}
+DOCUMENTS = {
+    BundleFacts, EvaluationResults, side_by_side.SideBySide, RunState, records.Record, Note,
+    DownloadNote,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

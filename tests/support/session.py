@@ -31,7 +31,8 @@ LONG = tuple(
     for room in (
         "infra/", "pipelines/evaluation/", "pipelines/export/", "pipelines/models/",
         "pipelines/registry/", "pipelines/retrain/", "pipelines/runs/", "pipelines/training/",
-        "pipelines/test_job.py", "pipelines/test_cli.py", "pipelines/test_tracking.py",
+        "pipelines/test_job.py", "pipelines/test_cli.py", "pipelines/test_cli_compare.py",
+            "pipelines/test_tracking.py",
         "pipelines/test_documents.py", "pipelines/data/test_shard.py", "docs/test_commands.py",
         "srmodels/edge/", "srmodels/edge_sd_sr/test_stages.py", "test_ablations.py",
     )

@@ -1,7 +1,14 @@
 import numpy as np
 from PIL import Image
 
-from pipelines.evaluation.pictures import enlarge, montage, most_detailed, stack
+from pipelines.evaluation.pictures import (
+    detailed_part,
+    enlarge,
+    montage,
+    most_detailed,
+    most_different,
+    stack,
+)
 
 
 def test_the_picture_shows_where_the_detail_is() -> None:
@@ -39,3 +46,41 @@ def test_sheets_of_different_widths_are_stacked_on_white() -> None:
     assert (stacked[:4] == 0).all()
     assert (stacked[4:, :5] == 7).all()
     assert (stacked[4:, 5:] == 255).all()
+
+
+def test_the_part_of_a_large_photo_lies_in_it_and_where_the_detail_is() -> None:
+    photo = np.zeros((500, 5000, 3), np.uint8)
+    photo[330:, 4500:] = np.random.default_rng(0).integers(0, 255, (170, 500, 3))
+    rows, columns = detailed_part(photo, 256)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (256, 256)
+    assert 400 < rows.stop <= 500
+    assert columns.start >= 4400
+    assert columns.stop <= 5000
+    assert photo[detailed_part(photo, 6000)].shape == photo.shape
+
+
+def test_the_windows_are_those_in_which_two_pictures_are_furthest_apart() -> None:
+    first = np.full((300, 400, 3), 100, np.uint8)
+    second, third = first.copy(), first.copy()
+    second[0:64, 0:64] += 5
+    third[200:264, 320:384] += 50
+    far, near = most_different([first, second, third], 3, size=64)
+    assert third[far].mean() > 140
+    assert second[near].mean() == 105
+    # They do not overlap, also where a part of any size differs.
+    found = most_different([first, first + 9], 3, size=64)
+    shown = np.zeros((300, 400), int)
+    for window in found:
+        shown[window] += 1
+    assert (len(found), shown.max(), shown.sum()) == (3, 1, 3 * 64 * 64)
+    # The largest error counts, and not that of the first pair.
+    assert most_different([second, first, third], 1, size=64) == [far]
+
+
+def test_of_equal_or_small_pictures_one_window_is_left() -> None:
+    image = np.zeros((300, 300, 3), np.uint8)
+    image[200:240, 200:240] = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
+    assert most_different([image, image], 3, size=64) == [most_detailed(image, 64)]
+    small = image[:50, :60]
+    (window,) = most_different([small, small + 1], 3, size=64)
+    assert small[window].shape == small.shape
