@@ -15,6 +15,7 @@ from pipelines.config.keys import (
     key,
     section,
 )
+from pipelines.config.shadow import ShadowConfig
 from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
@@ -458,6 +459,7 @@ class Config:
     evaluate: EvaluateConfig = section(EvaluateConfig)
     export: ExportConfig = section(ExportConfig)
     register: RegisterConfig = section(RegisterConfig)
+    shadow: ShadowConfig = section(ShadowConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
     # The keys below describe the system. Recipes set them, so `--help` does not list them.
     description: str = key("", "one line about the recipe")

@@ -1,6 +1,7 @@
 """The report's drawings, as SVG that reads on light and on dark ground."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from io import BytesIO
 from typing import Any
 
@@ -81,6 +82,44 @@ def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str],
     ends = [min(map(min, pairs)), max(map(max, pairs))]
     axes.plot(ends, ends, color=_GRAY, linewidth=1, linestyle="--")
     axes.scatter([x for _, x in pairs], [y for y, _ in pairs], s=14, color=_ORANGE, alpha=0.7)
+    return _svg(figure)
+
+
+def over_time(
+    times: Sequence[datetime],
+    values: Sequence[float],
+    bands: Sequence[tuple[float, float] | None],
+    marked: Sequence[bool],
+    changes: Sequence[datetime],
+    label: str,
+) -> str:
+    """Draws a point for each tick, and shaded where earlier ones let expect it.
+
+    Args:
+        bands: low and high of each tick; None where nothing was expected yet.
+        marked: True for the points that stand out.
+        changes: times of the first tick of another model, which get a vertical line.
+        label: label of the values.
+    """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    figure, axes = _axes((4.2, 2.4), "", label)
+    told = [(time, *band) for time, band in zip(times, bands, strict=True) if band is not None]
+    if told:
+        when, low, high = zip(*told, strict=True)
+        axes.fill_between(when, low, high, color=_GRAY, alpha=0.2, linewidth=0)
+        axes.plot(when, low, ".", when, high, ".", color=_GRAY, markersize=2)
+    for time in changes:
+        axes.axvline(time, color=_GRAY, linewidth=1, linestyle="--")
+    axes.plot(times, values, "-", color=_BLUE, linewidth=1)
+    for chosen, color in ((False, _BLUE), (True, _ORANGE)):
+        points = [p for p, m in zip(zip(times, values, strict=True), marked, strict=True)
+                  if m is chosen]  # fmt: skip
+        axes.plot([x for x, _ in points], [y for _, y in points], "o", color=color, markersize=4)
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.get_offset_text().set_color(_GRAY)
     return _svg(figure)
 
 

@@ -278,7 +278,7 @@ def _document(
 ) -> SideBySide:
     return SideBySide(
         scale=methods[0].scale,
-        models=[_subject(method) for method in methods],
+        models=[subject_of(method) for method in methods],
         looks=looks,
         skipped=skipped,
         niqe_protocol=protocol,
@@ -287,7 +287,8 @@ def _document(
     )
 
 
-def _subject(method: Method) -> Subject:
+def subject_of(method: Method) -> Subject:
+    """Returns what a method is."""
     version, digest = None, method.identity
     if isinstance(method, ModelMethod):
         version, digest = method.model.version, method.model.weights_sha256
@@ -297,5 +298,5 @@ def _subject(method: Method) -> Subject:
 
 
 def _identity(method: Method) -> str:
-    subject = _subject(method)
+    subject = subject_of(method)
     return subject.version or f"sha256 {(subject.digest or method.identity)[:12]}"

@@ -19,7 +19,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.ownership import check_output
 from pipelines.data.writer import Note, read_note
 from pipelines.errors import UserError
-from pipelines.evaluation import side_by_side
+from pipelines.evaluation import shadow_history, shadow_page, side_by_side
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import EvaluationResults, from_csv, owned
 from pipelines.models import bundle
@@ -135,6 +135,15 @@ def read_comparison(folder: Path, data: bytes) -> None:
     read_typed(side_by_side.SideBySide, data, "compare.json")
 
 
+def read_shadow(folder: Path, data: bytes) -> None:
+    """Reads a record beside others, judges the next tick by it, and draws it."""
+    store = LocalStore(folder / "shadow")
+    store.write("records/0123456789abcdef.json", data)
+    (found,) = shadow_history.History(store).read()
+    shadow_history.judged(SHADOW.figures, SHADOW, [found, found], 2)
+    shadow_page.render([found], 2)
+
+
 def read_checkpoint(folder: Path, data: bytes) -> None:
     store = LocalStore(folder / "runs")
     store.write("step-000001-a/COMPLETE", data)
@@ -177,6 +186,14 @@ COMPARISON = side_by_side.SideBySide(
     models=[side_by_side.Subject("a", None, None, 1), side_by_side.Subject("b", "v", SHA, 2)],
     looks=[LOOK], skipped={"b.png": "why"}, niqe_protocol="p", date="2026-01-01", machine="m",
 )  # fmt: skip
+SHADOW = shadow_history.ShadowRecord(
+    time="2026-11-29T08:00:00.000Z", source="s", protocol="p", model=COMPARISON.models[0],
+    identity=SHA, new=["0123456789abcdef"],
+    figures={
+        "niqe": shadow_history.Figure(5.0, 1.0, 3, 4.0, 6.0, True),
+        "broken": shadow_history.Figure(0.0, 0.0, 3),
+    },
+)  # fmt: skip
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
@@ -184,6 +201,7 @@ READERS = {
     "config.yaml": Reader(None, read_config, lambda value: yaml.safe_dump(value).encode()),
     "results.json": Reader(as_json(make_results()), read_results),
     "compare.json": Reader(as_json(COMPARISON), read_comparison),
+    "shadow record": Reader(as_json(SHADOW), read_shadow),
     "state.json": Reader(as_json(STATE), typed(RunState)),
     "COMPLETE": Reader(json.loads(MARKER.encode()), read_checkpoint, sealed_marker),
     "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
@@ -192,8 +210,8 @@ READERS = {
     "download": Reader(as_json(DownloadNote("http://a", "v")), typed(DownloadNote)),
 }
 DOCUMENTS = {
-    BundleFacts, EvaluationResults, side_by_side.SideBySide, RunState, records.Record, Note,
-    DownloadNote,
+    BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
+    records.Record, Note, DownloadNote,
 }  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from tests.conftest import ROOT, SMALL, Runner
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 
 
-def test_the_eight_jobs_are_there_and_executable() -> None:
+def test_the_nine_jobs_are_there_and_executable() -> None:
     assert JOBS == [
-        "evaluate", "export", "register", "retrain", "shard", "stage1", "stage2", "train",
+        "evaluate", "export", "register", "retrain", "shadow", "shard", "stage1", "stage2", "train",
     ]  # fmt: skip
     for job in JOBS:
         path = ROOT / "jobs" / f"{job}.py"
