@@ -22,6 +22,7 @@ from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_database import open_copy
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
+from tests.support.receivers import mail_server, webhook  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
 from tests.support.session import (  # noqa: F401
     pytest_collection_modifyitems,

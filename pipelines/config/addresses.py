@@ -5,7 +5,7 @@ No message repeats an address, which may hold a password.
 
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.config.keys import Place
@@ -80,6 +80,18 @@ def _check_web(name: str, address: str) -> None:
         raise UserError(f"{name} is not of the form http(s)://HOST/FOLDER: correct it.")
 
 
+def _check_mail(name: str, address: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", address):
+        raise UserError(f"{name} is not of the form NAME@HOST: give one address.")
+
+
+def _check_smtp(name: str, address: str) -> None:
+    if not _is_server(address, ("smtp", "smtps")):
+        raise UserError(
+            f"{name} is not of the form smtp://HOST:PORT or smtps://USER:PASSWORD@HOST: correct it."
+        )
+
+
 def _check_model(name: str, address: str) -> None:
     try:
         ModelReference.parse(address)
@@ -94,17 +106,17 @@ def _check_path(name: str, path: str) -> None:
         raise UserError(f"{name}: {error}") from None
 
 
-def _is_server(address: str) -> bool:
-    """Returns True for the address of a web server."""
+def _is_server(address: str, schemes: Sequence[str] = ("http", "https")) -> bool:
+    """Returns True for the address of a server; without other schemes, of a web server."""
     try:
         parts = urllib.parse.urlsplit(address)
         is_port = parts.port is None or parts.port > 0
     except ValueError:
         return False
-    is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    is_one = parts.scheme in schemes and bool(parts.hostname)
     # An '@' after the host would be the end of a password that holds '/', '?' or '#'.
     is_whole = "@" not in parts.path + parts.query + parts.fragment
-    return is_web and is_port and is_whole and address.isprintable() and " " not in address
+    return is_one and is_port and is_whole and address.isprintable() and " " not in address
 
 
 def _kind(address: str) -> str:
@@ -121,4 +133,6 @@ _CHECKS: dict[Place, Callable[[str, str], None]] = {
     Place.WEB: _check_web,
     Place.TRACKING: check_tracking,
     Place.MODEL: _check_model,
+    Place.MAIL: _check_mail,
+    Place.SMTP: _check_smtp,
 }

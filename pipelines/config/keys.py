@@ -20,6 +20,10 @@ class Place(Enum):
     TRACKING = "tracking"
     #: A model reference.
     MODEL = "model"
+    #: `NAME@HOST`.
+    MAIL = "mail"
+    #: `smtp://HOST` or `smtps://HOST`, with a user, a password and a port where needed.
+    SMTP = "smtp"
 
 
 #: Bounds that no training comes near, so that a slip of the keyboard is found before it starts.
@@ -66,6 +70,10 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-def section(cls: type) -> Any:
-    """Declares a section: a key whose value is a dataclass of keys."""
-    return field(default_factory=cls)
+def section(cls: type, *, secret: bool = False) -> Any:
+    """Declares a section: a key whose value is a dataclass of keys.
+
+    Args:
+        secret: leaves the section out of the configuration's text, of which Ray keeps some.
+    """
+    return field(default_factory=cls, repr=not secret)

@@ -118,9 +118,11 @@ def find_recipe(recipe: str) -> Path:
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns a configuration as JSON values, to print, to log and to keep in documents.
 
-    No address in it holds a password any more.
+    No address in it holds a password any more, and it does not say whom a job notifies: that shapes
+    no result, and the path of a webhook is a secret.
     """
     values: dict[str, Any] = _without_passwords(dataclasses.asdict(config))
+    del values["notify"]
     return values
 
 

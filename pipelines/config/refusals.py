@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipelines.config.addresses import check_place
+from pipelines.config.durations import seconds
 from pipelines.config.keys import Place
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
@@ -70,6 +71,8 @@ def check_values(config: Config) -> None:
     """
     _check_leaves(dataclasses.asdict(config))
     _check_values(config)
+    if config.notify.stale_after is not None:
+        seconds("notify.stale_after", config.notify.stale_after)
 
 
 def _check_shard(shard: ShardConfig, hr_multiple: int) -> None:

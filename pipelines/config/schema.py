@@ -393,6 +393,30 @@ class MlflowConfig:
 
 
 @dataclass
+class NotifyConfig:
+    """The keys `notify.*`: whom jobs/retrain.py and the triggers tell what has happened."""
+
+    webhook: str | None = key(
+        None,
+        "address to which the news are posted as JSON (default: $SRMILL_NOTIFY_WEBHOOK, which no "
+        "list of processes shows)",
+        place=Place.WEB,
+    )
+    mail: str | None = key(None, "address to which the news are mailed", place=Place.MAIL)
+    smtp: str | None = key(
+        None,
+        "the server that sends the mail, smtp://HOST:PORT or smtps://USER:PASSWORD@HOST (default: "
+        "$SRMILL_NOTIFY_SMTP)",
+        place=Place.SMTP,
+    )
+    stale_after: str | None = key(
+        None,
+        "tells when no promotion has come for so long: a number of days or hours, such as 30d or "
+        "36h (default: never)",
+    )
+
+
+@dataclass
 class Config:
     """The configuration of a job: the keys of the command line, then those of a recipe."""
 
@@ -461,6 +485,7 @@ class Config:
     register: RegisterConfig = section(RegisterConfig)
     shadow: ShadowConfig = section(ShadowConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
+    notify: NotifyConfig = section(NotifyConfig, secret=True)
     # The keys below describe the system. Recipes set them, so `--help` does not list them.
     description: str = key("", "one line about the recipe")
     system: str = key("", "package in srmodels, or a module of your own that defines SYSTEM")

@@ -10,6 +10,7 @@ from pipelines.data import shard
 from pipelines.evaluation import evaluate
 from pipelines.export import export
 from pipelines.registry import register
+from pipelines.retrain import tell
 from pipelines.retrain.records import Record, load, reason, records_of, save
 from pipelines.retrain.steps import Step, chain, stages_of
 from pipelines.storage.store import Store
@@ -27,12 +28,12 @@ _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
 
 
 def plan(config: Config) -> str:
-    """Returns every step with its reason and its plan.
+    """Returns every step with its reason and its plan, and who is told.
 
     Raises:
-        UserError: a step cannot work.
+        UserError: a step cannot work, or nobody could be told.
     """
-    steps = chain(config)
+    steps, people = chain(config), tell.people(config)
     plans = [_plan(step) for step in steps]
     lines, anything_runs = [], False
     for number, (step, text) in enumerate(zip(steps, plans, strict=True), 1):
@@ -43,18 +44,28 @@ def plan(config: Config) -> str:
         elif anything_runs:
             told += ", unless a step before changes them"
         lines += [f"{number}. {step.name}: {told}", text]
+    if people:
+        lines.append(f"{len(steps) + 1}. notify: tell {people} what became of it")
     return "\n".join(lines)
 
 
 def run(config: Config) -> str:
     """Runs every step that is not done yet; returns the registered version.
 
-    Where no input has changed, it ends at once, without Ray.
+    Where no input has changed, it ends at once, without Ray. The people whom `notify.*` names are
+    told what became of it.
 
     Raises:
         UserError: a step cannot work, or failed.
         Terminated: SIGTERM came while a stage trained; its work is saved.
     """
+    with tell.failures(config):
+        version = _run(config)
+    tell.outcome(config, version)
+    return version
+
+
+def _run(config: Config) -> str:
     steps = chain(config)
     if (version := settled(steps)) is not None:
         print(

@@ -24,6 +24,8 @@ from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import EvaluationResults, from_csv, owned
 from pipelines.models import bundle
 from pipelines.models.facts import BundleFacts
+from pipelines.notify.notification import Notification
+from pipelines.notify.send import Told
 from pipelines.retrain import records
 from pipelines.runs import lease
 from pipelines.runs.checkpoint import RunState
@@ -194,6 +196,7 @@ SHADOW = shadow_history.ShadowRecord(
         "broken": shadow_history.Figure(0.0, 0.0, 3),
     },
 )  # fmt: skip
+NEWS = Notification("promoted", "a is", "a", "3", "r", "better", "h", "2026-11-29T08:00:00Z")
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
@@ -207,11 +210,13 @@ READERS = {
     "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
     "record": Reader(as_json(RECORD), read_record),
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
+    "notification": Reader(as_json(NEWS), typed(Notification)),
+    "told": Reader(as_json(Told("promoted 3", ("the webhook at a",))), typed(Told)),
     "download": Reader(as_json(DownloadNote("http://a", "v")), typed(DownloadNote)),
 }
 DOCUMENTS = {
     BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
-    records.Record, Note, DownloadNote,
+    records.Record, Note, DownloadNote, Notification, Told,
 }  # fmt: skip
 
 

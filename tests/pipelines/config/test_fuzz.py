@@ -103,6 +103,8 @@ BEGINNINGS = {
     Place.WEB: ("http://", "https://"),
     Place.TRACKING: ("http://", "https://", "sqlite:///"),
     Place.MODEL: ("s3://",),
+    Place.MAIL: (),
+    Place.SMTP: ("smtp://", "smtps://"),
 }
 #: Keys of a stage that take a model reference, or the name of another stage.
 OF_STAGES = ["stages.joint.init_from", "stages.joint.teacher"]
@@ -138,6 +140,7 @@ schemes = [
     "s3",
     "gs",
     "sqlite",
+    "smtp",
     "mysql+pymysql",
     "S3",
     "é",
@@ -331,5 +334,5 @@ def test_every_address_is_declared() -> None:
     assert {
         "source", "mirror", "data", "output", "model", "bundle", "benchmark", "preview",
         "run.storage", "run.scratch", "stream.cache", "evaluate.compare", "export.evidence",
-        "mlflow.uri", "shard.val_source",
+        "mlflow.uri", "notify.mail", "notify.smtp", "notify.webhook", "shard.val_source",
     } == set(PLACES)  # fmt: skip

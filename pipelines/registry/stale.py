@@ -1,0 +1,65 @@
+"""Tells people that a model has had no promotion for long, by whichever job notices it."""
+
+import calendar
+import time
+from typing import TYPE_CHECKING
+
+from pipelines import tracking
+from pipelines.config.durations import seconds
+from pipelines.config.schema import Config
+from pipelines.errors import UserError
+from pipelines.notify import Event, channels, deliver_once, note, notification
+from pipelines.registry.moves import Moves
+from pipelines.storage.store import open_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_FORM = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def tell_if_stale(config: Config, now: float | None = None) -> None:
+    """Tells that no promotion has come for `notify.stale_after`: once for each such time.
+
+    Without that key, or without anybody to tell, it asks nobody. A registry that does not answer is
+    a line, and no error.
+
+    Args:
+        now: the time in seconds since 1970, instead of the present.
+    """
+    after = config.notify.stale_after
+    ways = channels(config.notify) if after is not None else []
+    if after is None or not ways:
+        return
+    name = config.mlflow.model
+    assert name is not None
+    try:
+        since = last_promotion(tracking.connect(config.mlflow), name)
+    except UserError as error:
+        note(f"nobody can tell whether {name} is stale: {error}")
+        return
+    times = int(((now or time.time()) - since) // seconds("notify.stale_after", after))
+    if since and times > 0:
+        day = time.strftime(_FORM, time.gmtime(since))
+        reason = f"the last one was at {day}, more than {after} ago"
+        deliver_once(
+            notification(config, Event.STALE, reason),
+            f"{times} times {after} since {day}",
+            ways,
+            open_store("work/notify"),
+            f"{name}.json",
+        )
+
+
+def last_promotion(client: "MlflowClient", name: str) -> float:
+    """Returns when the champion of a model changed last, in seconds since 1970.
+
+    Without any change it is the time of the model's first version; 0 if there is no model.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    if moves := Moves(client, name).all():
+        return float(calendar.timegm(time.strptime(moves[-1].when, _FORM)))
+    model = tracking.lookup(client.get_registered_model, name)
+    return model.creation_timestamp / 1000 if model else 0.0
