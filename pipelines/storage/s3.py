@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from pipelines.errors import UserError, told
 from pipelines.storage.files import MissingFileError, local_files, no_file, whole_file
 from pipelines.storage.retries import Retries, RetryPolicy
-from pipelines.storage.store import check_name, wrong_size
+from pipelines.storage.store import Stamp, check_name, wrong_size
 
 PART = 8 << 20
 MOST_PARTS = 10_000
@@ -173,15 +173,19 @@ class S3Store:
         return list(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {name: stamp.size for name, stamp in self.stamps(prefix).items()}
+
+    def stamps(self, prefix: str = "") -> dict[str, Stamp]:
         start = self._prefix + check_name(prefix, prefix=True)
         request: dict[str, Any] = {"Prefix": start, "MaxKeys": self._page}
         retries = self._retries("list", prefix)
-        found: dict[str, int] = {}
+        found: dict[str, Stamp] = {}
         while True:
             answer = self._call(retries, "list_objects_v2", prefix, **request)
             retries.progress()
             for entry in answer.get("Contents", ()):
-                found[entry["Key"][len(self._prefix) :]] = int(entry["Size"])
+                name = entry["Key"][len(self._prefix) :]
+                found[name] = Stamp(int(entry["Size"]), str(entry.get("ETag", "")).strip('"'))
             if not answer["IsTruncated"]:
                 # Consoles and file gateways make empty objects whose names end in a slash.
                 return {name: found[name] for name in sorted(found) if not name.endswith("/")}

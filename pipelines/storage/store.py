@@ -5,6 +5,7 @@ The rooms that write the files know what they mean.
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -18,6 +19,17 @@ from pipelines.storage.files import (
 )
 from pipelines.storage.paths import resolve
 from pipelines.storage.retries import RetryPolicy
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a listing says of a file: its bytes, and a mark that changes when they are replaced.
+
+    mark: the ETag of an object, or the time of a file's last change in nanoseconds.
+    """
+
+    size: int
+    mark: str
 
 
 class Store(Protocol):
@@ -41,6 +53,9 @@ class Store(Protocol):
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Returns the number of bytes of each file that `names(prefix)` lists, in its order."""
+
+    def stamps(self, prefix: str = "") -> dict[str, Stamp]:
+        """Returns the stamp of each file that `names(prefix)` lists, in its order."""
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """Returns `size` bytes from `offset` on (None: all of them), fewer if the file ends."""
@@ -113,11 +128,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _file_size(path: str) -> int:
+def _file_stamp(path: str) -> Stamp:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:  # a broken link is listed, and its reader reports it
-        return os.lstat(path).st_size
+        found = os.lstat(path)
+    return Stamp(found.st_size, str(found.st_mtime_ns))
 
 
 class LocalStore:
@@ -142,10 +158,13 @@ class LocalStore:
         return list(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {name: stamp.size for name, stamp in self.stamps(prefix).items()}
+
+    def stamps(self, prefix: str = "") -> dict[str, Stamp]:
         start = self.directory / PurePosixPath(
             check_name(prefix, prefix=True)[: prefix.rfind("/") + 1]
         )
-        found: dict[str, int] = {}
+        found: dict[str, Stamp] = {}
         if not start.exists():
             return found
         with local_files(start):
@@ -154,7 +173,7 @@ class LocalStore:
                 for file in files:
                     name = (Path(folder) / file).relative_to(self.directory).as_posix()
                     if name.startswith(prefix) and not TEMPORARY.fullmatch(file):
-                        found[name] = _file_size(os.path.join(folder, file))
+                        found[name] = _file_stamp(os.path.join(folder, file))
         return dict(sorted(found.items()))
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:

@@ -183,3 +183,17 @@ def test_progress_gives_the_budget_back(caplog: pytest.LogCaptureFixture) -> Non
     clock.turn(0.6)
     with pytest.raises(UserError, match=r"could not read x: nothing came through for 10 s.*'gone'"):
         retries.failed(OSError("gone"))
+
+
+def test_a_stamp_changes_when_a_file_is_replaced(store: Store) -> None:
+    store.write("a/one", b"first")
+    store.write("a/two", b"other")
+    before = store.stamps("a/")
+    assert [(name, stamp.size) for name, stamp in before.items()] == [("a/one", 5), ("a/two", 5)]
+    assert store.stamps("a/") == before
+    store.write("a/one", b"again")
+    after = store.stamps("a/")
+    assert after["a/two"] == before["a/two"]
+    assert after["a/one"].size == before["a/one"].size
+    assert after["a/one"].mark != before["a/one"].mark
+    assert {name: stamp.size for name, stamp in after.items()} == store.sizes("a/")
