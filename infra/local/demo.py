@@ -1,7 +1,6 @@
 """Runs `make demo`: the chain of a recipe on the local platform, job by job, by Ray's job API."""
 
 import asyncio
-import logging
 import os
 import re
 import shlex
@@ -20,8 +19,8 @@ from pipelines.export import export
 from pipelines.models.load import champion
 from pipelines.ray_auth import private_environment
 from pipelines.retrain import Step, chain, follow
-from pipelines.revision import git_commit
 from pipelines.storage.paths import ROOT
+from pipelines.triggers.job_server import JobServer, runtime_env
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -86,27 +85,16 @@ def run_job(platform: Platform, step: Step) -> None:
         PlatformError: the job did not succeed.
     """
     os.environ |= private_environment(platform.token_file)
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobStatus
 
-    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
-
-    client = JobSubmissionClient(platform.dashboard)
+    client = JobServer(platform.dashboard).client()
     entrypoint = shlex.join([f"jobs/{step.job}.py", *step.arguments])
     print(f"   {entrypoint}", flush=True)
     submitted = _running(client, entrypoint)
     if submitted is not None:
         print("   It runs already, from an interrupted demo: following it.", flush=True)
     else:
-        submitted = client.submit_job(
-            entrypoint=entrypoint,
-            runtime_env={
-                "working_dir": str(ROOT),
-                # The upload leaves .git behind, and a bundle says which commit made it.
-                "env_vars": {"SRMILL_GIT_COMMIT": git_commit() or ""},
-            },
-        )
+        submitted = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env())
     printer = _Printer()
     asyncio.run(_follow(client, submitted, printer))
     printer.end_line()

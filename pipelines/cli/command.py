@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from pipelines import __version__, interrupts
+from pipelines.cli import triggers
 from pipelines.cli.bundles import add_commands, add_signature_options, check_options
 from pipelines.cli.compare import add_compare
 from pipelines.cli.photos import Task, upscale_file
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add_signature_options(upscale)
     add_compare(commands)
     add_commands(commands)
+    triggers.add_commands(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)
     return parser

@@ -1,8 +1,11 @@
-"""Reads the arguments of a job, `key=value`; says how to write those of another form."""
+"""Reads and writes the arguments of a job, `key=value`; says how to write those of another form."""
 
+import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.config.wording import TOO_DEEP, UNREADABLE, shown
@@ -33,6 +36,12 @@ def read_arguments(arguments: Sequence[str]) -> DictConfig:
                 "such as 5, text, [1,2] or '\"quoted text\"'."
             ) from None
     return config
+
+
+def written(value: Any) -> str:
+    """Returns the value as the command line takes it: YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _check_number(argument: str) -> None:

@@ -1,14 +1,12 @@
 """Turns a recipe into the steps of its chain: the job of each, its arguments, and its inputs."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import yaml
-
+from pipelines.config.arguments import written
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
@@ -134,7 +132,7 @@ def _step(
     read: Callable[[Config], inputs.Inputs],
 ) -> Step:
     own = _changed(config, changes)
-    arguments = (*shared, *(f"{key}={_written(value)}" for key, value in changes.items()))
+    arguments = (*shared, *(f"{key}={written(value)}" for key, value in changes.items()))
     return Step(name, job, arguments, own, partial(read, own))
 
 
@@ -149,9 +147,3 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
         assert hasattr(section, name), key
         setattr(section, name, value)
     return changed
-
-
-def _written(value: Any) -> str:
-    """Returns the value as the command line takes it: YAML in one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
-    return text.removesuffix("...\n").strip()

@@ -34,6 +34,7 @@ from pipelines.storage.digests import digest
 from pipelines.storage.ownership import check_replaceable
 from pipelines.storage.store import LocalStore, Store
 from pipelines.storage.typed import Document, read_typed, to_json, validated
+from pipelines.triggers.state import Start, Watched
 from tests.support.bundles import make_bundle
 from tests.support.mutations import HOSTILE, changed, places
 from tests.support.results import make_results
@@ -197,6 +198,7 @@ SHADOW = shadow_history.ShadowRecord(
     },
 )  # fmt: skip
 NEWS = Notification("promoted", "a is", "a", "3", "r", "better", "h", "2026-11-29T08:00:00Z")
+WATCHED = Watched("/photos", ("a", "b"), Start(1, "small-a", 0.5, "failed"))
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
@@ -211,12 +213,13 @@ READERS = {
     "record": Reader(as_json(RECORD), read_record),
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
     "notification": Reader(as_json(NEWS), typed(Notification)),
+    "watched": Reader(as_json(WATCHED), typed(Watched)),
     "told": Reader(as_json(Told("promoted 3", ("the webhook at a",))), typed(Told)),
     "download": Reader(as_json(DownloadNote("http://a", "v")), typed(DownloadNote)),
 }
 DOCUMENTS = {
     BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
-    records.Record, Note, DownloadNote, Notification, Told,
+    records.Record, Note, DownloadNote, Notification, Told, Watched,
 }  # fmt: skip
 
 

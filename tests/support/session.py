@@ -21,6 +21,7 @@ SERVERS = {"cluster", "s3_server", "running_mlflow"}
 PLATFORM_FILES = {
     "tests/docs/test_commands_run.py",
     "tests/infra/local/test_platform.py",
+    "tests/pipelines/triggers/test_on_cluster.py",
     "tests/test_end_to_end.py",
     "tests/test_your_own_network.py",
 }
@@ -32,8 +33,8 @@ LONG = tuple(
         "infra/", "pipelines/evaluation/", "pipelines/export/", "pipelines/models/",
         "pipelines/registry/", "pipelines/retrain/", "pipelines/runs/", "pipelines/training/",
         "pipelines/test_job.py", "pipelines/test_cli.py", "pipelines/test_cli_compare.py",
-            "pipelines/test_tracking.py",
-        "pipelines/test_documents.py", "pipelines/data/test_shard.py", "docs/test_commands.py",
+        "pipelines/test_tracking.py", "pipelines/test_documents.py", "pipelines/triggers/",
+        "pipelines/data/test_shard.py", "docs/test_commands.py",
         "srmodels/edge/", "srmodels/edge_sd_sr/test_stages.py", "test_ablations.py",
     )
 )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Starts retrainings: `srmill watch` when photos have come."""
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from pipelines.errors import Terminated, UserError
+from pipelines.registry.stale import tell_if_stale
+from pipelines.storage.clock import Clock
+from pipelines.triggers import Limits, Poll, Status, Watch, choose_starter
+from pipelines.triggers.starters import CODES
+from pipelines.triggers.watch import utc
+
+#: The largest number of hours or seconds: three years of either.
+_MOST_HOURS, _MOST_SECONDS = 26_280, 94_608_000
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `watch` to the command line."""
+    watch = commands.add_parser(
+        "watch",
+        help="start a retraining when new photos have come",
+        description="Polls a folder or an s3:// prefix, and starts jobs/retrain.py on it when "
+        "enough photos or hours have come since the last start. It compares names, sizes and "
+        "ETags, and reads no photo. It remembers what it saw: started again, it starts nothing "
+        "twice, and goes on with a retraining that was interrupted. Write the settings of the job "
+        "right after SOURCE.",
+    )
+    add_source(watch)
+    watch.add_argument(
+        "--photos",
+        type=int,
+        metavar="N",
+        help="new photos that start a retraining (default: 1, without --hours)",
+    )
+    watch.add_argument(
+        "--hours", type=float, metavar="M", help="hours after which one is started in any case"
+    )
+    watch.add_argument(
+        "--every",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="pause between two polls (default: %(default)g)",
+    )
+    watch.add_argument("--now", action="store_true", help="start one at the first poll")
+    watch.add_argument("--once", action="store_true", help="poll once and end, as for cron")
+    watch.add_argument("--dry-run", action="store_true", help="poll once, and start nothing")
+    watch.set_defaults(run=_watch)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds what each trigger needs: the source, the settings of the job, where it runs."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder or an s3:// prefix of photos; a relative folder lies in $SRMILL_HOME, or "
+        "else in the current one",
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings of jobs/retrain.py; each set of photos gets a run of its own, run.name and "
+        "a digest",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="the job server of the cluster that runs the job (default: $RAY_API_SERVER_ADDRESS, "
+        "or $RAY_ADDRESS if it is http(s); without one the job runs on this machine)",
+    )
+    parser.add_argument(
+        "--state",
+        metavar="PLACE",
+        default=CODES,
+        help="folder or s3:// prefix that remembers what was seen (default: %(default)s)",
+    )
+
+
+def open_watch(parsed: argparse.Namespace) -> Watch:
+    """Returns the trigger that the command line describes.
+
+    Raises:
+        UserError: the source, a setting or the address is wrong.
+    """
+    return Watch(parsed.source, parsed.settings, choose_starter(parsed.address), parsed.state)
+
+
+def _limits(parsed: argparse.Namespace) -> Limits:
+    photos = 1 if parsed.photos is None and parsed.hours is None else parsed.photos
+    if photos is not None and photos < 1:
+        raise UserError(f"--photos must be at least 1, not {photos}.")
+    if parsed.hours is not None and not 0 < parsed.hours <= _MOST_HOURS:
+        raise UserError(f"--hours must be more than 0 and at most {_MOST_HOURS}.")
+    if not 1 <= parsed.every <= _MOST_SECONDS:
+        raise UserError(f"--every must be 1 to {_MOST_SECONDS} seconds.")
+    return Limits(photos, parsed.hours)
+
+
+def _watch(parsed: argparse.Namespace, clock: Clock = Clock()) -> int:
+    limits, watch = _limits(parsed), open_watch(parsed)
+    try:
+        if parsed.dry_run:
+            print(watch.poll(limits, time.time(), asked=parsed.now, dry=True).line)
+            return 0
+        # A mistake in the command ends the first poll; later ones wait for what comes back.
+        code = _poll(watch, limits, asked=parsed.now)
+        while not parsed.once:
+            clock.sleep(parsed.every)
+            try:
+                _poll(watch, limits)
+            except UserError as error:
+                print(f"{utc(time.time())} {error} The next poll tries again.", file=sys.stderr)
+        return code
+    except (KeyboardInterrupt, Terminated) as error:
+        watch.stop()
+        print("stopped: the same command goes on.", file=sys.stderr)
+        return 143 if isinstance(error, Terminated) else 130
+
+
+def _poll(watch: Watch, limits: Limits, *, asked: bool = False) -> int:
+    """Polls once; returns 1 if a job that it started on this machine failed."""
+    poll = watch.poll(limits, time.time(), asked=asked)
+    print(poll.line, flush=True)
+    status = _wait(watch, poll)
+    tell_if_stale(watch.config)
+    return int(status is Status.FAILED)
+
+
+def _wait(watch: Watch, poll: Poll) -> Status | None:
+    if poll.started is None:
+        return None
+    status = watch.wait(poll.started)
+    if status in (Status.SUCCEEDED, Status.FAILED):
+        print(f"{utc(time.time())} {poll.started} has {status}.", flush=True)
+    return status
