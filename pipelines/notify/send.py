@@ -1,7 +1,7 @@
 """Delivers notifications: tries a few times, says in one line what failed, and never raises."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +9,6 @@ from pipelines.errors import UserError, listing
 from pipelines.notify.channels import Channel, DeliveryError
 from pipelines.notify.notification import Notification
 from pipelines.storage.clock import Clock
-from pipelines.storage.store import Store
 from pipelines.storage.typed import Document, read_typed, to_json
 
 #: The pauses before the second and the third attempt, seconds.
@@ -21,7 +20,7 @@ class Told(Document):
     """The newest notification of a kind that people were told, and how."""
 
     VERSION: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "delete it, and the last notification is sent once more"
+    REMEDY: ClassVar[str] = "let the next notification replace it"
 
     what: str
     by: tuple[str, ...]
@@ -67,8 +66,8 @@ def deliver_once(
     notification: Notification,
     what: str,
     channels: Sequence[Channel],
-    store: Store,
-    name: str,
+    remembered: str | None,
+    remember: Callable[[str], object],
     clock: Clock = Clock(),
 ) -> None:
     """Sends a notification by those channels that have not taken it yet.
@@ -77,14 +76,15 @@ def deliver_once(
 
     Args:
         what: tells the notification from the one before of its kind.
-        store: holds the document `name`, which remembers what was told.
+        remembered: the text that `remember` got last; None if it never got one.
+        remember: keeps a text, or raises UserError.
     """
-    before = _remembered(store, name) if channels else None
+    before = _told(remembered)
     done = before.by if before is not None and before.what == what else ()
     left = [channel for channel in channels if channel.name not in done]
     if left and (taken := deliver(notification, left, clock)):
         try:
-            store.write(name, to_json(Told(what, (*done, *taken))))
+            remember(to_json(Told(what, (*done, *taken))).decode())
         except UserError as error:
             note(f"{listing(taken)} will be told the same again: {error}")
 
@@ -94,11 +94,11 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _remembered(store: Store, name: str) -> Told | None:
+def _told(remembered: str | None) -> Told | None:
+    if remembered is None:
+        return None
     try:
-        if store.size(name) is None:
-            return None
-        return read_typed(Told, store.read(name), f"{store.location}/{name}")
+        return read_typed(Told, remembered.encode(errors="replace"), "what was told last")
     except UserError as error:
-        note(f"nobody knows what was told before: {error}")
+        note(str(error))
         return None

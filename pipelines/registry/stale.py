@@ -10,11 +10,12 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.notify import Event, channels, deliver_once, note, notification
 from pipelines.registry.moves import Moves
-from pipelines.storage.store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+#: The tag of a registered model that says what was told about it.
+TOLD_TAG = "srmill.told"
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -34,27 +35,32 @@ def tell_if_stale(config: Config, now: float | None = None) -> None:
     name = config.mlflow.model
     assert name is not None
     try:
-        since = last_promotion(tracking.connect(config.mlflow), name)
+        client = tracking.connect(config.mlflow)
+        since = last_promotion(client, name)
+        if since is None:
+            return
+        tags = client.get_registered_model(name).tags
     except UserError as error:
         note(f"nobody can tell whether {name} is stale: {error}")
         return
     times = int(((now or time.time()) - since) // seconds("notify.stale_after", after))
-    if since and times > 0:
+    if times > 0:
         day = time.strftime(_FORM, time.gmtime(since))
         reason = f"the last one was at {day}, more than {after} ago"
         deliver_once(
             notification(config, Event.STALE, reason),
             f"{times} times {after} since {day}",
             ways,
-            open_store("work/notify"),
-            f"{name}.json",
+            # In the registry, which all triggers share.
+            tags.get(TOLD_TAG),
+            lambda text: client.set_registered_model_tag(name, TOLD_TAG, text),
         )
 
 
-def last_promotion(client: "MlflowClient", name: str) -> float:
+def last_promotion(client: "MlflowClient", name: str) -> float | None:
     """Returns when the champion of a model changed last, in seconds since 1970.
 
-    Without any change it is the time of the model's first version; 0 if there is no model.
+    Without any change it is the time at which the model was made; None if there is no model.
 
     Raises:
         UserError: the registry does not answer.
@@ -62,4 +68,4 @@ def last_promotion(client: "MlflowClient", name: str) -> float:
     if moves := Moves(client, name).all():
         return float(calendar.timegm(time.strptime(moves[-1].when, _FORM)))
     model = tracking.lookup(client.get_registered_model, name)
-    return model.creation_timestamp / 1000 if model else 0.0
+    return model.creation_timestamp / 1000 if model else None

@@ -10,11 +10,7 @@ from pipelines.models.load import CHAMPION
 from pipelines.notify import Event, channels, deliver, deliver_once, note, notification
 from pipelines.registry.moves import PROMOTE, Moves
 from pipelines.registry.register import GATE_TAG
-from pipelines.registry.stale import tell_if_stale
-from pipelines.retrain.records import records_of
-
-#: The name of the document, among the records of a chain, that says what was told.
-TOLD = "told.json"
+from pipelines.registry.stale import TOLD_TAG, tell_if_stale
 
 
 def people(config: Config) -> str:
@@ -50,31 +46,29 @@ def outcome(config: Config, version: str) -> None:
     Args:
         version: the registered version that the chain led to.
     """
-    ways = channels(config.notify)
+    ways, name = channels(config.notify), config.mlflow.model
+    assert name is not None
     if not ways:
         return
     try:
-        event, reason = _decided(config, version)
+        client = tracking.connect(config.mlflow)
+        tags = client.get_model_version(name, version).tags
+        reason = tags.get(GATE_TAG, "")
+        event = Event.PROMOTED if _promoted(Moves(client, name), version) else Event.REFUSED
     except UserError as error:
         note(f"could not find out what to tell about version {version}: {error}")
         return
-    assert config.run.name is not None
     deliver_once(
         notification(config, event, reason, version),
-        f"{event} {version}: {reason}",
+        f"{event}: {reason}",
         ways,
-        records_of(config.run.name),
-        TOLD,
+        tags.get(TOLD_TAG),
+        lambda text: client.set_model_version_tag(name, version, TOLD_TAG, text),
     )
     tell_if_stale(config)
 
 
-def _decided(config: Config, version: str) -> tuple[Event, str]:
-    """Returns how the gate decided about a version, and why; later moves do not change that."""
-    client, name = tracking.connect(config.mlflow), config.mlflow.model
-    assert name is not None
-    moves = Moves(client, name)
-    reason = client.get_model_version(name, version).tags.get(GATE_TAG, "")
+def _promoted(moves: Moves, version: str) -> bool:
+    """Returns whether the gate made a version champion; later moves do not change that."""
     became = any(move.kind == PROMOTE and move.to == version for move in moves.all())
-    promoted = became or moves.alias(CHAMPION) == version
-    return Event.PROMOTED if promoted else Event.REFUSED, reason
+    return became or moves.alias(CHAMPION) == version

@@ -1,7 +1,6 @@
 """Notifications to a real web server and a real mail server."""
 
 import base64
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from pipelines.errors import UserError
 from pipelines.notify import Event, channels, deliver, deliver_once, notification
 from pipelines.notify.channels import SMTP, WEBHOOK
 from pipelines.notify.send import PAUSES_S
-from pipelines.storage.store import open_store
 from tests.conftest import SMALL
 from tests.support.clock import TurnedClock
 from tests.support.receivers import MailServer, WebhookServer, make_certificate
@@ -205,15 +203,23 @@ def test_no_document_says_who_is_told() -> None:
 
 
 @pytest.fixture
-def once(webhook: WebhookServer, mail_server: MailServer) -> Callable[[str], None]:
+def memory() -> list[str]:
+    """What was told, newest last."""
+    return []
+
+
+@pytest.fixture
+def once(
+    webhook: WebhookServer, mail_server: MailServer, memory: list[str]
+) -> Callable[[str], None]:
     """Tells of an event, unless all know it."""
     settings = ["notify.mail=me@example.org", f"notify.smtp=smtp://{mail_server.host}"]
     config = configured(f"notify.webhook={webhook.url}", *settings)
     news = notification(config, Event.REFUSED, "worse", "3")
-    store = open_store("notes")
 
     def once(what: str) -> None:
-        deliver_once(news, what, channels(config.notify), store, "told.json", TurnedClock())
+        last = memory[-1] if memory else None
+        deliver_once(news, what, channels(config.notify), last, memory.append, TurnedClock())
 
     return once
 
@@ -233,12 +239,11 @@ def test_news_are_told_once_and_those_that_failed_again(
 
 
 def test_a_memory_that_is_lost_tells_again(
-    once: Callable[[str], None], webhook: WebhookServer, capsys: Output
+    once: Callable[[str], None], webhook: WebhookServer, memory: list[str], capsys: Output
 ) -> None:
     once("3 refused")
-    path = Path(os.environ["SRMILL_HOME"]) / "notes" / "told.json"
-    path.write_text("{")
+    memory[-1] = "{"
     once("3 refused")
-    assert "nobody knows what was told before" in capsys.readouterr().err
+    assert "note: what was told last is damaged" in capsys.readouterr().err
     once("3 refused")
     assert len(webhook.got) == 2

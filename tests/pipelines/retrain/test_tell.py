@@ -126,7 +126,7 @@ def test_a_registry_that_is_away_at_the_end_changes_no_result(
     def gone(*_: object) -> None:
         raise UserError("the MLflow server does not answer")
 
-    monkeypatch.setattr("pipelines.retrain.tell._decided", gone)
+    monkeypatch.setattr("pipelines.retrain.tell._promoted", gone)
     assert retrain("first") == "1"
     assert "could not find out what to tell about version 1" in capsys.readouterr().err
     assert webhook.got == []
