@@ -1,6 +1,7 @@
-"""Starts retrainings: `srmill watch` when photos have come."""
+"""Starts retrainings: `srmill watch` when photos have come, `srmill hook` when somebody asks."""
 
 import argparse
+import os
 import sys
 import time
 from typing import Any
@@ -9,15 +10,18 @@ from pipelines.errors import Terminated, UserError
 from pipelines.registry.stale import tell_if_stale
 from pipelines.storage.clock import Clock
 from pipelines.triggers import Limits, Poll, Status, Watch, choose_starter
+from pipelines.triggers.hook import PATH, Hook, serve
 from pipelines.triggers.starters import CODES
 from pipelines.triggers.watch import utc
 
 #: The largest number of hours or seconds: three years of either.
 _MOST_HOURS, _MOST_SECONDS = 26_280, 94_608_000
+#: The variable with the token of the hook, and its least length.
+TOKEN, _SHORTEST = "SRMILL_HOOK_TOKEN", 16
 
 
 def add_commands(commands: Any) -> None:
-    """Adds `watch` to the command line."""
+    """Adds `watch` and `hook` to the command line."""
     watch = commands.add_parser(
         "watch",
         help="start a retraining when new photos have come",
@@ -48,6 +52,32 @@ def add_commands(commands: Any) -> None:
     watch.add_argument("--once", action="store_true", help="poll once and end, as for cron")
     watch.add_argument("--dry-run", action="store_true", help="poll once, and start nothing")
     watch.set_defaults(run=_watch)
+    hook = commands.add_parser(
+        "hook",
+        help="start a retraining when somebody posts to it",
+        description=f"Serves POST {PATH} over plain HTTP: it starts jobs/retrain.py on the photos "
+        f"of SOURCE. A request shows the token of ${TOKEN}, as Authorization: Bearer TOKEN. "
+        "Answers: 202 started, 401 wrong token, 409 one runs already or there is no photo, 429 "
+        "asked too often, 503 the source or the cluster is away. What watch and hook start for "
+        "one run.name, each knows of the other. Write the settings of the job right after SOURCE.",
+    )
+    add_source(hook)
+    hook.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at (default: %(default)s; put a proxy with TLS before another)",
+    )
+    hook.add_argument(
+        "--port", type=int, default=8787, help="the port, 0 for a free one (default: %(default)d)"
+    )
+    hook.add_argument(
+        "--every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="least time between two requests with the token (default: %(default)g)",
+    )
+    hook.set_defaults(run=_hook)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +124,13 @@ def _limits(parsed: argparse.Namespace) -> Limits:
         raise UserError(f"--photos must be at least 1, not {photos}.")
     if parsed.hours is not None and not 0 < parsed.hours <= _MOST_HOURS:
         raise UserError(f"--hours must be more than 0 and at most {_MOST_HOURS}.")
+    _check_every(parsed)
+    return Limits(photos, parsed.hours)
+
+
+def _check_every(parsed: argparse.Namespace) -> None:
     if not 1 <= parsed.every <= _MOST_SECONDS:
         raise UserError(f"--every must be 1 to {_MOST_SECONDS} seconds.")
-    return Limits(photos, parsed.hours)
 
 
 def _watch(parsed: argparse.Namespace, clock: Clock = Clock()) -> int:
@@ -115,9 +149,33 @@ def _watch(parsed: argparse.Namespace, clock: Clock = Clock()) -> int:
                 print(f"{utc(time.time())} {error} The next poll tries again.", file=sys.stderr)
         return code
     except (KeyboardInterrupt, Terminated) as error:
-        watch.stop()
-        print("stopped: the same command goes on.", file=sys.stderr)
-        return 143 if isinstance(error, Terminated) else 130
+        return _stop(watch, error)
+
+
+def _hook(parsed: argparse.Namespace) -> int:
+    _check_every(parsed)
+    token = os.environ.get(TOKEN, "")
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable():
+        raise UserError(
+            f"${TOKEN} must hold a token of at least {_SHORTEST} letters and digits: make one by "
+            "openssl rand -hex 32."
+        )
+    watch = open_watch(parsed)
+
+    def tell(port: int) -> None:
+        print(f"Listens at http://{parsed.host}:{port}{PATH}", flush=True)
+
+    try:
+        serve(Hook(watch, token, parsed.every), parsed.host, parsed.port, tell)
+    except (KeyboardInterrupt, Terminated) as error:
+        return _stop(watch, error)
+    return 0
+
+
+def _stop(watch: Watch, error: BaseException) -> int:
+    watch.stop()
+    print("stopped: the same command goes on.", file=sys.stderr)
+    return 143 if isinstance(error, Terminated) else 130
 
 
 def _poll(watch: Watch, limits: Limits, *, asked: bool = False) -> int:
