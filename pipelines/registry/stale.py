@@ -9,7 +9,7 @@ from pipelines.config.durations import seconds
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.notify import Event, channels, deliver_once, note, notification
-from pipelines.registry.moves import Moves
+from pipelines.registry.moves import ROLLBACK, Moves
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,14 +58,15 @@ def tell_if_stale(config: Config, now: float | None = None) -> None:
 
 
 def last_promotion(client: "MlflowClient", name: str) -> float | None:
-    """Returns when the champion of a model changed last, in seconds since 1970.
+    """Returns when a version was promoted last, by the gate or by hand, in seconds since 1970.
 
-    Without any change it is the time at which the model was made; None if there is no model.
+    Without any promotion it is the time at which the model was made; None if there is no model.
 
     Raises:
         UserError: the registry does not answer.
     """
-    if moves := Moves(client, name).all():
-        return float(calendar.timegm(time.strptime(moves[-1].when, _FORM)))
+    promotions = [move for move in Moves(client, name).all() if move.kind != ROLLBACK]
+    if promotions:
+        return float(calendar.timegm(time.strptime(promotions[-1].when, _FORM)))
     model = tracking.lookup(client.get_registered_model, name)
     return model.creation_timestamp / 1000 if model else None

@@ -34,7 +34,7 @@ def failures(config: Config) -> Iterator[None]:
         yield
     except Exception as error:
         # An error from a Ray task carries the remote traceback; its cause does not.
-        cause = getattr(error, "cause", error)
+        cause = getattr(error, "cause", None) or error
         deliver(notification(config, Event.FAILED, first_line(cause)), ways)
         raise
 

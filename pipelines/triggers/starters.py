@@ -113,7 +113,7 @@ class Here:
         command = [sys.executable, str(ROOT / JOB), *settings]
         self._started[job] = subprocess.Popen(
             ["sh", "-c", _SHELL, str(file), *command],
-            env=os.environ | {MARK: job},
+            env=os.environ | {MARK: str(file)},
             stdin=subprocess.DEVNULL,
         )
 
@@ -131,11 +131,11 @@ class Here:
         """Returns the processes of a job: the shell and the job itself."""
         if (shell := self._started.get(job)) is not None:
             shell.poll()  # so that none is left that has ended
-        found = []
+        found, mark = [], str(_code_file(job))
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 is_job = any(word.endswith(JOB) for word in process.cmdline())
-                if is_job and process.environ().get(MARK) == job:
+                if is_job and process.environ().get(MARK) == mark:
                     found.append(process)
         return found
 

@@ -13,6 +13,7 @@ from pipelines.config.load import load_config
 from pipelines.data.sources import is_photo_name
 from pipelines.errors import UserError
 from pipelines.storage.digests import digest
+from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location, resolve
 from pipelines.storage.store import LocalStore, open_store
 from pipelines.triggers.starters import CODES, Starter, Status
@@ -117,10 +118,13 @@ class Watch:
             status = self._starter.status(last.job)
             if status is Status.RUNS:
                 return Poll(f"{told}; {last.job} runs", runs=True)
-            if status is Status.ABSENT:
+            if status is not Status.ABSENT:
+                ended = f"; {last.job} has {status}"
+                state = state if dry else self._note_end(state, status)
+            elif last.run == self._run(set(state.seen)):
                 return self._begin(last, f"{told}; {last.job} was interrupted", "goes on", dry)
-            ended = f"; {last.job} has {status}"
-            state = state if dry else self._note_end(state, status)
+            else:
+                ended, asked = f"; {last.job} was interrupted, but of other settings", True
         reason = due(len(photos), new, last, limits, now, asked)
         if reason is None:
             return Poll(f"{told}{ended}; {waits(new, last, limits)}")
@@ -164,15 +168,21 @@ class Watch:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keeps other triggers of the same `run.name` on this machine waiting during the block."""
-        path: Path = resolve(CODES) / f".{self.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = resolve(CODES) / f".{self.name}.lock"
+        lock = FileLock(path)
+        with local_files(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=_PATIENCE_S)
+            except Timeout:
+                raise UserError(
+                    f"another trigger of run '{self.name}' is at work: wait for it, or set "
+                    "another run.name."
+                ) from None
         try:
-            with FileLock(path, timeout=_PATIENCE_S):
-                yield
-        except Timeout:
-            raise UserError(
-                f"another trigger of run '{self.name}' is at work: wait for it, or set run.name."
-            ) from None
+            yield
+        finally:
+            lock.release()
 
 
 def due(
@@ -182,7 +192,7 @@ def due(
     if not photos:
         return None
     if asked:
-        return "asked for"
+        return "a new one is asked for"
     if limits.photos is not None and new >= limits.photos:
         return f"enough for --photos {limits.photos}"
     if limits.hours is not None and last is None:

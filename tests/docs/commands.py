@@ -18,6 +18,7 @@ NEEDS = {
     "download": "files of others, which it downloads",
     "hours": "hours of training, or the photos that the shipped weights learned from",
     "registry": "a model that was registered",
+    "schedule": "systemd, Kubernetes, or a command that listens until somebody stops it",
     "s3": "a bucket of the reader's",
     "sets": "benchmark sets, or the weights of other people's networks",
 }

@@ -13,6 +13,7 @@ from pipelines.cli import command as srmill
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.errors import UserError
+from pipelines.triggers.hook import PATH
 from srmodels import system
 from tests.conftest import ROOT
 from tests.docs.commands import (
@@ -79,11 +80,34 @@ def _check(program: str, arguments: list[str]) -> None:
 
             assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
-            parsed = srmill._parser().parse_args(rest)
-            if getattr(parsed, "model", None):
-                ModelReference.parse(parsed.model)
+            _check_srmill(rest)
+        case "cp" | "curl" | "journalctl" | "kubectl" | "systemctl", rest:
+            _check_schedule(program, rest)
         case _:
             _check_job([program, *arguments])
+
+
+def _check_srmill(arguments: list[str]) -> None:
+    parsed = srmill._parser().parse_args(arguments)
+    if getattr(parsed, "model", None):
+        ModelReference.parse(parsed.model)
+    if "settings" in parsed:
+        _check_job(["jobs/retrain.py", f"source={parsed.source}", *parsed.settings])
+
+
+def _check_schedule(program: str, arguments: list[str]) -> None:
+    match program, arguments:
+        case "kubectl", ["apply", "-f", path]:
+            assert (ROOT / path).is_file()
+        case "cp", [*paths, "/etc/systemd/system/"]:
+            assert all((ROOT / path).is_file() for path in paths)
+        case "curl", [*_, address]:
+            assert address == f"http://127.0.0.1:8787{PATH}"
+        case "systemctl" | "journalctl", [*_, name]:
+            unit = ROOT / "infra" / "schedules" / "systemd" / name
+            assert name == "daemon-reload" or unit.is_file()
+        case _:
+            raise AssertionError(f"{program} with {arguments} is no command that this test knows")
 
 
 def _entrypoint(arguments: list[str]) -> list[str]:
@@ -177,6 +201,10 @@ def test_every_command_in_the_text_is_one_that_exists(
         ".venv/bin/ray job submit --working-dir . -- jobs/stage1.py train.steps=many",
         ".venv/bin/ray job submit --wrking-dir . -- jobs/stage1.py",
         ".venv/bin/srmill upscale photo.jpg large.png --modle rdsr",
+        ".venv/bin/srmill watch photos --fotos 3",
+        "srmill watch photos train.stpes=3",
+        "kubectl apply -f infra/schedules/kubernetes/nosuch.yaml",
+        "systemctl enable --now nosuch.timer",
         "pip install srmill",
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from pipelines import tracking
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.registry import register
+from pipelines.registry import actions, register
 from pipelines.registry.stale import last_promotion, tell_if_stale
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
@@ -51,6 +51,14 @@ def test_a_promotion_ends_it(config: Config, webhook: WebhookServer, tmp_path: P
     register.run(config)
     tell_if_stale(config, time.time() + 1 * DAY)
     assert webhook.events == ["stale"]
+    promoted = last_promotion(tracking.connect(config.mlflow), "small")
+    assert promoted is not None
+    assert promoted > since
+    # A way back is no promotion.
+    time.sleep(1.1)
+    config.action = "rollback"
+    actions.run(config)
+    assert last_promotion(tracking.connect(config.mlflow), "small") == promoted
     tell_if_stale(config, time.time() + 3 * DAY)
     assert webhook.events == ["stale", "stale"]
 

@@ -13,7 +13,7 @@ from pipelines.storage.s3 import S3Store
 from pipelines.storage.store import open_store
 from pipelines.triggers import Limits, Poll, Status, Watch, choose_starter, starters
 from tests.conftest import SMALL
-from tests.support.triggered import ShortJob
+from tests.support.triggered import ShortJob, until
 
 HOUR = 3600.0
 SETTINGS = [f"recipe={SMALL}", "train.steps=5"]
@@ -123,7 +123,7 @@ def test_a_failed_retraining_waits_for_new_photos(job: ShortJob, folder: Path) -
     # Unless somebody asks.
     job.ends_with(0)
     asked = watch.poll(Limits(1, None), 2.0, asked=True)
-    assert "asked for: starts" in asked.line
+    assert "; a new one is asked for: starts" in asked.line
     assert asked.started != poll.started
     assert watch.wait(asked.started or "") is Status.SUCCEEDED
 
@@ -224,6 +224,40 @@ def test_a_job_server_that_is_away_leaves_a_start_that_goes_on(
     poll = polled(folder, 1)
     assert "was interrupted: goes on" in poll.line
     assert len(job.started) == 1
+
+
+def test_an_interrupted_retraining_goes_on_only_with_its_own_settings(
+    job: ShortJob, folder: Path, tmp_path: Path
+) -> None:
+    add(folder, "a.png")
+    job.ends_with(143)
+    poll = opened(folder).poll(Limits(1, None), 0.0)
+    assert poll.started
+    watch = opened(folder)
+    until(lambda: job.started and not job.processes())
+    job.ends_with(0)
+    again = opened(folder, "seed=1").poll(Limits(1, None), 1.0, dry=True)
+    assert (
+        f"{poll.started} was interrupted, but of other settings; a new one is asked for: starts"
+        in again.line
+    )
+    folder.rename(tmp_path / "moved")
+    moved = opened(tmp_path / "moved").poll(Limits(1, None), 1.0, dry=True)
+    assert f"{poll.started} was interrupted, but of other settings" in moved.line
+    (tmp_path / "moved").rename(folder)
+    goes_on = watch.poll(Limits(1, None), 1.0)
+    assert goes_on.started == poll.started
+    assert watch.wait(poll.started) is Status.SUCCEEDED
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(
+    job: ShortJob, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRMILL_HOME", str(tmp_path / "file"))
+    add(folder, "a.png")
+    with pytest.raises(UserError, match="correct the path or its rights"):
+        opened(folder).poll(Limits(1, None), 0.0)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://host:10001", "http://"])

@@ -61,7 +61,7 @@ def test_a_killed_watch_finds_its_job_again_and_starts_nothing_twice(
 ) -> None:
     job.busy(True)
     first = watch()
-    until(job.processes)
+    until(lambda: job.started)
     first.kill()
     first.wait()
     assert job.processes()
@@ -79,7 +79,7 @@ def test_a_killed_watch_finds_its_job_again_and_starts_nothing_twice(
 def test_a_killed_job_goes_on_under_its_name(watch: Start, job: ShortJob) -> None:
     job.busy(True)
     first = watch()
-    until(job.processes)
+    until(lambda: job.started)
     for process in (*job.processes()[0].parents()[:2], *job.processes()):  # watch, shell and job
         process.kill()
     first.wait()
