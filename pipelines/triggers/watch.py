@@ -112,7 +112,7 @@ class Watch:
         photos = self._photos()
         state = load(self._store, self.name, self.source)
         new = len(photos.difference(state.seen))
-        told = f"{utc(now)} {self.source}: {len(photos)} photos, {new} new"
+        told = f"{utc(now)} {self.source}: {count(len(photos), 'photo')}, {new} new"
         last, ended = state.start, ""
         if last is not None and last.ended is None:
             status = self._starter.status(last.job)
@@ -121,10 +121,11 @@ class Watch:
             if status is not Status.ABSENT:
                 ended = f"; {last.job} has {status}"
                 state = state if dry else self._note_end(state, status)
-            elif last.run == self._run(set(state.seen)):
+            elif last.run == self._run(photos):
                 return self._begin(last, f"{told}; {last.job} was interrupted", "goes on", dry)
             else:
-                ended, asked = f"; {last.job} was interrupted, but of other settings", True
+                # A run is trained on one dataset, under one set of settings.
+                ended, asked = f"; {last.job} was interrupted, with other photos or settings", True
         reason = due(len(photos), new, last, limits, now, asked)
         if reason is None:
             return Poll(f"{told}{ended}; {waits(new, last, limits)}")
@@ -206,11 +207,15 @@ def waits(new: int, last: Start | None, limits: Limits) -> str:
     """Returns what a trigger waits for, in words."""
     what = []
     if limits.photos is not None:
-        missing = limits.photos - new
-        what.append(f"{missing} more {'photo' if missing == 1 else 'photos'}")
+        what.append(count(limits.photos - new, "more photo"))
     if limits.hours is not None and last is not None:
         what.append(utc(last.at + limits.hours * 3600))
     return f"waits for {' or '.join(what) or 'the first photo'}"
+
+
+def count(number: int, what: str) -> str:
+    """Returns a number of things in words."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def utc(seconds: float) -> str:

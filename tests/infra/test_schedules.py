@@ -85,7 +85,7 @@ def test_its_command_polls_a_real_bucket(
     open_store(f"{s3_url}/photos/incoming").write("a.png", b"photo")
     arguments = [word.replace("s3://", f"{s3_url}/") for word in commands()[name][1:]]
     assert srmill(*arguments, "--dry-run") == 0
-    assert "1 photos, 1 new; nothing was started yet: starts" in capsys.readouterr().out
+    assert "1 photo, 1 new; nothing was started yet: starts" in capsys.readouterr().out
 
 
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
