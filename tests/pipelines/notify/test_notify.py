@@ -153,6 +153,17 @@ def test_a_password_goes_over_an_encrypted_line(
     assert (mail["From"], mail["To"]) == ("joe@example.org", "me@example.org")
 
 
+def test_no_password_goes_over_a_plain_line_to_another_machine(
+    mail_server: MailServer, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    settings = ["notify.mail=me@example.org", f"notify.smtp=smtp://joe:pass@{mail_server.host}"]
+    assert tell(*settings) == 1  # this machine
+    monkeypatch.setattr("pipelines.notify.channels._HERE", ())
+    assert tell(*settings) == 0
+    assert "(it offers no encryption for the password)" in capsys.readouterr().err
+    assert len(mail_server.mails) == 1
+
+
 def test_addresses_come_from_the_environment_too(
     webhook: WebhookServer, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
