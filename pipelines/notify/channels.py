@@ -50,7 +50,7 @@ class Channel(Protocol):
         """Delivers a notification; raises DeliveryError if it did not arrive."""
 
 
-def channels(settings: NotifyConfig) -> list[Channel]:
+def choose_channels(settings: NotifyConfig) -> list[Channel]:
     """Returns the ways that the configuration and the environment name.
 
     Raises:

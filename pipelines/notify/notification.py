@@ -51,7 +51,7 @@ class Notification(Document):
     time: str
 
 
-def notification(
+def make_notification(
     config: Config, event: Event, reason: str, version: str | None = None
 ) -> Notification:
     """Returns the news of an event; no address in the reason has a password."""

@@ -8,7 +8,7 @@ from pipelines import tracking
 from pipelines.config.durations import seconds
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.notify import Event, channels, deliver_once, note, notification
+from pipelines.notify import Event, choose_channels, deliver_once, make_notification, note
 from pipelines.registry.moves import ROLLBACK, Moves
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def tell_if_stale(config: Config, now: float | None = None) -> None:
         now: the time in seconds since 1970, instead of the present.
     """
     after = config.notify.stale_after
-    ways = channels(config.notify) if after is not None else []
+    ways = choose_channels(config.notify) if after is not None else []
     if after is None or not ways:
         return
     name = config.mlflow.model
@@ -48,7 +48,7 @@ def tell_if_stale(config: Config, now: float | None = None) -> None:
         day = time.strftime(_FORM, time.gmtime(since))
         reason = f"the last one was at {day}, more than {after} ago"
         deliver_once(
-            notification(config, Event.STALE, reason),
+            make_notification(config, Event.STALE, reason),
             f"{times} times {after} since {day}",
             ways,
             # In the registry, which all triggers share.

@@ -7,7 +7,7 @@ from pipelines import tracking
 from pipelines.config.schema import Config
 from pipelines.errors import UserError, first_line, listing
 from pipelines.models.load import CHAMPION
-from pipelines.notify import Event, channels, deliver, deliver_once, note, notification
+from pipelines.notify import Event, choose_channels, deliver, deliver_once, make_notification, note
 from pipelines.registry.moves import PROMOTE, Moves
 from pipelines.registry.register import GATE_TAG
 from pipelines.registry.stale import TOLD_TAG, tell_if_stale
@@ -19,7 +19,7 @@ def people(config: Config) -> str:
     Raises:
         UserError: an address has another form, or no server sends the mail.
     """
-    return listing((way.name for way in channels(config.notify)), " and ")
+    return listing((way.name for way in choose_channels(config.notify)), " and ")
 
 
 @contextmanager
@@ -29,13 +29,13 @@ def failures(config: Config) -> Iterator[None]:
     Raises:
         UserError: an address has another form, or no server sends the mail.
     """
-    ways = channels(config.notify)
+    ways = choose_channels(config.notify)
     try:
         yield
     except Exception as error:
         # An error from a Ray task carries the remote traceback; its cause does not.
         cause = getattr(error, "cause", None) or error
-        deliver(notification(config, Event.FAILED, first_line(cause)), ways)
+        deliver(make_notification(config, Event.FAILED, first_line(cause)), ways)
         raise
 
 
@@ -46,7 +46,7 @@ def outcome(config: Config, version: str) -> None:
     Args:
         version: the registered version that the chain led to.
     """
-    ways, name = channels(config.notify), config.mlflow.model
+    ways, name = choose_channels(config.notify), config.mlflow.model
     assert name is not None
     if not ways:
         return
@@ -59,7 +59,7 @@ def outcome(config: Config, version: str) -> None:
         note(f"could not find out what to tell about version {version}: {error}")
         return
     deliver_once(
-        notification(config, event, reason, version),
+        make_notification(config, event, reason, version),
         f"{event}: {reason}",
         ways,
         tags.get(TOLD_TAG),

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.cli import command as srmill_command
 from pipelines.config.load import load_config
-from pipelines.notify import channels
+from pipelines.notify import choose_channels
 from pipelines.notify.channels import SMTP, WEBHOOK
 from pipelines.storage.store import open_store
 from pipelines.triggers import starters
@@ -71,7 +71,7 @@ def test_its_command_is_one_poll_whose_settings_the_job_takes(name: str) -> None
     parsed = srmill_command._parser().parse_args(arguments)
     assert parsed.once
     config = load_config([f"source={parsed.source}", *parsed.settings])
-    assert channels(config.notify) == []  # who is told stands in the environment alone
+    assert choose_channels(config.notify) == []  # who is told stands in the environment alone
     keys = keys_of(ROOT / "jobs" / "retrain.py")
     assert all(takes(keys, setting.partition("=")[0]) for setting in parsed.settings)
 

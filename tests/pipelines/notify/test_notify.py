@@ -9,7 +9,7 @@ import pytest
 from pipelines.config.load import load_config, to_dict, to_yaml
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
-from pipelines.notify import Event, channels, deliver, deliver_once, notification
+from pipelines.notify import Event, choose_channels, deliver, deliver_once, make_notification
 from pipelines.notify.channels import SMTP, WEBHOOK
 from pipelines.notify.send import PAUSES_S
 from tests.conftest import SMALL
@@ -26,8 +26,8 @@ def configured(*settings: str) -> Config:
 def tell(*settings: str, reason: str = "better by psnr_y", clock: TurnedClock | None = None) -> int:
     """Tells of a promotion; returns the number of channels that took it."""
     config = configured(*settings)
-    news = notification(config, Event.PROMOTED, reason, "3")
-    return len(deliver(news, channels(config.notify), clock or TurnedClock()))
+    news = make_notification(config, Event.PROMOTED, reason, "3")
+    return len(deliver(news, choose_channels(config.notify), clock or TurnedClock()))
 
 
 def test_a_webhook_gets_one_document(webhook: WebhookServer, capsys: Output) -> None:
@@ -204,7 +204,7 @@ def test_an_address_of_another_form_is_refused(setting: str, message: str) -> No
 
 def test_mail_needs_a_server() -> None:
     with pytest.raises(UserError, match=r"set notify\.smtp=smtp://HOST or \$SRMILL_NOTIFY_SMTP"):
-        channels(configured("notify.mail=me@example.org").notify)
+        choose_channels(configured("notify.mail=me@example.org").notify)
 
 
 def test_no_document_says_who_is_told() -> None:
@@ -226,11 +226,11 @@ def once(
     """Tells of an event, unless all know it."""
     settings = ["notify.mail=me@example.org", f"notify.smtp=smtp://{mail_server.host}"]
     config = configured(f"notify.webhook={webhook.url}", *settings)
-    news = notification(config, Event.REFUSED, "worse", "3")
+    news = make_notification(config, Event.REFUSED, "worse", "3")
 
     def once(what: str) -> None:
         last = memory[-1] if memory else None
-        deliver_once(news, what, channels(config.notify), last, memory.append, TurnedClock())
+        deliver_once(news, what, choose_channels(config.notify), last, memory.append, TurnedClock())
 
     return once
 
