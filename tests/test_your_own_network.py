@@ -55,10 +55,10 @@ def test_it_is_as_short_as_the_page_says() -> None:
     assert len(smaller.splitlines()) <= 20
 
 
-def run(folder: Path, commands: str, **environment: str) -> str:
+def run(folder: Path, commands: str, *, timeout: int = 300, **environment: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = os.environ | {"PATH": path, "JOBS": str(ROOT / "jobs")} | environment
-    return run_shell(commands, folder, settings, timeout=300)
+    return run_shell(commands, folder, settings, timeout=timeout)
 
 
 def test_the_plan_of_the_recipe(folder: Path) -> None:
@@ -81,7 +81,8 @@ def test_the_smaller_page_ends_in_an_int8_artifact_with_trained_ranges(
     folder: Path, cluster: Platform
 ) -> None:
     shards = blocks("sh")[0].splitlines()[0]
-    told = run(folder, f"{shards}\n{blocks('sh', SMALLER)[0]}", RAY_ADDRESS=cluster.ray_address)
+    commands = f"{shards}\n{blocks('sh', SMALLER)[0]}"
+    told = run(folder, commands, timeout=590, RAY_ADDRESS=cluster.ray_address)
     assert "channels removed by lamp" in told
     bundle = load_bundle(folder / "work" / "export" / "light")
     assert bundle.config().networks.widths
