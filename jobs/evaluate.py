@@ -26,6 +26,8 @@ if __name__ == "__main__":
             "benchmark",
             "degradation",
             "evaluate",
+            "gate.benchmark",
+            "gate.digest",
             "export.tile",
             "export.weights",
         ),

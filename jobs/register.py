@@ -17,5 +17,21 @@ from pipelines.job import main
 from pipelines.registry import actions
 
 if __name__ == "__main__":
-    keys = ("action", "bundle", "model", "stream", "register")
-    main("jobs/register.py", __doc__, keys, actions.plan, actions.run)
+    main(
+        "jobs/register.py",
+        __doc__,
+        (
+            "action",
+            "bundle",
+            "model",
+            "stream",
+            "shard.max_megapixels",
+            "degradation",
+            "evaluate.metrics",
+            "evaluate.crop_border",
+            "register",
+            "gate",
+        ),
+        actions.plan,
+        actions.run,
+    )

@@ -31,6 +31,7 @@ if __name__ == "__main__":
             "evaluate",
             "export",
             "register",
+            "gate",
             "notify",
         ),
         retrain.plan,

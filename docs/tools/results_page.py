@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.evaluation.benchmarks import PairedFolder
+from pipelines.evaluation.benchmarks import PairedFiles
 from pipelines.evaluation.results import EvaluationResults, counted, rival, shown
 from pipelines.evaluation.statistics import Comparison
 from pipelines.models.facts import MetricFacts
@@ -89,7 +89,7 @@ def _table(
         cells += [f"{latency.median_ms:.1f} ms" for latency in cost.latencies]
         yield f"| {title} | {' | '.join(cells)} |"
     # Papers measured at x4, on the LR images that the sets carry.
-    same_protocol = scale == 4 and found.degradation == PairedFolder.degradation
+    same_protocol = scale == 4 and found.degradation == PairedFiles.degradation
     for title, row in published.items():
         if benchmark in row and same_protocol:
             scores = dict(zip((PSNR, SSIM), row[benchmark], strict=True))

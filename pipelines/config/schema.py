@@ -368,6 +368,39 @@ class RegisterConfig:
 
 
 @dataclass
+class GateConfig:
+    """The keys `gate.*`: the images and the tolerances by which the gate decides."""
+
+    benchmark: Any = key(
+        "embedded",
+        "the frozen sets that decide: embedded (crops that come with SRMill), a folder, an s3:// "
+        "prefix, or a [list]; []: every set that the champion was measured on",
+        place=Place.ANY,
+    )
+    digest: Any = key(
+        None,
+        "the digest of that set, or a [list] of one for each, as the dry run of jobs/evaluate.py "
+        "prints it; another set is refused",
+    )
+    floor: bool = key(True, "the first model becomes champion only if it is better than bicubic")
+    max_slowdown: float = key(
+        0.25, "how much slower an artifact may be than the champion's, a share", minimum=0
+    )
+    max_growth: float = key(
+        0.1, "how much larger an artifact may be than the champion's, a share", minimum=0
+    )
+    max_extra_loss: float = key(
+        2.5,
+        "how much more quality an artifact may lose than the champion's, in margins of the metric "
+        "(docs/evaluation.md)",
+        minimum=0,
+    )
+    allow_missing: bool = key(
+        False, "lets a bundle become champion that lacks an artifact of the champion's"
+    )
+
+
+@dataclass
 class MlflowConfig:
     """The keys `mlflow.*`: the tracking server and the names in it."""
 
@@ -461,8 +494,8 @@ class Config:
     )
     benchmark: Any = key(
         None,
-        "folders of benchmark sets to measure on, with commas between; validation, the default, "
-        "is the validation split of data",
+        "sets to measure on, with commas between: folders, validation (the split of data), "
+        "embedded (default: validation and gate.benchmark)",
         place=Place.SEVERAL,
     )
     action: str = key(
@@ -483,6 +516,7 @@ class Config:
     evaluate: EvaluateConfig = section(EvaluateConfig)
     export: ExportConfig = section(ExportConfig)
     register: RegisterConfig = section(RegisterConfig)
+    gate: GateConfig = section(GateConfig)
     shadow: ShadowConfig = section(ShadowConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
     notify: NotifyConfig = section(NotifyConfig, secret=True)

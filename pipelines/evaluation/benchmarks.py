@@ -1,9 +1,8 @@
-"""Benchmark sets: LR/HR pairs of a validation split, of a folder with both, or of HR alone."""
+"""Benchmark sets: LR/HR pairs of a validation split, of files with both, or of HR alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,20 @@ from pipelines.config.schema import Config, DegradationConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
-from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
 from pipelines.errors import UserError, listing
 from pipelines.evaluation.layouts import find_pairs
 from pipelines.evaluation.pictures import Pixels
 from pipelines.evaluation.protocol import low_resolution
+from pipelines.evaluation.set_files import (
+    EMBEDDED,
+    ImageFile,
+    find_files,
+    set_name,
+    sha256_of,
+    where_is,
+    witness_of,
+)
 from pipelines.storage.digests import digest
-from pipelines.storage.files import file_sha256
-from pipelines.storage.paths import resolve
 from pipelines.storage.probe import Witness
 from srmodels.degradation import PRESETS
 from srmodels.degradation.resize import bicubic
@@ -81,40 +86,40 @@ def parse_names(benchmark: Any) -> list[str]:
     names = [str(value).strip() for value in values]
     if not names or not all(names):
         raise UserError("benchmark names nothing: give a folder, or several with commas between.")
-    titles = [set_name(name) for name in names]
+    titles = [title_of(name) for name in names]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
         raise UserError(f"two benchmark sets are called {listing(twice)}: rename one's folder.")
     return names
 
 
 def open_benchmark(location: str, config: Config) -> Benchmark:
-    """Returns the benchmark set in a folder; for `validation`, the validation split of `data`.
+    """Returns the benchmark set in a folder or under an `s3://` prefix; for `validation`, the
+    validation split of `data`; for `embedded`, the set that comes with SRMill.
 
-    A folder with pairs (see `find_pairs`) brings LR. Else the images are HR, and the recipe's
-    degradation makes LR.
+    Files in pairs (see `find_pairs`) bring LR. Else the images are HR, and the recipe's degradation
+    makes LR.
 
     Raises:
         UserError: there is no such folder; it holds no image, two files for one image, or LR
-            images that belong to no HR image; or it brings LR images, but `evaluate.preset` makes
-            them.
+            images that belong to no HR image; it brings LR images, but `evaluate.preset` makes
+            them; or the store fails.
     """
     if location == VALIDATION:
         return ValidationSplit(open_dataset(config.data, config.stream), config)
-    folder = find_folder(location)
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    paths = {name: path for name, path in files.items() if is_photo_name(name) and path.is_file()}
-    if not paths:
-        raise UserError(f"{folder} holds no image: expected {listing(EXTENSIONS)}.")
-    pairs = find_pairs(folder, paths, config.networks.scale)
+    files = find_files(location, config.stream.policy)
+    if location == EMBEDDED:
+        return EmbeddedCrops(EMBEDDED, files, config)
+    name, where = title_of(location), where_is(location)
+    pairs = find_pairs(where, files, config.networks.scale)
     if pairs is None:
-        return PhotoFolder(set_name(location), paths, config)
+        return PhotoFiles(name, files, config)
     if config.evaluate.preset != "plain":
         raise UserError(
-            f"{folder} brings its own LR images, and evaluate.preset="
+            f"{where} brings its own LR images, and evaluate.preset="
             f"{config.evaluate.preset} makes them: name the folder with HR alone."
         )
-    return PairedFolder(
-        set_name(location),
+    return PairedFiles(
+        name,
         pairs.hr,
         pairs.lr,
         scale=config.networks.scale,
@@ -123,18 +128,9 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
     )
 
 
-def find_folder(location: str) -> Path:
-    """Returns a benchmark set's folder.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    folder = resolve(location)
-    if not folder.is_dir():
-        raise UserError(
-            f"there is no benchmark set '{location}': {folder} is no folder; give the path of one."
-        )
-    return folder
+def title_of(location: str) -> str:
+    """Returns the name of a benchmark set in results."""
+    return location if location in (VALIDATION, EMBEDDED) else set_name(location)
 
 
 class ValidationSplit(Benchmark):
@@ -160,7 +156,7 @@ class ValidationSplit(Benchmark):
         return key.partition("-")[0]
 
 
-class PairedFolder(Benchmark):
+class PairedFiles(Benchmark):
     """LR and HR as somebody made them.
 
     Args:
@@ -175,8 +171,8 @@ class PairedFolder(Benchmark):
     def __init__(
         self,
         name: str,
-        hr: dict[str, Path],
-        lr: dict[str, Path],
+        hr: Mapping[str, ImageFile],
+        lr: Mapping[str, ImageFile],
         *,
         scale: int,
         max_megapixels: float,
@@ -189,9 +185,9 @@ class PairedFolder(Benchmark):
         self.keys = sorted(hr.keys() & lr.keys())
         without = [(key, "has no LR image") for key in hr.keys() - lr.keys()]
         self.missing = sorted(without + [(k, "has no HR image") for k in lr.keys() - hr.keys()])
-        files = [[k, _sha256(hr[k]), _sha256(lr[k])] for k in self.keys]
+        files = [[k, sha256_of(hr[k]), sha256_of(lr[k])] for k in self.keys]
         self.identity = digest(files)
-        self.witness = _witness(hr.values())
+        self.witness = witness_of(hr.values())
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
         lr = _read(self.lr[key], self.max_megapixels, "LR: ")
@@ -229,10 +225,10 @@ _PRESETS = {
 }
 
 
-class PhotoFolder(Benchmark):
+class PhotoFiles(Benchmark):
     """HR images, whole or in crops; LR is made of them, the same for the same name."""
 
-    def __init__(self, name: str, files: dict[str, Path], config: Config) -> None:
+    def __init__(self, name: str, files: Mapping[str, ImageFile], config: Config) -> None:
         preset = _PRESETS[config.evaluate.preset]
         self.name, self.files, self.crop = name, files, preset.crop
         if preset.degradation is not None:
@@ -245,12 +241,12 @@ class PhotoFolder(Benchmark):
             for file in sorted(files)
             for number in range(preset.crops_per_image)
         ]
-        self.witness = _witness(files.values())
+        self.witness = witness_of(files.values())
         made_by = [asdict(preset), _degradation(config)]
-        self.identity = digest([[(f, _sha256(p)) for f, p in sorted(files.items())], made_by])
+        self.identity = digest([[(f, sha256_of(p)) for f, p in sorted(files.items())], made_by])
 
     def load(self, key: str) -> tuple[Pixels, Pixels]:
-        hr = _read(self.files[self.group(key)], self.config.shard.max_megapixels)
+        hr = _read(self.files[self._file(key)], self.config.shard.max_megapixels)
         scale = self.config.networks.scale
         if self.crop:
             hr = _random_crop(hr, self.crop, sample_seed(self.config.seed, key, 1))
@@ -261,15 +257,21 @@ class PhotoFolder(Benchmark):
         return low_resolution(self.config, hr, key), hr
 
     def group(self, key: str) -> str:
+        return self._file(key)
+
+    def _file(self, key: str) -> str:
+        """Returns the name of the file that an image is cut from."""
         return key.rpartition("#")[0] if self.crop else key
 
 
-def set_name(location: str) -> str:
-    """Returns the name of a benchmark set in results: its folder's name."""
-    return location if location == VALIDATION else resolve(location).resolve().name
+class EmbeddedCrops(PhotoFiles):
+    """The crops that come with SRMill; NAME-1.webp and NAME-2.webp are of one photo."""
+
+    def group(self, key: str) -> str:
+        return key.rpartition("-")[0]
 
 
-def _read(path: Path, max_megapixels: float, which: str = "") -> Pixels:
+def _read(file: ImageFile, max_megapixels: float, which: str = "") -> Pixels:
     """Returns an image `[H, W, 3]` uint8.
 
     Raises:
@@ -277,24 +279,13 @@ def _read(path: Path, max_megapixels: float, which: str = "") -> Pixels:
         ValueError: it is no photo, or too large; `which` stands before the reason.
     """
     try:
-        return decode_photo(path.read_bytes(), max_megapixels)
+        return decode_photo(file.read_bytes(), max_megapixels)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from None
+    except UserError:
+        raise  # storage that fails says nothing of the image
     except ValueError as error:
         raise ValueError(f"{which}{error}") from None
-
-
-def _witness(files: Iterable[Path]) -> Witness:
-    first = min(files)
-    remedy = "copy the set to every node under this path, or put it into a folder that all share"
-    return Witness.of(first.parent, first.name, remedy)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _random_crop(image: Pixels, side: int, seed: int) -> Pixels:

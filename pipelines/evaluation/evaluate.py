@@ -12,13 +12,8 @@ from pipelines import tracking
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, EvaluateConfig
 from pipelines.errors import UserError, listing
-from pipelines.evaluation.benchmarks import (
-    VALIDATION,
-    find_folder,
-    open_benchmark,
-    parse_names,
-    set_name,
-)
+from pipelines.evaluation.benchmarks import VALIDATION, parse_names, title_of
+from pipelines.evaluation.frozen import evaluated_names, frozen_names, open_set
 from pipelines.evaluation.latency import measure_costs
 from pipelines.evaluation.measure import measure
 from pipelines.evaluation.methods import (
@@ -40,6 +35,7 @@ from pipelines.evaluation.results import (
     rival,
     to_csv,
 )
+from pipelines.evaluation.set_files import where_is
 from pipelines.evaluation.sets import measure_sets
 from pipelines.evaluation.summary import Measurements, Subject, summarise
 from pipelines.models.bundle import IMAGES
@@ -71,7 +67,7 @@ def output_location(folder: str | None, reference: ModelReference, benchmark: An
     """
     name, sets = reference.slug, parse_names(benchmark)
     if sets != [VALIDATION]:
-        name = "-".join([name, *(set_name(location) for location in sets)])
+        name = "-".join([name, *(title_of(location) for location in sets)])
     return f"{absolute_location(folder or 'work/evaluate').rstrip('/')}/{name}"
 
 
@@ -103,17 +99,21 @@ def plan(config: Config) -> str:
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
     for reference in (wanted(config), *_compared(config.evaluate)):
         check_method(reference, config.stream.policy)
-    names = []
-    for name in parse_names(config.benchmark):
-        if name == VALIDATION:
-            names.append(f"the validation split of {absolute_location(config.data)}")
-        else:
-            names.append(str(find_folder(name)))
+    names = [_told(name, config) for name in evaluated_names(config)]
     return (
         f"measure {wanted(config)} against {listing(_compared(config.evaluate))} on "
         f"{listing(names, ' and ')} by {listing(metrics)} and write the report to "
         f"{_output(config).location}/{REPORT}{f'; {left_out}' if left_out else ''}"
     )
+
+
+def _told(name: str, config: Config) -> str:
+    """Returns what a benchmark set is, and the digest by which a recipe pins one of the gate's."""
+    if name == VALIDATION:
+        return f"the validation split of {absolute_location(config.data)}"
+    if name not in frozen_names(config.gate):
+        return where_is(name)
+    return f"{where_is(name)} (gate.digest={open_set(name, config).identity})"
 
 
 def choose_metrics(
@@ -160,7 +160,7 @@ def run(config: Config) -> str:
     """
     _check_output(_output(config))
     metrics, left_out = choose_metrics(config.evaluate, config.crop_border)
-    benchmarks = [open_benchmark(name, config) for name in parse_names(config.benchmark)]
+    benchmarks = [open_set(name, config) for name in evaluated_names(config)]
     client = tracking.connect(config.mlflow)
     reference = wanted(config)
     model = at_precision(load_model(reference, config), config.export.weights)

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.errors import UserError
+from pipelines.evaluation.set_files import ImageFile
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Pairs:
         enlarged: True if LR may be as large as HR, as in RealSR's own files.
     """
 
-    hr: dict[str, Path]
-    lr: dict[str, Path]
+    hr: dict[str, ImageFile]
+    lr: dict[str, ImageFile]
     enlarged: bool
 
 
-def find_pairs(folder: Path, paths: Mapping[str, Path], scale: int) -> Pairs | None:
+def find_pairs(place: str, files: Mapping[str, ImageFile], scale: int) -> Pairs | None:
     """Returns the pairs of the first layout that fits; None for HR images alone.
 
     The layouts, tried in this order for the scale s (`*` may hold subfolders):
@@ -31,20 +31,20 @@ def find_pairs(folder: Path, paths: Mapping[str, Path], scale: int) -> Pairs | N
     with the set's, as in `test_HR`.
 
     Args:
-        folder: the set's folder, for messages.
-        paths: its images, by their names in the folder.
+        place: where the set is, for messages.
+        files: its images, by their names in the set.
 
     Raises:
         UserError: two files are one image, or there are LR images that belong to no HR image.
     """
     for layout in _LAYOUTS:
-        hr, lr = (_matching(pattern, paths, scale) for pattern in (layout.hr, layout.lr))
+        hr, lr = (_matching(pattern, files, scale) for pattern in (layout.hr, layout.lr))
         if hr and lr:
             return Pairs(hr, lr, layout.enlarged)
-    others = [name for name in paths if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
+    others = [name for name in files if re.search(r"(?i)(^|[/_])(lr|lq)([/_.]|\d|bic)", name)]
     if others:
         raise UserError(
-            f"{folder} has low-resolution images ({others[0]}, …), but none that belong to its "
+            f"{place} has low-resolution images ({others[0]}, …), but none that belong to its "
             f"HR images at ×{scale}: see docs/evaluation.md for the layouts."
         )
     return None
@@ -82,12 +82,12 @@ def _key(pattern: str, name: str, scale: int) -> str | None:
     return "/".join(part.strip("/") for part in found.groups() if part) if found else None
 
 
-def _matching(pattern: str, paths: Mapping[str, Path], scale: int) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, path in paths.items():
+def _matching(pattern: str, files: Mapping[str, ImageFile], scale: int) -> dict[str, ImageFile]:
+    found: dict[str, ImageFile] = {}
+    for name, file in files.items():
         key = _key(pattern, name, scale)
         if key in found:
-            raise UserError(f"{found[key]} and {path} are the same image of a pair: remove one.")
+            raise UserError(f"{found[key]} and {file} are the same image of a pair: remove one.")
         if key is not None:
-            found[key] = path
+            found[key] = file
     return found

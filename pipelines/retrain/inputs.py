@@ -18,7 +18,8 @@ from pipelines.data.sources.find import as_list
 from pipelines.data.sources.public import SETS
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
-from pipelines.evaluation.benchmarks import VALIDATION, open_benchmark, parse_names
+from pipelines.evaluation.benchmarks import VALIDATION
+from pipelines.evaluation.frozen import evaluated_names, open_set
 from pipelines.evaluation.results import RESULTS
 from pipelines.export import export
 from pipelines.models import bundle
@@ -86,7 +87,7 @@ def of_evaluate(config: Config) -> Inputs:
         "compared models": {
             name: _weights(config, ModelReference.parse(name)) for name in config.evaluate.compare
         },
-        "benchmark": {n: _benchmark(n, config) for n in parse_names(config.benchmark)},
+        "benchmark": {n: _benchmark(n, config) for n in evaluated_names(config)},
         "metrics": {label: metric.protocol for label, metric in metrics.items()},
         "export.weights": config.export.weights,
         "output": config.output,
@@ -152,7 +153,9 @@ def _weights(config: Config, reference: ModelReference) -> Any:
 def _benchmark(name: str, config: Config) -> str | None:
     if name == VALIDATION and not dataset_exists(config.data, config.stream):
         return None
-    return open_benchmark(name, config).identity
+    if name.startswith("s3://"):  # the digest would read every image
+        return digest(open_store(name, policy=config.stream.policy).sizes())
+    return open_set(name, config).identity
 
 
 def _sha256_in(location: str, name: str, config: Config) -> str | None:

@@ -13,6 +13,7 @@ from pipelines.cluster import connect, ray_map
 from pipelines.data.sources import SAMPLE
 from pipelines.data.sources.entries import EXTENSIONS
 from pipelines.errors import UserError
+from pipelines.evaluation.set_files import EMBEDDED_FOLDER
 from srmodels import system
 from tests.conftest import ROOT
 
@@ -79,10 +80,11 @@ def uploaded(folder: Path) -> set[str]:
         return {name for name in archive.namelist() if not name.endswith("/")}
 
 
-def test_photos_in_the_checkout_are_not_uploaded_but_the_sample_is(tmp_path: Path) -> None:
+def test_photos_in_the_checkout_are_not_uploaded_but_those_that_ship_are(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    sample = checkout / SAMPLE.relative_to(ROOT)
-    shutil.copytree(SAMPLE, sample)
+    photos = [checkout / folder.relative_to(ROOT) for folder in (SAMPLE, EMBEDDED_FOLDER)]
+    for folder in photos:
+        shutil.copytree(ROOT / folder.relative_to(checkout), folder)
     shutil.copy(ROOT / ".rayignore", checkout)
     endings = {*EXTENSIONS, ".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz"}
     for folder in (checkout, checkout / "photos" / "2026"):
@@ -95,7 +97,7 @@ def test_photos_in_the_checkout_are_not_uploaded_but_the_sample_is(tmp_path: Pat
     own = {
         f"{place}{name}" for place in ("", "photos/2026/") for name in ("network.py", "espcn.yaml")
     }
-    shipped = {str(path.relative_to(checkout)) for path in sample.iterdir()}
+    shipped = {str(path.relative_to(checkout)) for folder in photos for path in folder.iterdir()}
     assert uploaded(checkout) == {".rayignore", *own, *shipped}
 
 
