@@ -1,14 +1,18 @@
 """The gate: decides whether a bundle may become champion, and says why."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from pipelines.config.schema import GateConfig
 from pipelines.errors import listing
-from pipelines.evaluation.measure import ImageResult
-from pipelines.evaluation.results import by_image, from_csv
 from pipelines.evaluation.statistics import Comparison, compare, judge
-from pipelines.models.bundle import IMAGES, Bundle
-from pipelines.models.facts import BundleMetrics, MetricFacts
+from pipelines.models.facts import MetricFacts
+from pipelines.registry.edge import judge_artifacts, tell_artifacts
+from pipelines.registry.evidence import Contender, Evidence
+
+#: A comparison and the facts of its metric, by title.
+_Compared = Mapping[str, tuple[MetricFacts, Comparison]]
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,19 @@ class Decision:
     reason: str
 
 
-def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
-    """Compares two bundles image by image, on every benchmark set and by every metric with a
-    reference that the champion was measured with (see `evaluation.statistics.judge`).
+def decide(candidate: Contender, champion: Contender | None, settings: GateConfig) -> Decision:
+    """Compares two bundles image by image, on every benchmark set of the champion's evidence and by
+    every metric with a reference in it (see `evaluation.statistics.judge`), and then their edge
+    artifacts (see `judge_artifacts`).
 
     The candidate is promoted if it is better by one metric on one set and worse by none on any, or
-    if no difference matters and no mean is behind. Only scores of the same images by the same
-    protocol are compared.
+    if no difference matters and no mean is behind; and if no artifact is worse beyond its
+    tolerance. Only scores of the same images by the same protocol are compared. Without a champion
+    it has to be better than bicubic.
     """
     if champion is None:
-        return Decision(True, "there was no champion")
-    new, old = _Evidence.of(candidate), _Evidence.of(champion)
+        return _floor(candidate.evidence, settings)
+    new, old = candidate.evidence, champion.evidence
     if obstacle := _obstacle(new, old):
         return Decision(
             False,
@@ -37,9 +43,44 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
             "with the same benchmark and evaluate.metrics, or use register.promote=always",
         )
     compared = _compare_all(new, old)
+    outcome, verdict = _judge(compared)
+    promote = outcome == "better"
+    if outcome == "equal":
+        promote = all(comparison.gain >= 0 for _, comparison in compared.values())
+    artifacts = judge_artifacts(candidate.facts, champion.facts, settings)
+    if artifacts:
+        promote, verdict = False, f"{listing(artifacts, '; ')}; its images: {verdict}"
+    figures = [*_tell_all(compared), *tell_artifacts(candidate.facts, champion.facts)]
+    return Decision(promote, f"{verdict}: {listing(figures, '; ')}")
+
+
+def _floor(evidence: Evidence, settings: GateConfig) -> Decision:
+    """Decides about a model without a champion before it: it has to be better than bicubic."""
+    if not settings.floor:
+        return Decision(True, "there was no champion")
+    compared = {}
+    for title, name, label in _titles(evidence):
+        ours, theirs = evidence.scores(name, label), evidence.scores_of_bicubic(name, label)
+        if not ours or ours.keys() != theirs.keys():
+            return Decision(False, f"not the same images have a {label} of bicubic, on {name}")
+        facts, groups = evidence.metrics[label], evidence.groups(name)
+        compared[title] = facts, _compare(ours, theirs, groups, facts)
+    outcome, verdict = _judge(compared)
+    figures = listing(_tell_all(compared), "; ")
+    if outcome == "better":
+        return Decision(True, f"the first model, and beside bicubic {verdict}: {figures}")
+    return Decision(
+        False,
+        f"the first model has to be better than bicubic, and beside it: {verdict} "
+        f"(gate.floor=false takes any): {figures}",
+    )
+
+
+def _judge(compared: _Compared) -> tuple[str, str]:
+    """Returns the outcome of comparisons (see `Judgement`), and the words for it."""
     judgement = judge({title: found for title, (_, found) in compared.items()})
     better, worse = listing(judgement.better, " and "), listing(judgement.worse, " and ")
-    reason = {
+    return judgement.outcome, {
         "better": f"better by {better}, worse by none",
         "worse": f"worse by {worse}, better by none",
         "trade-off": f"better by {better}, but worse by {worse} "
@@ -48,56 +89,22 @@ def decide(candidate: Bundle, champion: Bundle | None) -> Decision:
         "undecided": "these images cannot tell which one is better (measure on more of them, or "
         "use register.promote=always)",
     }[judgement.outcome]
-    promote = judgement.outcome == "better"
-    if judgement.outcome == "equal":
-        promote = all(comparison.gain >= 0 for _, comparison in compared.values())
-    told = "; ".join(_tell(title, facts, found) for title, (facts, found) in compared.items())
-    return Decision(promote, f"{reason}: {told}")
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """A bundle's metrics, and the scores of every image."""
-
-    metrics: BundleMetrics
-    images: list[ImageResult]
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> "_Evidence":
-        return cls(bundle.facts.metrics, from_csv(bundle.path / IMAGES))
-
-    def deciding_labels(self) -> list[str]:
-        """Returns the metrics with a reference: others cannot tell detail from invention."""
-        return [label for label, facts in self.metrics.by.items() if facts.has_reference]
-
-    def find(self, identity: str) -> str | None:
-        """Returns the name of the set with these images; None where it was not measured."""
-        found = self.metrics.benchmarks.items()
-        return next((name for name, facts in found if facts.identity == identity), None)
-
-    def scores(self, benchmark: str, label: str) -> dict[str, float]:
-        """Returns the model's scores on a set, by image."""
-        return by_image(self.images, benchmark, self.metrics.reference, label)
-
-    def groups(self, benchmark: str) -> dict[str, str]:
-        """Returns the photo that each image of a set is a part of."""
-        return {found.key: found.group for found in self.images if found.benchmark == benchmark}
-
-
-def _obstacle(new: _Evidence, old: _Evidence) -> str | None:
+def _obstacle(new: Evidence, old: Evidence) -> str | None:
     """Returns why the two cannot be compared; None if they can."""
     for label in old.deciding_labels():
-        if label not in new.metrics.by:
+        if label not in new.metrics:
             return f"the champion was measured by {label}, too"
-        if new.metrics.by[label].protocol != old.metrics.by[label].protocol:
+        if new.metrics[label].protocol != old.metrics[label].protocol:
             return f"the champion was measured by another protocol of {label}"
-    return next(filter(None, (_obstacle_on(new, old, n) for n in old.metrics.benchmarks)), None)
+    return next(filter(None, (_obstacle_on(new, old, name) for name in old.sets)), None)
 
 
-def _obstacle_on(new: _Evidence, old: _Evidence, benchmark: str) -> str | None:
+def _obstacle_on(new: Evidence, old: Evidence, benchmark: str) -> str | None:
     """Returns why the two cannot be compared on a set of the champion; None if they can."""
-    ours = new.find(old.metrics.benchmarks[benchmark].identity)
-    if ours is None and benchmark not in new.metrics.benchmarks:
+    ours = new.find(old.sets[benchmark])
+    if ours is None and benchmark not in new.sets:
         return f"the champion was measured on {benchmark}, too"
     if ours is None:
         return (
@@ -111,27 +118,40 @@ def _obstacle_on(new: _Evidence, old: _Evidence, benchmark: str) -> str | None:
     return None
 
 
-def _compare_all(new: _Evidence, old: _Evidence) -> dict[str, tuple[MetricFacts, Comparison]]:
+def _compare_all(new: Evidence, old: Evidence) -> dict[str, tuple[MetricFacts, Comparison]]:
     """Returns a comparison for each set and each deciding metric, by title, with the metric's
     facts."""
-    several = len(old.metrics.benchmarks) > 1
-    return {
-        label + f" on {name}" * several: (old.metrics.by[label], _compare(new, old, name, label))
-        for name, label in product(old.metrics.benchmarks, old.deciding_labels())
-    }
+    compared = {}
+    for title, name, label in _titles(old):
+        ours, facts = new.find(old.sets[name]), old.metrics[label]
+        assert ours is not None
+        scores = new.scores(ours, label), old.scores(name, label)
+        compared[title] = facts, _compare(*scores, old.groups(name), facts)
+    return compared
 
 
-def _compare(new: _Evidence, old: _Evidence, benchmark: str, label: str) -> Comparison:
-    facts = old.metrics.by[label]
-    ours = new.find(old.metrics.benchmarks[benchmark].identity)
-    assert ours is not None
+def _titles(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """Returns (title, set, metric) of each comparison."""
+    several = len(evidence.sets) > 1
+    return [
+        (label + f" on {name}" * several, name, label)
+        for name, label in product(evidence.sets, evidence.deciding_labels())
+    ]
+
+
+def _compare(
+    ours: Mapping[str, float],
+    theirs: Mapping[str, float],
+    groups: Mapping[str, str],
+    facts: MetricFacts,
+) -> Comparison:
     return compare(
-        new.scores(ours, label),
-        old.scores(benchmark, label),
-        old.groups(benchmark),
-        higher_is_better=facts.higher_is_better,
-        margin=facts.margin,
+        ours, theirs, groups, higher_is_better=facts.higher_is_better, margin=facts.margin
     )
+
+
+def _tell_all(compared: _Compared) -> list[str]:
+    return [_tell(title, facts, found) for title, (facts, found) in compared.items()]
 
 
 def _tell(title: str, facts: MetricFacts, comparison: Comparison) -> str:

@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 from pipelines import tracking
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config, RegisterConfig
+from pipelines.errors import listing
+from pipelines.evaluation.frozen import open_frozen
 from pipelines.models import bundle as bundles
 from pipelines.models.bundle import CARD, Bundle, load_bundle, local_bundle
 from pipelines.models.facts import BundleFacts
 from pipelines.models.load import CHAMPION, champion, fetch
+from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision, decide
+from pipelines.registry.measured import Measurer
 from pipelines.registry.moves import PROMOTE, Moves
 from pipelines.storage.paths import absolute_location
 
@@ -32,10 +36,17 @@ def bundle_location(config: Config) -> str:
 
 
 def plan(config: Config) -> str:
-    """Returns what would be registered, and where, in words."""
+    """Returns what would be registered, and where, in words.
+
+    Raises:
+        UserError: a set of the gate does not exist, or is not the one that the recipe pins.
+    """
+    rule = config.register.promote
+    sets = [found.name for found in open_frozen(config)] if rule == "gate" else []
     return (
         f"register {bundle_location(config)} as a version of '{config.mlflow.model}' at "
-        f"{tracking.tracking_uri(config.mlflow)}; promotion: {config.register.promote}"
+        f"{tracking.tracking_uri(config.mlflow)}; promotion: {rule}"
+        f"{f' by {listing(sets)}' if sets else ''}"
     )
 
 
@@ -114,7 +125,7 @@ def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle)
         if current == version:
             # This job was interrupted after the move.
             return seen[-1].reason if seen else _ALREADY
-        decision = _decide(config, bundle, current)
+        decision = _decide(config, moves, version, bundle, current)
         if not decision.promote:
             print(f"Not promoted: {decision.reason}.")
             return decision.reason
@@ -124,15 +135,27 @@ def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle)
         print("Another job has moved the champion meanwhile, so the gate decides again.")
 
 
-def _decide(config: Config, bundle: Bundle, current: str | None) -> Decision:
+def _decide(
+    config: Config, moves: Moves, version: str, bundle: Bundle, current: str | None
+) -> Decision:
     if config.register.promote != "gate":
         always = config.register.promote == "always"
         return Decision(always, "register.promote=always" if always else _NEVER)
+    measurer = Measurer(config, moves.client, moves.name, open_frozen(config))
+    ours = measurer.evidence(version, bundle)
+    candidate = Contender(bundle.facts, ours)
     if current is None:
-        return decide(bundle, None)
-    assert config.mlflow.model is not None
-    reference = ModelReference(Kind.REGISTRY, config.mlflow.model, version=current)
-    return decide(bundle, load_bundle(fetch(reference, config.mlflow)))
+        return decide(candidate, None, config.gate)
+    reference = ModelReference(Kind.REGISTRY, moves.name, version=current)
+    champion = load_bundle(fetch(reference, config.mlflow))
+    if champion.facts.scale != bundle.facts.scale:
+        return Decision(
+            False,
+            f"it enlarges by {bundle.facts.scale}, and the champion by {champion.facts.scale}: set "
+            "mlflow.model to another name for it",
+        )
+    theirs = measurer.evidence(current, champion, ours.metrics)
+    return decide(candidate, Contender(champion.facts, theirs), config.gate)
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:

@@ -6,9 +6,11 @@ import pytest
 from pipelines.cli import command
 from pipelines.config.load import load_config
 from pipelines.config.reference import SHIPPED, ModelReference, shipped_models
+from pipelines.config.schema import GateConfig
 from pipelines.evaluation.results import by_image, from_csv
 from pipelines.models.bundle import IMAGES, load_bundle
 from pipelines.models.load import load_model
+from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import decide
 from tests.conftest import needs_weights
 from tests.support.quality import scores
@@ -38,7 +40,8 @@ def test_its_evidence_can_be_compared_with_a_candidate_s(name: str) -> None:
             measured = by_image(images, benchmark, metrics.reference, label)
             assert len(measured) == found.num_images
             assert np.mean(list(measured.values())) == pytest.approx(mean, abs=1e-6)
-    decision = decide(bundle, bundle)
+    both = Contender.of(bundle)
+    decision = decide(both, both, GateConfig())
     assert decision.promote
     assert decision.reason.startswith("no difference that matters: psnr_y_crop4 +0.000 dB")
 

@@ -5,15 +5,51 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.schema import GateConfig
 from pipelines.evaluation.results import from_csv, to_csv
 from pipelines.models.bundle import IMAGES, Bundle, load_bundle, seal
 from pipelines.models.facts import BenchmarkFacts
-from pipelines.registry.gate import decide
+from pipelines.registry import gate
+from pipelines.registry.evidence import Contender
+from pipelines.registry.gate import Decision
 from tests.support.bundles import make_bundle
 
 
-def test_the_first_one_is_champion(tmp_path: Path) -> None:
-    assert decide(make_bundle(tmp_path), None).promote
+def decide(candidate: Bundle, champion: Bundle | None, **settings: object) -> Decision:
+    known = Contender.of(champion) if champion else None
+    return gate.decide(Contender.of(candidate), known, GateConfig(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("psnr", "ssim", "promote", "reason"),
+    [
+        (29.5, 0.85, True, "the first model, and beside bicubic better by psnr_y_crop4 and "
+         "ssim_y_crop4, worse by none: psnr_y_crop4 +0.500 dB (95 % +0.500 … +0.500, "),
+        (28.5, 0.79, False, "the first model has to be better than bicubic, and beside it: worse by"
+         " psnr_y_crop4 and ssim_y_crop4, better by none (gate.floor=false takes any): psnr_y"),
+        (29.5, 0.79, False, "the first model has to be better than bicubic, and beside it: better "
+         "by psnr_y_crop4, but worse by ssim_y_crop4"),
+        (29.0, 0.8, False, "the first model has to be better than bicubic, and beside it: no diff"),
+    ],
+)  # fmt: skip
+def test_the_first_one_has_to_be_better_than_bicubic(
+    tmp_path: Path, psnr: float, ssim: float, promote: bool, reason: str
+) -> None:
+    bundle = make_bundle(tmp_path, psnr=psnr, ssim=ssim)
+    decision = decide(bundle, None)
+    assert decision.reason.startswith(reason)
+    assert decision.promote == promote
+    assert decide(bundle, None, floor=False) == Decision(True, "there was no champion")
+
+
+def test_one_photo_is_no_proof_that_the_first_one_is_better(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    path = bundle.path / IMAGES
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if row.startswith("benchmark") or ",a," in row))
+    decision = decide(reseal(bundle), None)
+    assert not decision.promote
+    assert "these images cannot tell which one is better" in decision.reason
 
 
 @pytest.mark.parametrize(

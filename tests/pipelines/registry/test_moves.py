@@ -283,7 +283,9 @@ def test_two_jobs_that_meet_at_any_call_leave_the_better_model(
 ) -> None:
     """Here a higher number is the better model."""
 
-    def decide(config: Config, bundle: str, current: str | None) -> Decision:
+    def decide(
+        config: Config, moves: Moves, version: str, bundle: str, current: str | None
+    ) -> Decision:
         return Decision(current is None or int(bundle) > int(current), f"{bundle} or {current}")
 
     monkeypatch.setattr(register, "_decide", decide)

@@ -1,0 +1,101 @@
+"""Judges the edge artifacts of a candidate beside the champion's: latency, size and quality."""
+
+from pathlib import Path
+
+from pipelines.config.schema import GateConfig
+from pipelines.errors import listing
+from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
+from srmodels.metrics.suite import METRICS
+
+
+def judge_artifacts(new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
+    """Returns, in words, what is worse beyond the tolerances about the artifacts of a candidate.
+
+    Args:
+        new, old: the facts of the candidate and of the champion.
+    """
+    found = []
+    for target in old.edge:
+        if target in new.edge:
+            found += _worse(target, new, old, settings)
+        elif not settings.allow_missing:
+            why = f" ({new.left_out[target].rstrip('.')})" if target in new.left_out else ""
+            found.append(f"it lacks {target}, which the champion has{why}")
+    return found
+
+
+def tell_artifacts(new: BundleFacts, old: BundleFacts) -> list[str]:
+    """Returns the figures of each artifact that both have, beside the champion's."""
+    return [
+        f"{target} {_slower(target, new, old):+.0%} time, {_larger(target, new, old):+.0%} size, "
+        + listing(f"{ours.loss:.4f} ({theirs.loss:.4f}) {ours.metric} lost"
+                  for ours, theirs in _losses(new.edge[target], old.edge[target]))
+        for target in old.edge
+        if target in new.edge
+    ]  # fmt: skip
+
+
+def _worse(target: str, new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
+    found = []
+    slower, larger = _slower(target, new, old), _larger(target, new, old)
+    if slower > settings.max_slowdown:
+        found.append(
+            f"{target} is {slower:.0%} slower (gate.max_slowdown={settings.max_slowdown:g})"
+        )
+    if larger > settings.max_growth:
+        found.append(f"{target} is {larger:.0%} larger (gate.max_growth={settings.max_growth:g})")
+    for ours, theirs in _losses(new.edge[target], old.edge[target]):
+        allowed = theirs.loss + settings.max_extra_loss * _margin(ours.metric)
+        # For other photos, too: not where the interval holds a loss that is good enough.
+        sure = ours.loss if ours.low is None else ours.low
+        if not sure <= allowed:  # NaN is no small loss
+            interval = "" if ours.low is None else f", 95 % {ours.low:.4f} … {ours.high:.4f}"
+            found.append(
+                f"{target} loses {ours.loss:.4f} of {ours.metric} beside PyTorch{interval}, the "
+                f"champion's {theirs.loss:.4f} (gate.max_extra_loss={settings.max_extra_loss:g})"
+            )
+    return found
+
+
+def _slower(target: str, new: BundleFacts, old: BundleFacts) -> float:
+    """Returns how much slower an artifact is, as a share.
+
+    Milliseconds of two days and machines tell nothing. So an artifact's time is its ratio to
+    PyTorch's, which was measured by turns, and PyTorch's counts as the multiply-adds per LR pixel.
+    """
+    times = []
+    for facts in (new, old):
+        ratio, per_pixel = facts.edge[target].latency_ratio, facts.gmacs / facts.tile**2
+        times.append(ratio * per_pixel if new.gmacs and old.gmacs else ratio)
+    return round(times[0] / times[1] - 1, 6) if times[1] else 0.0
+
+
+def _larger(target: str, new: BundleFacts, old: BundleFacts) -> float:
+    """Returns how much larger the files of an artifact are, as a share."""
+    ours, theirs = (artifact_bytes(facts, target) for facts in (new, old))
+    return round(ours / theirs - 1, 6) if theirs else 0.0
+
+
+def artifact_bytes(facts: BundleFacts, target: str) -> int:
+    """Returns the number of bytes of an artifact: of its file, and of those that belong to it, such
+    as ncnn's `.bin`."""
+    main = Path(facts.edge[target].file)
+    mains = {Path(artifact.file) for artifact in facts.edge.values()}
+    sizes = {Path(name): listed.bytes for name, listed in facts.files.items()}
+    own = [
+        p for p in sizes if p.with_suffix("") == main.with_suffix("") and p not in mains - {main}
+    ]
+    return sum(sizes[path] for path in own)
+
+
+def _losses(new: EdgeArtifact, old: EdgeArtifact) -> list[tuple[QualityLoss, QualityLoss]]:
+    """Returns what two artifacts lose, by each metric that judged both."""
+    theirs = {found.metric: found for found in (old.quality, *old.other_losses)}
+    ours = (new.quality, *new.other_losses)
+    return [(found, theirs[found.metric]) for found in ours if found.metric in theirs]
+
+
+def _margin(label: str) -> float:
+    """Returns a difference of the metric that matters to nobody."""
+    name = label.partition("_crop")[0]
+    return METRICS[name].margin

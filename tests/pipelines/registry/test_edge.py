@@ -1,0 +1,146 @@
+"""The gate judges every artifact that the champion has, and each complaint names it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.config.schema import GateConfig
+from pipelines.models.bundle import load_bundle, seal
+from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
+from pipelines.registry import gate
+from pipelines.registry.edge import artifact_bytes, judge_artifacts
+from pipelines.registry.evidence import Contender
+from pipelines.registry.gate import Decision
+from tests.pipelines.models.test_facts import ARTIFACT
+from tests.support.bundles import make_bundle
+
+FP32 = replace(ARTIFACT, file="edge/model_fp32.onnx", quality=QualityLoss(
+    "psnr_y_crop4", 0.0, -0.01, 0.01, 16, "validation tiles"), other_losses=[])  # fmt: skip
+INT8 = replace(ARTIFACT, file="edge/model_int8.onnx")
+BOTH = {"onnx_fp32": FP32, "onnx_int8": INT8}
+
+
+def contender(
+    folder: Path,
+    edge: dict[str, EdgeArtifact],
+    size: int = 1000,
+    psnr: float = 30.5,
+    **facts: object,
+) -> Contender:
+    """A bundle with these artifacts, whose files have `size` bytes each."""
+    bundle = make_bundle(folder, psnr=psnr)
+    (folder / "edge").mkdir()
+    for artifact in edge.values():
+        (folder / artifact.file).write_bytes(bytes(size))
+    seal(folder, replace(bundle.facts, edge=edge, **facts))  # type: ignore[arg-type]
+    return Contender.of(load_bundle(folder))
+
+
+@pytest.fixture
+def champion(tmp_path: Path) -> Contender:
+    return contender(tmp_path / "champion", BOTH, psnr=30.0)
+
+
+def decide(new: Contender, old: Contender, **settings: object) -> Decision:
+    return gate.decide(new, old, GateConfig(**settings))  # type: ignore[arg-type]
+
+
+def worse(champion: Contender, **changes: object) -> BundleFacts:
+    """The champion's facts, with another `onnx_int8`."""
+    edge = champion.facts.edge | {"onnx_int8": replace(INT8, **changes)}  # type: ignore[arg-type]
+    return replace(champion.facts, edge=edge)
+
+
+def test_the_same_artifacts_are_good_enough_and_their_figures_are_told(
+    champion: Contender, tmp_path: Path
+) -> None:
+    decision = decide(contender(tmp_path / "new", BOTH), champion)
+    assert decision.promote
+    assert decision.reason.endswith(
+        "; onnx_fp32 +0% time, +0% size, 0.0000 (0.0000) psnr_y_crop4 lost; onnx_int8 +0% time, "
+        "+0% size, 0.0200 (0.0200) psnr_y_crop4 lost, 0.0012 (0.0012) lpips_alex lost"
+    )
+
+
+@pytest.mark.parametrize(
+    ("edge", "reason"),
+    [
+        (BOTH | {"onnx_int8": replace(INT8, latency_ratio=0.8)},
+         "onnx_int8 is 60% slower (gate.max_slowdown=0.25); its images: better by psnr_y_crop4"),
+        (BOTH | {"onnx_int8": replace(INT8, quality=replace(INT8.quality, loss=0.3, low=0.2,
+                                                            high=0.4))},
+         "onnx_int8 loses 0.3000 of psnr_y_crop4 beside PyTorch, 95 % 0.2000 … 0.4000, the "
+         "champion's 0.0200 (gate.max_extra_loss=2.5); its images: better by"),
+        (BOTH | {"onnx_int8": replace(INT8, other_losses=[replace(INT8.other_losses[0],
+                                                                  loss=0.02)])},
+         "onnx_int8 loses 0.0200 of lpips_alex beside PyTorch, the champion's 0.0012 (gate.max_ex"),
+        ({"onnx_int8": INT8}, "it lacks onnx_fp32, which the champion has; its images: better by"),
+        ({"onnx_int8": replace(INT8, latency_ratio=0.8)},
+         "it lacks onnx_fp32, which the champion has; onnx_int8 is 60% slower (gate.max_slowdown="),
+    ],
+    ids=["slower", "worse", "worse by LPIPS", "missing", "both"],
+)  # fmt: skip
+def test_a_better_model_with_a_worse_artifact_is_refused(
+    champion: Contender, tmp_path: Path, edge: dict[str, EdgeArtifact], reason: str
+) -> None:
+    candidate = contender(tmp_path / "new", edge)
+    decision = decide(candidate, champion)
+    assert not decision.promote
+    assert decision.reason.startswith(reason)
+    generous = {"max_slowdown": 1, "max_extra_loss": 100, "allow_missing": True}
+    assert decide(candidate, champion, **generous).promote
+
+
+def test_a_larger_artifact_is_refused(champion: Contender, tmp_path: Path) -> None:
+    candidate = contender(tmp_path / "new", BOTH, size=1200)
+    decision = decide(candidate, champion)
+    assert not decision.promote
+    assert decision.reason.startswith(
+        "onnx_fp32 is 20% larger (gate.max_growth=0.1); onnx_int8 is 20% larger (gate.max_growth="
+    )
+    assert decide(candidate, champion, max_growth=0.2).promote
+    assert decide(contender(tmp_path / "a little", BOTH, size=1100), champion).promote
+
+
+def test_a_larger_network_is_slower_although_its_artifact_keeps_up_with_it(
+    champion: Contender, tmp_path: Path
+) -> None:
+    twice = contender(tmp_path / "twice", BOTH, gmacs=2 * champion.facts.gmacs)
+    assert decide(twice, champion).reason.startswith("onnx_fp32 is 100% slower")
+    # For an LR tile twice as wide, four times the multiply-adds are the same network.
+    facts = {"gmacs": 4 * champion.facts.gmacs, "tile": 2 * champion.facts.tile}
+    assert decide(contender(tmp_path / "wider", BOTH, **facts), champion).promote
+
+
+def test_what_the_interval_holds_and_what_is_new_is_no_complaint(champion: Contender) -> None:
+    unsure = replace(INT8.quality, loss=0.3, low=-0.1, high=0.7)
+    for better in ({"quality": unsure}, {"latency_ratio": 0.1}, {"latency_ratio": 0.62}):
+        assert judge_artifacts(worse(champion, **better), champion.facts, GateConfig()) == []
+    more = replace(champion.facts, edge=BOTH | {"onnx_fp16": FP32})
+    assert judge_artifacts(more, champion.facts, GateConfig()) == []
+    nan = replace(INT8.quality, loss=float("nan"), low=None, high=None)
+    assert judge_artifacts(worse(champion, quality=nan), champion.facts, GateConfig())
+
+
+def test_why_an_artifact_is_missing_is_told(champion: Contender) -> None:
+    left_out = {"onnx_int8": "onnx_int8 loses 0.200 dB of psnr_y."}
+    facts = replace(champion.facts, edge={"onnx_fp32": FP32}, left_out=left_out)
+    [told] = judge_artifacts(facts, champion.facts, GateConfig())
+    assert told == "it lacks onnx_int8, which the champion has (onnx_int8 loses 0.200 dB of psnr_y)"
+
+
+def test_an_artifact_is_all_of_its_files(tmp_path: Path) -> None:
+    edge = {
+        "ncnn_fp16": replace(ARTIFACT, file="edge/model_fp16.ncnn.param"),
+        "onnx_fp16": replace(ARTIFACT, file="edge/model_fp16.onnx"),
+        "litert_fp32": replace(ARTIFACT, file="edge/model_fp32.tflite"),
+        "onnx_fp32": FP32,
+    }
+    made = contender(tmp_path, edge)
+    (tmp_path / "edge" / "model_fp16.ncnn.bin").write_bytes(bytes(500))
+    seal(tmp_path, made.facts)
+    facts = load_bundle(tmp_path).facts
+    assert {target: artifact_bytes(facts, target) for target in edge} == {
+        "ncnn_fp16": 1500, "onnx_fp16": 1000, "litert_fp32": 1000, "onnx_fp32": 1000,
+    }  # fmt: skip
