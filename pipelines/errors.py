@@ -28,6 +28,13 @@ class UserError(ValueError):
         return printable(redacted(super().__str__()))
 
 
+class NotPromotedError(Exception):
+    """A job did its work, and the gate refused the model. The message says why.
+
+    The job exits with code 3. A retry would not help: the gate decides once about a version.
+    """
+
+
 class Terminated(BaseException):
     """The process was asked to end and has saved its work. The message says how to go on."""
 

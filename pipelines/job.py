@@ -10,10 +10,12 @@ from typing import Any
 from pipelines import interrupts
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
-from pipelines.errors import Terminated, UserError, listing, redacted
+from pipelines.errors import NotPromotedError, Terminated, UserError, listing, redacted
 from pipelines.standard_output import standard_output
 
 _HELP, _DRY_RUN = {"-h", "--help"}, {"--dry-run", "--dry-run=full"}
+#: The exit code of a job that has registered a model which the gate refused.
+NOT_PROMOTED = 3
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
 
@@ -27,8 +29,8 @@ def main(
     *,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """Runs a job. A job that fails ends the process: with code 2 for a UserError, 143 for SIGTERM,
-    130 for an interrupt.
+    """Runs a job. A job that fails ends the process: with code 2 for a UserError, 3 for a model
+    that the gate refused, 143 for SIGTERM, 130 for an interrupt.
 
     Args:
         program: the command that a user starts, for `--help`, such as `jobs/NAME.py`.
@@ -55,6 +57,8 @@ def main(
         except UserError as error:
             # An error from a Ray task carries the remote traceback; its cause does not.
             _exit(f"error: {getattr(error, 'cause', error)}", 2)
+        except NotPromotedError as error:
+            _exit(f"not promoted: {redacted(str(error))}", NOT_PROMOTED)
         except Terminated as error:
             _exit(f"terminated: {error}", 128 + signal.SIGTERM)
         except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from pipelines.config.schema import Config
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.results import REPORT
 from pipelines.export import export
+from pipelines.job import NOT_PROMOTED
 from pipelines.models.load import champion
 from pipelines.ray_auth import private_environment
 from pipelines.retrain import Step, chain, follow
@@ -102,6 +103,8 @@ def run_job(platform: Platform, step: Step) -> None:
     while not status.is_terminal():
         time.sleep(0.2)
         status = client.get_job_status(submitted)
+    if client.get_job_info(submitted).driver_exit_code == NOT_PROMOTED:
+        return  # The job did its work, and has said why the champion stays.
     if status != JobStatus.SUCCEEDED:
         raise PlatformError(
             f"jobs/{step.job}.py ended as {status}: its log is above and at {platform.dashboard}. "

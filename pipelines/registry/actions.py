@@ -38,15 +38,22 @@ def run(config: Config) -> str | None:
 
     Raises:
         UserError: it cannot be done, or `verify` found something wrong.
+        NotPromotedError: the gate refused the version that was registered.
     """
     actions: dict[str, Callable[[Config], str | None]] = {
-        "register": register.run,
+        "register": _register,
         "promote": _promote,
         "rollback": _rollback,
         "history": _history,
         "verify": _verify,
     }
     return actions[config.action](config)
+
+
+def _register(config: Config) -> str:
+    version = register.run(config)
+    register.check_promoted(config, version)
+    return version
 
 
 def _promote(config: Config) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pipelines import tracking
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config, RegisterConfig
-from pipelines.errors import listing
+from pipelines.errors import NotPromotedError, listing
 from pipelines.evaluation.frozen import open_frozen
 from pipelines.models import bundle as bundles
 from pipelines.models.bundle import CARD, Bundle, load_bundle, local_bundle
@@ -25,6 +25,8 @@ _NEVER = "register.promote=never"
 _LONGEST = 5000
 _ALREADY = "it was champion already"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
+#: Whether the gate refused a version: `true` or `false`.
+_REFUSED_TAG = "srmill.refused"
 
 
 def bundle_location(config: Config) -> str:
@@ -69,11 +71,27 @@ def run(config: Config) -> str:
         print(f"Registered {name} version {version} at {tracking.tracking_uri(config.mlflow)}.")
     moves = Moves(client, name)
     if _must_decide(moves, config.register, version):
-        reason = _decide_and_move(config, moves, version, bundle)
+        decision = _decide_and_move(config, moves, version, bundle)
+        refused = not decision.promote and decision.reason != _NEVER
+        client.set_model_version_tag(name, version, _REFUSED_TAG, str(refused).lower())
         # Last: a register that was interrupted before it is asked again.
-        client.set_model_version_tag(name, version, GATE_TAG, reason)
+        client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
     _tell(config, moves.champion())
     return version
+
+
+def check_promoted(config: Config, version: str) -> None:
+    """Checks that the gate did not refuse a version, in this job or in an earlier one.
+
+    Raises:
+        NotPromotedError: it did, and the version has not become champion since.
+        UserError: the MLflow server does not answer.
+    """
+    client, name = tracking.connect(config.mlflow), config.mlflow.model
+    assert name is not None
+    tags = client.get_model_version(name, version).tags
+    if tags.get(_REFUSED_TAG) == "true" and Moves(client, name).alias(CHAMPION) != version:
+        raise NotPromotedError(f"{name} version {version}: {tags[GATE_TAG]}.")
 
 
 def tell_champion(config: Config) -> None:
@@ -118,20 +136,20 @@ def _must_decide(moves: Moves, settings: RegisterConfig, version: str) -> bool:
     return settings.promote == "gate" and decided == _NEVER
 
 
-def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle) -> str:
-    """Decides against the champion until no other job moves it meanwhile; returns the reason."""
+def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle) -> Decision:
+    """Decides against the champion until no other job moves it meanwhile; returns the decision."""
     while True:
         current, seen = moves.settle()
         if current == version:
             # This job was interrupted after the move.
-            return seen[-1].reason if seen else _ALREADY
+            return Decision(True, seen[-1].reason if seen else _ALREADY)
         decision = _decide(config, moves, version, bundle, current)
         if not decision.promote:
             print(f"Not promoted: {decision.reason}.")
-            return decision.reason
+            return decision
         if moves.add(PROMOTE, version, decision.reason, seen):
             print(f"Promoted: {moves.name}@{CHAMPION} is version {version} ({decision.reason}).")
-            return decision.reason
+            return decision
         print("Another job has moved the champion meanwhile, so the gate decides again.")
 
 

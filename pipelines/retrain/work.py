@@ -57,6 +57,7 @@ def run(config: Config) -> str:
 
     Raises:
         UserError: a step cannot work, or failed.
+        NotPromotedError: all steps are done, and the gate refused the new version.
         Terminated: SIGTERM came while a stage trained; its work is saved.
     """
     with tell.failures(config):
@@ -80,7 +81,9 @@ def _run(config: Config) -> str:
     tracking.connect(config.mlflow)
     check_sources(config, stages_of(config))
     with connect():
-        return str(follow(steps, run_here))
+        version = str(follow(steps, run_here))
+    register.check_promoted(steps[-1].config, version)
+    return version
 
 
 def settled(steps: Sequence[Step]) -> str | None:

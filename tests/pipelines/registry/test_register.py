@@ -1,4 +1,7 @@
+import os
+import runpy
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +14,14 @@ from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
+from pipelines.job import NOT_PROMOTED
 from pipelines.models.bundle import FILE_NAME, load_bundle, seal
 from pipelines.models.load import fetch, load_model
 from pipelines.registry import register
 from pipelines.storage.files import file_sha256
 from pipelines.storage.folders import new_folder
 from pipelines.storage.store import open_store
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 from tests.pipelines.models.test_facts import ARTIFACT
 from tests.support.bundles import make_bundle
 
@@ -133,6 +137,36 @@ def test_the_gate_decides_once_about_a_version(tmp_path: Path) -> None:
     assert aliases() == {"champion": "3", "previous": "1"}
     tags = tracking.connect().get_model_version("small", "2").tags
     assert tags["srmill.gate"].startswith("worse by psnr_y_crop4, better by none")
+
+
+def test_a_refused_version_ends_the_job_with_a_code_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    for name, psnr in (("first", 30.0), ("worse", 29.5)):
+        make_bundle(tmp_path / name, psnr=psnr)
+
+    def start(name: str, *extra: str) -> tuple[int, str]:
+        arguments = [f"recipe={SMALL}", f"bundle={tmp_path / name}", *extra]
+        monkeypatch.setattr("sys.argv", ["jobs/register.py", *arguments])
+        try:
+            runpy.run_path(str(ROOT / "jobs" / "register.py"), run_name="__main__")
+        except SystemExit as ended:
+            return int(str(ended.code)), capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    assert start("first")[0] == 0
+    for _ in range(2):  # The gate decides once, and says it again.
+        code, told = start("worse")
+        assert code == NOT_PROMOTED == 3
+        assert told.startswith("not promoted: small version 2: worse by psnr_y_crop4, better by no")
+        assert "Traceback" not in told
+    # Whoever promotes it by hand has overruled the gate.
+    assert start("worse", "action=promote", "model=models:/small/2")[0] == 0
+    assert start("worse")[0] == 0
+    # Not to be promoted is no refusal.
+    make_bundle(tmp_path / "other", psnr=29.0)
+    assert start("other", "register.promote=never")[0] == 0
 
 
 def test_a_failing_registry_is_not_an_empty_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config.load import load_config
-from pipelines.errors import UserError
+from pipelines.errors import NotPromotedError, UserError
 from pipelines.registry import register
 from pipelines.retrain import Step, chain, follow, plan, work
 from pipelines.retrain.records import Record, load, records_of, save
@@ -146,6 +146,29 @@ def test_results_of_the_chain_go_to_a_bucket(
     assert not [folder for folder in ("evaluate", "export") if (work / folder).exists()]
 
 
+def nothing_runs(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Lets every step succeed without doing anything; the last one returns this version."""
+    monkeypatch.setattr(work, "run_here", lambda step: version)
+    monkeypatch.setattr(work, "connect", nullcontext)
+    monkeypatch.setattr(work, "check_sources", lambda *_: None)
+
+
+def test_a_refused_model_is_told_once_all_steps_are_done(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [f"recipe={SMALL}", f"source={photos}", f"data={tmp_path / 'shards'}"]
+    config = load_config(arguments)
+    worse = make_bundle(Path(register.bundle_location(chain(config)[-1].config)), psnr=29.0)
+    for path in (make_bundle(tmp_path / "first").path, worse.path):
+        version = register.run(load_config([*arguments, f"bundle={path}"]))
+    nothing_runs(monkeypatch, version)
+    with pytest.raises(NotPromotedError, match=r"small version 2: worse by psnr_y_crop4, better"):
+        run(config)
+    # Its record is there all the same. Where nothing is new, nothing is refused.
+    assert load(records_of("small"), "register") is not None
+    assert run(config) == "2"
+
+
 def test_nothing_new_ends_at_once_without_ray(
     photos: Path,
     tmp_path: Path,
@@ -155,11 +178,9 @@ def test_nothing_new_ends_at_once_without_ray(
     arguments = [f"recipe={TAUGHT}", f"source={photos}", f"data={tmp_path / 'shards'}"]
     config = load_config(arguments)
     bundle = make_bundle(Path(register.bundle_location(chain(config)[-1].config)))
-    monkeypatch.setattr(work, "run_here", lambda step: None)
-    monkeypatch.setattr(work, "connect", nullcontext)
-    monkeypatch.setattr(work, "check_sources", lambda *_: None)
+    version = register.run(load_config([*arguments, f"bundle={bundle.path}", "gate.benchmark=[]"]))
+    nothing_runs(monkeypatch, version)
     run(config)  # records that each step succeeded, which none was asked to do here
-    register.run(load_config([*arguments, f"bundle={bundle.path}"]))
 
     def fail(*_: object) -> None:
         raise AssertionError("something was started")
