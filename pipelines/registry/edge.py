@@ -1,5 +1,6 @@
 """Judges the edge artifacts of a candidate beside the champion's: latency, size and quality."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.config.schema import GateConfig
@@ -8,16 +9,21 @@ from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
 from srmodels.metrics.suite import METRICS
 
 
-def judge_artifacts(new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
+def judge_artifacts(
+    new: BundleFacts, old: BundleFacts, settings: GateConfig, gains: Mapping[str, float]
+) -> list[str]:
     """Returns, in words, what is worse beyond the tolerances about the artifacts of a candidate.
 
     Args:
         new, old: the facts of the candidate and of the champion.
+        gains: what the candidate's model is surely better by, by metric label; an artifact may lose
+            as much more and is still no worse than the champion's.
     """
     found = []
     for target in old.edge:
         if target in new.edge:
-            found += _worse(target, new, old, settings)
+            found += _costlier(target, new, old, settings)
+            found += _worse(new.edge[target], old.edge[target], target, settings, gains)
         elif not settings.allow_missing:
             why = f" ({new.left_out[target].rstrip('.')})" if target in new.left_out else ""
             found.append(f"it lacks {target}, which the champion has{why}")
@@ -35,7 +41,7 @@ def tell_artifacts(new: BundleFacts, old: BundleFacts) -> list[str]:
     ]  # fmt: skip
 
 
-def _worse(target: str, new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
+def _costlier(target: str, new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
     found = []
     slower, larger = _slower(target, new, old), _larger(target, new, old)
     if slower > settings.max_slowdown:
@@ -44,8 +50,20 @@ def _worse(target: str, new: BundleFacts, old: BundleFacts, settings: GateConfig
         )
     if larger > settings.max_growth:
         found.append(f"{target} is {larger:.0%} larger (gate.max_growth={settings.max_growth:g})")
-    for ours, theirs in _losses(new.edge[target], old.edge[target]):
+    return found
+
+
+def _worse(
+    new: EdgeArtifact,
+    old: EdgeArtifact,
+    target: str,
+    settings: GateConfig,
+    gains: Mapping[str, float],
+) -> list[str]:
+    found = []
+    for ours, theirs in _losses(new, old):
         allowed = theirs.loss + settings.max_extra_loss * _margin(ours.metric)
+        allowed += max(0.0, gains.get(ours.metric, 0.0))
         # For other photos, too: not where the interval holds a loss that is good enough.
         sure = ours.loss if ours.low is None else ours.low
         if not sure <= allowed:  # NaN is no small loss

@@ -47,7 +47,8 @@ def decide(candidate: Contender, champion: Contender | None, settings: GateConfi
     promote = outcome == "better"
     if outcome == "equal":
         promote = all(comparison.gain >= 0 for _, comparison in compared.values())
-    artifacts = judge_artifacts(candidate.facts, champion.facts, settings)
+    gains = _sure_gains(old, compared)
+    artifacts = judge_artifacts(candidate.facts, champion.facts, settings, gains)
     if artifacts:
         promote, verdict = False, f"{listing(artifacts, '; ')}; its images: {verdict}"
     figures = [*_tell_all(compared), *tell_artifacts(candidate.facts, champion.facts)]
@@ -128,6 +129,18 @@ def _compare_all(new: Evidence, old: Evidence) -> dict[str, tuple[MetricFacts, C
         scores = new.scores(ours, label), old.scores(name, label)
         compared[title] = facts, _compare(*scores, old.groups(name), facts)
     return compared
+
+
+def _sure_gains(evidence: Evidence, compared: _Compared) -> dict[str, float]:
+    """Returns, by metric label, the gain of the candidate at the low end of its interval, on the
+    set where it is least; 0 where it is not known."""
+    gains: dict[str, float] = {}
+    for title, _, label in _titles(evidence):
+        facts, found = compared[title]
+        low = found.low if facts.higher_is_better else found.high
+        gain = 0.0 if low is None else low if facts.higher_is_better else -low
+        gains[label] = min(gains.get(label, gain), gain)
+    return gains
 
 
 def _titles(evidence: Evidence) -> list[tuple[str, str, str]]:
