@@ -26,6 +26,7 @@ from pipelines.models import bundle
 from pipelines.models.facts import BundleFacts
 from pipelines.notify.notification import Notification
 from pipelines.notify.send import Told
+from pipelines.registry.measured import Measured
 from pipelines.retrain import records
 from pipelines.runs import lease
 from pipelines.runs.checkpoint import RunState
@@ -37,7 +38,7 @@ from pipelines.storage.typed import Document, read_typed, to_json, validated
 from pipelines.triggers.state import Start, Watched
 from tests.support.bundles import make_bundle
 from tests.support.mutations import HOSTILE, changed, places
-from tests.support.results import make_results
+from tests.support.results import METRIC, make_results
 
 SHA = "0123456789abcdef" * 4
 MANIFEST = {
@@ -199,6 +200,12 @@ SHADOW = shadow_history.ShadowRecord(
 )  # fmt: skip
 NEWS = Notification("promoted", "a is", "a", "3", "r", "better", "h", "2026-11-29T08:00:00Z")
 WATCHED = Watched("/photos", ("a", "b"), Start(1, "small-a", 0.5, "failed"))
+MEASURED = Measured(
+    SHA,
+    {"psnr": METRIC},
+    {"embedded": SHA},
+    [ImageResult("embedded", "a", "a", "model", {"psnr": 1})],
+)
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
@@ -211,6 +218,7 @@ READERS = {
     "COMPLETE": Reader(json.loads(MARKER.encode()), read_checkpoint, sealed_marker),
     "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
     "record": Reader(as_json(RECORD), read_record),
+    "measured": Reader(as_json(MEASURED), typed(Measured)),
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
     "notification": Reader(as_json(NEWS), typed(Notification)),
     "watched": Reader(as_json(WATCHED), typed(Watched)),
@@ -220,6 +228,7 @@ READERS = {
 DOCUMENTS = {
     BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
     records.Record, Note, DownloadNote, Notification, Told, Watched,
+    Measured,
 }  # fmt: skip
 
 
