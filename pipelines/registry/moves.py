@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PREVIOUS = "previous"
 #: The kinds of moves: by jobs/register.py, and by somebody who set the alias in MLflow.
 PROMOTE, ROLLBACK, BY_HAND = "promote", "rollback", "by hand"
+#: Letters of a version's description that MLflow keeps.
+LONGEST_DESCRIPTION = 5000
 _TAG = "srmill.move."
 _PAGE = 200
 
@@ -126,12 +128,13 @@ class Moves:
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         version = self.client.get_model_version(self.name, shown)
+        told = f"{kind}: version {before or 'none'} → version {to or 'none'}. {reason}"
         created = self.client.create_model_version(
             self.log,
             source=version.source,
             run_id=version.run_id,
             tags={f"{_TAG}{name}": value for name, value in tags.items()},
-            description=f"{kind}: version {before or 'none'} → version {to or 'none'}. {reason}",
+            description=told[:LONGEST_DESCRIPTION],
         )
         if int(created.version) not in [move.number for move in self.all()]:
             self.client.set_model_version_tag(self.log, created.version, f"{_TAG}void", "true")

@@ -14,15 +14,13 @@ from pipelines.models.load import CHAMPION, champion, fetch
 from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision, decide
 from pipelines.registry.measured import Measurer
-from pipelines.registry.moves import PROMOTE, Moves
+from pipelines.registry.moves import LONGEST_DESCRIPTION, PROMOTE, Moves
 from pipelines.storage.paths import absolute_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _NEVER = "register.promote=never"
-#: Letters of a version's description that MLflow keeps.
-_LONGEST = 5000
 _ALREADY = "it was champion already"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 #: Whether the gate refused a version: `true` or `false`.
@@ -203,7 +201,7 @@ def _description(bundle: Bundle) -> str:
     """Returns the model card, if there is one, as far as MLflow takes it."""
     card = bundle.path / CARD
     if card.is_file():
-        return card.read_text(encoding="utf-8")[:_LONGEST]
+        return card.read_text(encoding="utf-8")[:LONGEST_DESCRIPTION]
     return f"{bundle.facts.recipe}, commit {bundle.facts.git_commit}"
 
 

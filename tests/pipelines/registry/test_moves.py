@@ -210,6 +210,17 @@ def test_a_registry_from_before_has_a_champion_without_moves(bundles: Path) -> N
     assert aliases() == {"champion": "1", "previous": "3"}
 
 
+def test_a_reason_longer_than_a_description_is_kept_whole(bundles: Path) -> None:
+    register.run(config_for(f"bundle={bundles / 'a'}", "register.promote=never"))
+    reason = "figures " * 1000
+    arguments = ("action=promote", "model=models:/small/1", f"register.reason={reason}")
+    actions.run(config_for(*arguments))
+    [move] = moves().all()
+    assert move.reason == reason.strip()
+    found = moves().client.get_model_version("small.moves", "1")
+    assert found.description == f"promote: version none → version 1. {reason}"[:5000]
+
+
 def test_a_damaged_champion_is_found(bundles: Path) -> None:
     register.run(config_for(f"bundle={bundles / 'a'}"))
     client = moves().client
