@@ -29,6 +29,7 @@ if __name__ == "__main__":
             "degradation",
             "evaluate.metrics",
             "evaluate.crop_border",
+            "export.latency_runs",
             "register",
             "gate",
         ),

@@ -10,7 +10,11 @@ from srmodels.metrics.suite import METRICS
 
 
 def judge_artifacts(
-    new: BundleFacts, old: BundleFacts, settings: GateConfig, gains: Mapping[str, float]
+    new: BundleFacts,
+    old: BundleFacts,
+    settings: GateConfig,
+    gains: Mapping[str, float],
+    timed: Mapping[str, float],
 ) -> list[str]:
     """Returns, in words, what is worse beyond the tolerances about the artifacts of a candidate.
 
@@ -18,11 +22,13 @@ def judge_artifacts(
         new, old: the facts of the candidate and of the champion.
         gains: what the candidate's model is surely better by, by metric label; an artifact may lose
             as much more and is still no worse than the champion's.
+        timed: how much slower an artifact is than the champion's, see `time_beside`; what was not
+            timed is judged by what the exports measured.
     """
     found = []
     for target in old.edge:
         if target in new.edge:
-            found += _costlier(target, new, old, settings)
+            found += _costlier(target, new, old, settings, timed)
             found += _worse(new.edge[target], old.edge[target], target, settings, gains)
         elif not settings.allow_missing:
             why = f" ({new.left_out[target].rstrip('.')})" if target in new.left_out else ""
@@ -30,20 +36,29 @@ def judge_artifacts(
     return found
 
 
-def tell_artifacts(new: BundleFacts, old: BundleFacts) -> list[str]:
+def tell_artifacts(new: BundleFacts, old: BundleFacts, timed: Mapping[str, float]) -> list[str]:
     """Returns the figures of each artifact that both have, beside the champion's."""
-    return [
-        f"{target} {_slower(target, new, old):+.0%} time, {_larger(target, new, old):+.0%} size, "
-        + listing(f"{ours.loss:.4f} ({theirs.loss:.4f}) {ours.metric} lost"
-                  for ours, theirs in _losses(new.edge[target], old.edge[target]))
-        for target in old.edge
-        if target in new.edge
-    ]  # fmt: skip
-
-
-def _costlier(target: str, new: BundleFacts, old: BundleFacts, settings: GateConfig) -> list[str]:
     found = []
-    slower, larger = _slower(target, new, old), _larger(target, new, old)
+    for target in old.edge:
+        if target in new.edge:
+            slower, larger = _slower(target, new, old, timed), _larger(target, new, old)
+            losses = [
+                f"{ours.loss:.4f} ({theirs.loss:.4f}) {ours.metric} lost"
+                for ours, theirs in _losses(new.edge[target], old.edge[target])
+            ]
+            found.append(f"{target} {slower:+.0%} time, {larger:+.0%} size, {listing(losses)}")
+    return found
+
+
+def _costlier(
+    target: str,
+    new: BundleFacts,
+    old: BundleFacts,
+    settings: GateConfig,
+    timed: Mapping[str, float],
+) -> list[str]:
+    found = []
+    slower, larger = _slower(target, new, old, timed), _larger(target, new, old)
     if slower > settings.max_slowdown:
         found.append(
             f"{target} is {slower:.0%} slower (gate.max_slowdown={settings.max_slowdown:g})"
@@ -75,12 +90,14 @@ def _worse(
     return found
 
 
-def _slower(target: str, new: BundleFacts, old: BundleFacts) -> float:
+def _slower(target: str, new: BundleFacts, old: BundleFacts, timed: Mapping[str, float]) -> float:
     """Returns how much slower an artifact is, as a share.
 
-    Milliseconds of two days and machines tell nothing. So an artifact's time is its ratio to
-    PyTorch's, which was measured by turns, and PyTorch's counts as the multiply-adds per LR pixel.
+    Milliseconds of two days and machines tell nothing. So without a timing by turns an artifact's
+    time is its ratio to PyTorch's, and PyTorch's counts as the multiply-adds per LR pixel.
     """
+    if target in timed:
+        return timed[target]
     times = []
     for facts in (new, old):
         ratio, per_pixel = facts.edge[target].latency_ratio, facts.gmacs / facts.tile**2

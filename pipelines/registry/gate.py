@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 
 from pipelines.config.schema import GateConfig
 from pipelines.errors import listing
@@ -23,7 +24,12 @@ class Decision:
     reason: str
 
 
-def decide(candidate: Contender, champion: Contender | None, settings: GateConfig) -> Decision:
+def decide(
+    candidate: Contender,
+    champion: Contender | None,
+    settings: GateConfig,
+    timed: Mapping[str, float] = MappingProxyType({}),
+) -> Decision:
     """Compares two bundles image by image, on every benchmark set of the champion's evidence and by
     every metric with a reference in it (see `evaluation.statistics.judge`), and then their edge
     artifacts (see `judge_artifacts`).
@@ -32,6 +38,9 @@ def decide(candidate: Contender, champion: Contender | None, settings: GateConfi
     if no difference matters and no mean is behind; and if no artifact is worse beyond its
     tolerance. Only scores of the same images by the same protocol are compared. Without a champion
     it has to be better than bicubic.
+
+    Args:
+        timed: how much slower the candidate's artifacts are, see `time_beside`.
     """
     if champion is None:
         return _floor(candidate.evidence, settings)
@@ -48,10 +57,10 @@ def decide(candidate: Contender, champion: Contender | None, settings: GateConfi
     if outcome == "equal":
         promote = all(comparison.gain >= 0 for _, comparison in compared.values())
     gains = _sure_gains(old, compared)
-    artifacts = judge_artifacts(candidate.facts, champion.facts, settings, gains)
+    artifacts = judge_artifacts(candidate.facts, champion.facts, settings, gains, timed)
     if artifacts:
         promote, verdict = False, f"{listing(artifacts, '; ')}; its images: {verdict}"
-    figures = [*_tell_all(compared), *tell_artifacts(candidate.facts, champion.facts)]
+    figures = [*_tell_all(compared), *tell_artifacts(candidate.facts, champion.facts, timed)]
     return Decision(promote, f"{verdict}: {listing(figures, '; ')}")
 
 

@@ -15,6 +15,7 @@ from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision, decide
 from pipelines.registry.measured import Measurer
 from pipelines.registry.moves import LONGEST_DESCRIPTION, PROMOTE, Moves
+from pipelines.registry.timing import time_beside
 from pipelines.storage.paths import absolute_location
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def _decide(
             "mlflow.model to another name for it",
         )
     theirs = measurer.evidence(current, champion, ours.metrics)
-    return decide(candidate, Contender(champion.facts, theirs), config.gate)
+    timed = time_beside(bundle, champion, config.export.latency_runs)
+    return decide(candidate, Contender(champion.facts, theirs), config.gate, timed)
 
 
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:

@@ -73,7 +73,11 @@ class OnnxFp16(OnnxTarget):
 
 
 class OnnxRunner(Runner):
-    """A loaded ONNX file that runs on the CPU."""
+    """A loaded ONNX file that runs on the CPU.
+
+    Raises:
+        ValueError: the file is no graph, or it needs an operator that this ONNX Runtime lacks.
+    """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         import onnxruntime
@@ -85,9 +89,14 @@ class OnnxRunner(Runner):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # An arena would keep the memory of a run for ever.
         options.enable_cpu_mem_arena = False
-        self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # Each of its errors is a class of its own.
+            raise ValueError(
+                f"{path} is no graph that ONNX Runtime {onnxruntime.__version__} can run"
+            ) from error
 
     def run(self, x_l: Tensor) -> Tensor:
         (x_h,) = self.session.run(None, {"x_l": x_l.numpy()})

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.load import load_config
 from pipelines.config.schema import GateConfig
-from pipelines.models.bundle import load_bundle, seal
+from pipelines.models.bundle import Bundle, load_bundle, seal
 from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
 from pipelines.registry import gate
 from pipelines.registry.edge import artifact_bytes, judge_artifacts
 from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision
+from pipelines.registry.timing import time_beside
+from srmodels.edge.onnx import OnnxFp32
+from srmodels.edge.target import ExportSettings
+from srmodels.system import load_system
+from tests.conftest import SMALL
 from tests.pipelines.models.test_facts import ARTIFACT
 from tests.support.bundles import make_bundle
 
@@ -113,14 +119,48 @@ def test_a_larger_network_is_slower_although_its_artifact_keeps_up_with_it(
     assert decide(contender(tmp_path / "wider", BOTH, **facts), champion).promote
 
 
+def test_a_timing_by_turns_counts_more_than_two_exports(champion: Contender) -> None:
+    slow = worse(champion, latency_ratio=5.0)
+    assert judge_artifacts(slow, champion.facts, GateConfig(), {}, {"onnx_int8": 0.1}) == []
+    [told] = judge_artifacts(champion.facts, champion.facts, GateConfig(), {}, {"onnx_fp32": 0.5})
+    assert told == "onnx_fp32 is 50% slower (gate.max_slowdown=0.25)"
+
+
+def exported(folder: Path, *settings: str) -> Bundle:
+    """A bundle with a real artifact of a network that was never trained."""
+    config = load_config([f"recipe={SMALL}", *settings])
+    network = load_system(config.system).build(config.networks).fuse().eval()
+    bundle = make_bundle(folder)
+    (folder / "edge").mkdir()
+    OnnxFp32().export(network, folder / FP32.file, ExportSettings(config.export.tile))
+    lost = replace(ARTIFACT, file="edge/model_int8.onnx")
+    (folder / lost.file).write_bytes(b"no graph")
+    edge = {"onnx_fp32": FP32, "onnx_int8": lost}
+    seal(folder, replace(bundle.facts, edge=edge, tile=config.export.tile))
+    return load_bundle(folder)
+
+
+def test_artifacts_are_timed_by_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = exported(tmp_path / "small")
+    large = exported(tmp_path / "large", "networks.decoder={channels: [96], num_blocks: [4]}")
+    slower = time_beside(large, small, 5)
+    assert slower.keys() == {"onnx_fp32"}  # the other one does not run
+    assert slower["onnx_fp32"] > 1
+    assert "Not timed beside the champion's: onnx_int8 (" in capsys.readouterr().out
+    assert time_beside(small, large, 5)["onnx_fp32"] < -0.5
+    assert time_beside(make_bundle(tmp_path / "none"), small, 5) == {}
+
+
 def test_what_the_interval_holds_and_what_is_new_is_no_complaint(champion: Contender) -> None:
     unsure = replace(INT8.quality, loss=0.3, low=-0.1, high=0.7)
     for better in ({"quality": unsure}, {"latency_ratio": 0.1}, {"latency_ratio": 0.62}):
-        assert judge_artifacts(worse(champion, **better), champion.facts, GateConfig(), {}) == []
+        assert (
+            judge_artifacts(worse(champion, **better), champion.facts, GateConfig(), {}, {}) == []
+        )
     more = replace(champion.facts, edge=BOTH | {"onnx_fp16": FP32})
-    assert judge_artifacts(more, champion.facts, GateConfig(), {}) == []
+    assert judge_artifacts(more, champion.facts, GateConfig(), {}, {}) == []
     nan = replace(INT8.quality, loss=float("nan"), low=None, high=None)
-    assert judge_artifacts(worse(champion, quality=nan), champion.facts, GateConfig(), {})
+    assert judge_artifacts(worse(champion, quality=nan), champion.facts, GateConfig(), {}, {})
 
 
 def test_a_loss_that_the_model_s_gain_makes_up_for_is_no_complaint(
@@ -136,14 +176,14 @@ def test_a_loss_that_the_model_s_gain_makes_up_for_is_no_complaint(
     gains = {"lpips_alex": 0.05}
     blurred = replace(INT8.other_losses[0], loss=0.05)
     facts = worse(champion, other_losses=[blurred])
-    assert judge_artifacts(facts, champion.facts, GateConfig(), gains) == []
-    assert judge_artifacts(facts, champion.facts, GateConfig(), {"lpips_alex": -0.05})
+    assert judge_artifacts(facts, champion.facts, GateConfig(), gains, {}) == []
+    assert judge_artifacts(facts, champion.facts, GateConfig(), {"lpips_alex": -0.05}, {})
 
 
 def test_why_an_artifact_is_missing_is_told(champion: Contender) -> None:
     left_out = {"onnx_int8": "onnx_int8 loses 0.200 dB of psnr_y."}
     facts = replace(champion.facts, edge={"onnx_fp32": FP32}, left_out=left_out)
-    [told] = judge_artifacts(facts, champion.facts, GateConfig(), {})
+    [told] = judge_artifacts(facts, champion.facts, GateConfig(), {}, {})
     assert told == "it lacks onnx_int8, which the champion has (onnx_int8 loses 0.200 dB of psnr_y)"
 
 

@@ -1,0 +1,62 @@
+"""Times the artifacts of two bundles by turns on this machine, as no two exports were."""
+
+import statistics
+
+import torch
+from torch import Tensor
+
+from pipelines.models.bundle import Bundle
+from pipelines.models.facts import EdgeArtifact
+from srmodels.edge.target import Runner, make_target
+from srmodels.latency import num_threads, time_by_turns
+
+#: Side of the tile for an artifact that takes any size, LR pixels, before its multiple.
+_SIDE = 128
+_WARM_UP = 3
+
+
+def time_beside(new: Bundle, old: Bundle, runs: int) -> dict[str, float]:
+    """Returns how much slower each artifact of a bundle is than another bundle's, per LR pixel, as
+    a share: the median over the turns.
+
+    An artifact that only one of them has, or that does not run here, is left out.
+
+    Args:
+        runs: timed runs of each artifact.
+    """
+    found = {}
+    for target in old.facts.edge:
+        if target in new.facts.edge:
+            try:
+                ours, theirs = (_load(bundle, target) for bundle in (new, old))
+            except ValueError as error:
+                print(f"Not timed beside the champion's: {target} ({error}).", flush=True)
+                continue
+            tiles = _tile(new.facts.edge[target]), _tile(old.facts.edge[target])
+            found[target] = _slower((ours, theirs), tiles, runs)
+    return found
+
+
+def _slower(runners: tuple[Runner, Runner], tiles: tuple[Tensor, Tensor], runs: int) -> float:
+    """Returns how much slower the first runner is, with its own tile."""
+    calls = {
+        "ours": lambda: runners[0].run(tiles[0]),
+        "theirs": lambda: runners[1].run(tiles[1]),
+    }
+    times = time_by_turns(calls, runs, warm_up=_WARM_UP)
+    ratios = [mine / other for mine, other in zip(times["ours"], times["theirs"], strict=True)]
+    return round(statistics.median(ratios) * tiles[1].numel() / tiles[0].numel() - 1, 6)
+
+
+def _load(bundle: Bundle, target: str) -> Runner:
+    """Returns an artifact on all threads; raises ValueError where its runtime is not installed."""
+    path = bundle.path / bundle.facts.edge[target].file
+    return make_target(target).load(path, num_threads())
+
+
+def _tile(artifact: EdgeArtifact) -> Tensor:
+    """Returns a tile `[1, 3, h, w]` of noise in [0, 1], of a size that the artifact takes."""
+    multiple = artifact.input.multiple
+    side = -(-_SIDE // multiple) * multiple
+    height, width = (length or side for length in artifact.input.shape[2:])
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0))
