@@ -81,8 +81,8 @@ def _floor(evidence: Evidence, settings: GateConfig) -> Decision:
         return Decision(True, f"the first model, and beside bicubic {verdict}: {figures}")
     return Decision(
         False,
-        f"the first model has to be better than bicubic, and beside it: {verdict} "
-        f"(gate.floor=false takes any): {figures}",
+        "the first model has to be better than bicubic (register.promote=always overrules that), "
+        f"and beside it: {verdict}: {figures}",
     )
 
 

@@ -122,7 +122,8 @@ def test_a_first_model_that_is_worse_than_bicubic_is_refused(
     config = config_for(bundle_of(tmp_path, kind), few, "gate.floor=true")
     register.run(config)
     assert gate_tag(config, "1").startswith(
-        "the first model has to be better than bicubic, and beside it: worse by psnr_y_crop4"
+        "the first model has to be better than bicubic (register.promote=always overrules that), "
+        "and beside it: worse by psnr_y_crop4"
     )
     assert champion(config) is None
 
