@@ -61,29 +61,29 @@ def run(config: Config) -> str:
         Terminated: SIGTERM came while a stage trained; its work is saved.
     """
     with tell.failures(config):
-        version = _run(config)
+        steps = chain(config)
+        before = settled(steps)
+        version = _run(config, steps) if before is None else before
+    if before is not None:
+        print(
+            f"Nothing to do: all {len(steps)} steps have the inputs that they had, and "
+            f"{config.mlflow.model} version {before} came of them."
+        )
+        register.tell_champion(steps[-1].config)
     tell.outcome(config, version)
+    if before is None:
+        register.check_promoted(steps[-1].config, version)
     return version
 
 
-def _run(config: Config) -> str:
-    steps = chain(config)
-    if (version := settled(steps)) is not None:
-        print(
-            f"Nothing to do: all {len(steps)} steps have the inputs that they had, and "
-            f"{config.mlflow.model} version {version} came of them."
-        )
-        register.tell_champion(steps[-1].config)
-        return version
+def _run(config: Config, steps: Sequence[Step]) -> str:
     # Everything that can be known is checked before the first step.
     for step in steps:
         _plan(step)
     tracking.connect(config.mlflow)
     check_sources(config, stages_of(config))
     with connect():
-        version = str(follow(steps, run_here))
-    register.check_promoted(steps[-1].config, version)
-    return version
+        return str(follow(steps, run_here))
 
 
 def settled(steps: Sequence[Step]) -> str | None:

@@ -70,6 +70,18 @@ class JobServer:
                 return None
             raise self._failed(error) from None
 
+    def exit_code(self, job: str) -> int | None:
+        """Returns the exit code of a job that has ended; None where the server does not know it.
+
+        Raises:
+            UserError: the server does not answer.
+        """
+        client = self.client()
+        try:
+            return client.get_job_info(job).driver_exit_code
+        except RuntimeError as error:
+            raise self._failed(error) from None
+
     def submit(self, entrypoint: str, job: str | None = None) -> str:
         """Submits a command, which runs in an uploaded copy of this checkout; returns its name.
 

@@ -19,6 +19,7 @@ import psutil
 from pipelines.config.addresses import check_place
 from pipelines.config.keys import Place
 from pipelines.errors import UserError
+from pipelines.job import NOT_PROMOTED
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import ROOT, resolve
 from pipelines.triggers.job_server import JobServer
@@ -31,6 +32,8 @@ CODES = "work/watch"
 #: Runs a job, waits for it whatever comes, and writes its code. A file appears whole.
 _SHELL = 'trap : TERM INT HUP; "$@"; echo $? > "$0.new"; mv "$0.new" "$0"'
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+#: The codes of a retraining that did its work: the gate may have refused what came of it.
+_DONE = (0, NOT_PROMOTED)
 
 
 class Status(StrEnum):
@@ -103,7 +106,7 @@ class Here:
         code = _read_code(_code_file(job))
         if code is None or code in _INTERRUPTED:
             return Status.ABSENT
-        return Status.FAILED if code else Status.SUCCEEDED
+        return Status.SUCCEEDED if code in _DONE else Status.FAILED
 
     def start(self, job: str, settings: Sequence[str]) -> None:
         file = _code_file(job)
@@ -151,6 +154,8 @@ class OnCluster:
         status = self._server.status(job)
         known = {None: Status.ABSENT, "SUCCEEDED": Status.SUCCEEDED, "PENDING": Status.RUNS,
                  "RUNNING": Status.RUNS}  # fmt: skip
+        if status == "FAILED" and self._server.exit_code(job) in _DONE:
+            return Status.SUCCEEDED
         return known.get(status, Status.FAILED)
 
     def start(self, job: str, settings: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.config.load import load_config
-from pipelines.errors import Terminated, UserError
+from pipelines.errors import NotPromotedError, Terminated, UserError
 from pipelines.notify.channels import WEBHOOK
 from pipelines.registry import actions, register
 from pipelines.retrain import Step, chain, plan, run, work
@@ -53,7 +53,8 @@ def test_promoted_and_refused_are_told_once_with_the_figures(
     retrain: Retrain, webhook: WebhookServer
 ) -> None:
     assert retrain("first") == "1"
-    assert retrain("worse", 29.5) == "2"
+    with pytest.raises(NotPromotedError, match="taught version 2: worse by psnr_y_crop4"):
+        retrain("worse", 29.5)
     assert retrain("better", 30.5) == "3"
     assert webhook.events == ["promoted", "refused", "promoted"]
     first, worse, better = (document for _, _, document in webhook.got)
