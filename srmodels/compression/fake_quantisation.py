@@ -19,12 +19,15 @@ from srmodels.layers import fuse
 QUANTISED = {"int8": 8, "a16w8": 16}
 #: Weights lie from -127 to 127 steps, so that zero is one of them and the steps are symmetric.
 WEIGHT_LEVELS = 127
+#: Ends of ranges are kept divided by it. An optimizer like Adam, whose steps do not depend on the
+#: size of a gradient, moves them so many times as fast as the weights, which are far smaller.
+_HASTE = 10
 
 
 class Range(nn.Module):
     """Rounds activations to 2^bits levels between two learned ends, `[...]` → `[...]`.
 
-    The ends are `low` ≤ 0 ≤ `high`, so that zero is exact, which padding needs.
+    The ends are low ≤ 0 ≤ high, so that zero is exact, which padding needs.
     """
 
     def __init__(self, bits: int) -> None:
@@ -32,11 +35,22 @@ class Range(nn.Module):
         self.bits = bits
         # Not scalars: DeepSpeed sends parameters as bytes, which it cannot see in those.
         self.low = nn.Parameter(torch.zeros(1))
-        self.high = nn.Parameter(torch.ones(1))
+        self.high = nn.Parameter(torch.ones(1) / _HASTE)
+
+    def set_ends(self, low: float, high: float) -> None:
+        """Sets both ends."""
+        with torch.no_grad():
+            self.low.fill_(low / _HASTE)
+            self.high.fill_(high / _HASTE)
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Returns low and high, `[1]` each."""
+        low, high = _HASTE * self.low.float(), _HASTE * self.high.float()
+        return low.clamp(max=0.0), high.clamp(min=0.0)
 
     def steps(self) -> tuple[Tensor, Tensor]:
         """Returns the size of a step, above 0, and the level of zero, a whole number: `[1]`."""
-        low, high = self.low.float().clamp(max=0.0), self.high.float().clamp(min=0.0)
+        low, high = self.ends()
         step = (high - low).clamp(min=1e-8) / (2**self.bits - 1)
         return step, round_through(-low / step)
 
@@ -168,8 +182,7 @@ def find_ranges(network: nn.Module, images: Sequence[Tensor]) -> None:
             handle.remove()
     for name, layer in layers.items():
         low, high = extremes[name]
-        layer.input_range.low.fill_(low)
-        layer.input_range.high.fill_(high)
+        layer.input_range.set_ends(low, high)
 
 
 def weight_steps(weight: Tensor) -> Tensor:
