@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srmodels.compression.structure import NetworkConfig
 from srmodels.network import SRNetwork
 from srmodels.stage import ParameterGroup, Stage
 from srmodels.system import System
 
 
 @dataclass
-class TaughtConfig:
+class TaughtConfig(NetworkConfig):
     scale: int = 4
     width: int = 16
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def answered(hook: Running) -> tuple[int, Any]:
     """The answer to a request that does not come too often."""
     found = hook.post()
     while found[0] == 429:
+        time.sleep(0.05)  # Each answer is a line, and nobody reads them: a pipe holds so many.
         found = hook.post()
     return found
 

@@ -31,6 +31,6 @@ def test_a_new_process_makes_the_same_of_a_file(artifact: Path) -> None:
 def test_a_file_that_does_not_run_there_is_told_in_one_line(artifact: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "model.onnx"
     damaged.write_bytes(artifact.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"^onnxruntime\S*: .*model\.onnx") as error:
+    with pytest.raises(ValueError, match=r"^ValueError: .*model\.onnx is no graph") as error:
         run_fresh("onnx_fp32", damaged, torch.rand(1, 3, 16, 16))
     assert "\n" not in str(error.value)
