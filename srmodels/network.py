@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from srmodels.compression.fake_quantisation import keep_rounded_weights
 from srmodels.layers import ReparameterisedConv, fuse
 from srmodels.tiling import Tiling
 
@@ -79,13 +80,15 @@ class SRNetwork(nn.Module, ABC):
     def fuse(self) -> Self:
         """Replaces every group of branches by the one convolution that equals it, in eval mode.
 
-        This cannot be undone. Networks without branches stay as they are.
+        This cannot be undone. Networks without branches stay as they are, but that the weights of
+        quantised ones become what integers hold.
 
         Returns:
             the network itself.
         """
         if fuse(self):
             self.fused = True
+        keep_rounded_weights(self)
         return self.eval()
 
     def train(self, mode: bool = True) -> Self:

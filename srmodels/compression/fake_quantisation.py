@@ -22,6 +22,8 @@ WEIGHT_LEVELS = 127
 #: Ends of ranges are kept divided by it. An optimizer like Adam, whose steps do not depend on the
 #: size of a gradient, moves them so many times as fast as the weights, which are far smaller.
 _HASTE = 10
+#: An end that nothing reaches.
+_ANYTHING = 1e30
 
 
 class Range(nn.Module):
@@ -54,6 +56,11 @@ class Range(nn.Module):
         step = (high - low).clamp(min=1e-8) / (2**self.bits - 1)
         return step, round_through(-low / step)
 
+    def clip(self, x: Tensor) -> Tensor:
+        """Returns x between the ends: what rounding does to it, but for the rounding."""
+        low, high = (end.to(x.dtype) for end in self.ends())
+        return torch.minimum(torch.maximum(x, low), high)
+
     def forward(self, x: Tensor) -> Tensor:
         step, zero = self.steps()
         levels = (round_through(x.float() / step) + zero).clamp(0, 2**self.bits - 1)
@@ -65,7 +72,8 @@ class _Rounding(nn.Module):
 
     Attributes:
         input_range: the range of its input.
-        rounds: True where `forward` rounds. In training mode it always does.
+        rounds: True where `forward` rounds. In training mode it always does. Where it does not, it
+            clips its input to the range all the same: that is the function that was trained.
     """
 
     input_range: Range
@@ -75,18 +83,18 @@ class _Rounding(nn.Module):
         """Returns the weights as integers hold them, in floating point."""
         return round_weight(cast(Tensor, self.weight))
 
-    def _rounds_now(self) -> bool:
-        return self.training or self.rounds
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns input and weights as the layer multiplies them now."""
+        if self.training or self.rounds:
+            return self.input_range(x), self.rounded_weight()
+        return self.input_range.clip(x), cast(Tensor, self.weight)
 
 
 class RoundingConv2d(nn.Conv2d, _Rounding):
     """A convolution that can compute as int8 products do."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if self._rounds_now():
-            x, weight = self.input_range(x), self.rounded_weight()
-        y: Tensor = self._conv_forward(x, weight, self.bias)
+        y: Tensor = self._conv_forward(*self.operands(x), self.bias)
         return y
 
 
@@ -94,10 +102,7 @@ class RoundingLinear(nn.Linear, _Rounding):
     """A linear layer that can compute as int8 products do."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if self._rounds_now():
-            x, weight = self.input_range(x), self.rounded_weight()
-        return F.linear(x, weight, self.bias)
+        return F.linear(*self.operands(x), self.bias)
 
 
 #: What takes the place of a layer: the layer itself, as another class, so that its name stays.
@@ -150,6 +155,14 @@ def rounding(network: nn.Module, on: bool = True) -> Iterator[None]:
 
 
 @torch.no_grad()
+def keep_rounded_weights(network: nn.Module) -> None:
+    """Puts the weights that integers hold in the place of those that training moves between them:
+    only the former were ever multiplied. It changes nothing the second time."""
+    for layer in rounding_layers(network).values():
+        layer.weight.copy_(layer.rounded_weight())
+
+
+@torch.no_grad()
 def find_ranges(network: nn.Module, images: Sequence[Tensor]) -> None:
     """Sets each range to the extremes of its layer's input over the images.
 
@@ -169,6 +182,8 @@ def find_ranges(network: nn.Module, images: Sequence[Tensor]) -> None:
 
         return hook
 
+    for layer in layers.values():
+        layer.input_range.set_ends(-_ANYTHING, _ANYTHING)
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     was_training = network.training
     network.eval()

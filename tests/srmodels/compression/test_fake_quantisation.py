@@ -14,6 +14,7 @@ from srmodels.compression.fake_quantisation import (
     round_weight,
     rounding,
     rounding_layers,
+    weight_steps,
 )
 from srmodels.f2srgan.config import F2SRGANConfig
 from srmodels.f2srgan.system import SYSTEM
@@ -71,7 +72,7 @@ def test_weights_have_255_symmetric_levels_for_each_channel() -> None:
 
 def test_networks_round_while_they_train_and_elsewhere_on_demand() -> None:
     network, plain = make(), make("")
-    find_ranges(network, [images(1)])
+    find_ranges(network, [images()])
     expected = plain.fuse()(images())
     with torch.no_grad():
         assert torch.equal(network.eval()(images()), expected)
@@ -81,6 +82,39 @@ def test_networks_round_while_they_train_and_elsewhere_on_demand() -> None:
         trained = network.train()(images())
     assert 0 < (rounded - expected).abs().max() < 0.1
     assert torch.equal(trained.clamp(0, 1), rounded)
+
+
+def test_what_rounding_clips_is_clipped_without_it() -> None:
+    """Training learns with the clipping, so it belongs to the function that ships."""
+    network = make()
+    find_ranges(network, [images()])
+    whole = network.eval()(images())
+    low, high = network.get_submodule("generator.layers.1").input_range.ends()  # type: ignore[union-attr,operator]
+    network.get_submodule("generator.layers.1").input_range.set_ends(0, 0.3 * high.item())  # type: ignore[union-attr,operator]
+    clipped = network(images())
+    with rounding(network):
+        rounded = network(images())
+    assert low.item() == 0
+    assert (clipped - rounded).abs().mean() < 0.3 * (whole - rounded).abs().mean()
+
+
+def test_what_ships_has_the_weights_that_integers_hold() -> None:
+    """Training moves weights between the levels; only the levels were multiplied."""
+    network = make()
+    find_ranges(network, [images()])
+    with torch.no_grad(), rounding(network.eval()):
+        expected = network(images())
+        shipped = copy.deepcopy(network).fuse()
+        assert torch.equal(shipped(images()), expected)
+    layer, latent = (n.get_submodule("generator.layers.1") for n in (shipped, network))
+    assert torch.equal(layer.weight, round_weight(latent.weight))  # type: ignore[arg-type]
+    again = copy.deepcopy(shipped).fuse().state_dict()
+    assert all(torch.equal(again[n], w) for n, w in shipped.state_dict().items())
+    halves = {n: w.half().float() for n, w in shipped.inference_state_dict().items()}
+    shipped.load_inference_state_dict(halves)
+    half = round_weight(shipped.get_submodule("generator.layers.1").weight)  # type: ignore[arg-type]
+    steps = weight_steps(layer.weight).view(-1, 1, 1, 1)  # type: ignore[arg-type]
+    assert torch.equal((half / steps).round(), (layer.weight / steps).round())  # type: ignore[operator]
 
 
 def test_what_ships_is_rounded_and_not_its_branches() -> None:
