@@ -5,7 +5,7 @@ estimation, Bengio et al., arXiv 1308.3432). The ranges of activations are learn
 (in the spirit of LSQ+, Bhalgat et al., arXiv 2004.09576); those of weights are their extremes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -172,6 +172,24 @@ def find_ranges(network: nn.Module, images: Sequence[Tensor]) -> None:
     """
     assert images
     layers = rounding_layers(network)
+    for layer in layers.values():
+        layer.input_range.set_ends(-_ANYTHING, _ANYTHING)
+    was_training = network.training
+    network.eval()
+    try:
+        with rounding(network, on=False), watched_inputs(layers) as extremes:
+            for image in images:
+                network(image)
+    finally:
+        network.train(was_training)
+    for name, layer in layers.items():
+        layer.input_range.set_ends(*extremes[name])
+
+
+@contextmanager
+def watched_inputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[float, float]]]:
+    """Keeps the extremes of what layers see, by name: the lowest value, at most 0, and the highest,
+    at least 0."""
     extremes = dict.fromkeys(layers, (0.0, 0.0))
 
     def watch(name: str) -> Callable[[nn.Module, Any], None]:
@@ -182,22 +200,12 @@ def find_ranges(network: nn.Module, images: Sequence[Tensor]) -> None:
 
         return hook
 
-    for layer in layers.values():
-        layer.input_range.set_ends(-_ANYTHING, _ANYTHING)
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    was_training = network.training
-    network.eval()
     try:
-        with rounding(network, on=False):
-            for image in images:
-                network(image)
+        yield extremes
     finally:
-        network.train(was_training)
         for handle in handles:
             handle.remove()
-    for name, layer in layers.items():
-        low, high = extremes[name]
-        layer.input_range.set_ends(low, high)
 
 
 def weight_steps(weight: Tensor) -> Tensor:

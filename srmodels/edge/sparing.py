@@ -3,11 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from srmodels.compression.fake_quantisation import round_weight, watched_inputs
 from srmodels.edge.target import Calibration
 
 #: A good number of images for `rank_layers`: each layer takes a pass over them.
@@ -67,20 +67,8 @@ def rank_layers(module: nn.Module, images: Sequence[Tensor]) -> list[str]:
         images: inputs of the module.
     """
     layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    extremes = dict.fromkeys(layers, (0.0, 0.0))
-
-    def watch(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            low, high = extremes[name]
-            found = inputs[0].aminmax()
-            extremes[name] = (min(low, found.min.item()), max(high, found.max.item()))
-
-        return hook
-
-    handles = [m.register_forward_pre_hook(watch(n)) for n, m in layers.items()]
-    exact = [module(image) for image in images]
-    for handle in handles:
-        handle.remove()
+    with watched_inputs(layers) as extremes:
+        exact = [module(image) for image in images]
 
     def error(name: str) -> float:
         with _rounded(layers[name], *extremes[name]):
@@ -103,13 +91,9 @@ def _rounded(layer: nn.Conv2d | nn.Linear, low: float, high: float) -> Iterator[
         return (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero, 0, 255),)
 
     weight = layer.weight.data
-    steps = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-    zeros = torch.zeros_like(steps, dtype=torch.int32)
     handle = layer.register_forward_pre_hook(hook)
     try:
-        layer.weight.data = torch.fake_quantize_per_channel_affine(
-            weight, steps, zeros, 0, -127, 127
-        )
+        layer.weight.data = round_weight(weight)
         yield
     finally:
         layer.weight.data = weight
