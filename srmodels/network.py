@@ -39,7 +39,7 @@ class SRNetwork(nn.Module, ABC):
 
     @property
     def structure(self) -> dict[str, Any]:
-        """What compression changed, as `NetworkConfig` has it."""
+        """The changes of compression, as `NetworkConfig` has them."""
         return {"widths": dict(self.widths), "quantised": self.quantised}
 
     @abstractmethod

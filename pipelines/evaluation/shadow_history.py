@@ -35,7 +35,7 @@ _RECORD = re.compile(r"records/[0-9a-f]{16}\.json")
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured of each photo.
+    """A quantity that is measured of each photo.
 
     Attributes:
         of_model: True if it depends on the model; False if it is of the photo alone.

@@ -37,7 +37,7 @@ RESULTS, PAGE = "compare.json", "compare.html"
 
 @dataclass(frozen=True)
 class Subject:
-    """What one of the models is.
+    """The identity of one of the models.
 
     Attributes:
         reference: the user's name for it.

@@ -15,7 +15,7 @@ _LONGEST = 2000
 
 
 class Event(StrEnum):
-    """What can happen: to a version at the gate, to a retraining, and to nobody for too long."""
+    """An event that people are told: of a version, of a retraining, or of none for long."""
 
     PROMOTED = "promoted"
     REFUSED = "refused"
@@ -25,7 +25,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True)
 class Notification(Document):
-    """What a webhook gets as JSON, and a mail as text.
+    """The news that a webhook gets as JSON, and a mail as text.
 
     Attributes:
         event: one of `Event`.

@@ -1,4 +1,4 @@
-"""What the gate knows of a bundle's quality: the scores of the model and of bicubic, by image."""
+"""The evidence of a bundle's quality at the gate: scores of the model and of bicubic, by image."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace

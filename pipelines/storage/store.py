@@ -23,7 +23,7 @@ from pipelines.storage.retries import RetryPolicy
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a listing says of a file: its bytes, and a mark that changes when they are replaced.
+    """The entry of a file in a listing: its bytes, and a mark that changes when they are replaced.
 
     mark: the ETag of an object, or the time of a file's last change in nanoseconds.
     """

@@ -37,7 +37,7 @@ _DONE = (0, NOT_PROMOTED)
 
 
 class Status(StrEnum):
-    """What became of a job."""
+    """The state of a job."""
 
     #: It never began, or was interrupted: the same start goes on with it.
     ABSENT = "absent"

@@ -1,4 +1,4 @@
-"""What a trigger remembers: the photos that its last start saw, and how that start ended."""
+"""The memory of a trigger: the photos that its last start saw, and how that start ended."""
 
 from dataclasses import dataclass
 from typing import ClassVar

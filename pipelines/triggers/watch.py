@@ -27,7 +27,7 @@ _MARK, _SHORT = 16, 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What makes a retraining due; None where it does not count.
+    """The limits that make a retraining due; None where one does not count.
 
     photos: the number of new photos since the last start.
     hours: the hours since the last start.
@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Poll:
-    """What a trigger found, and what it did.
+    """The finding of a trigger, and what it did.
 
     Attributes:
         line: all of it in one line.

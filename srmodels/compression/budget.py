@@ -21,7 +21,7 @@ _RUNS = 15
 
 @dataclass(frozen=True)
 class Budget:
-    """What a pruned network may cost.
+    """The cost that a pruned network may have.
 
     Attributes:
         measure: `macs` (of one tile, in 10^9), `parameters`, `bytes` (of the artifact) or

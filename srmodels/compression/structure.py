@@ -1,4 +1,4 @@
-"""What compression changes of a network's structure, and how it is built again from its numbers.
+"""Keeps what compression changes of a network's structure, and builds it again from its numbers.
 
 A system's own numbers describe its networks as they were designed. Pruning makes some layers
 narrower, and quantisation gives layers ranges. Both are a few numbers on top.

@@ -66,7 +66,7 @@ class ShortJob:
 
     @property
     def saved(self) -> bool:
-        """Whether it was asked to save its work."""
+        """True once it was asked to save its work."""
         return (self._folder / "saved").exists()
 
     def processes(self) -> list[psutil.Process]:

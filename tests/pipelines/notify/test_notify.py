@@ -215,7 +215,7 @@ def test_no_document_says_who_is_told() -> None:
 
 @pytest.fixture
 def memory() -> list[str]:
-    """What was told, newest last."""
+    """The news that was told, newest last."""
     return []
 
 

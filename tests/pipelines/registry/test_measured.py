@@ -1,4 +1,4 @@
-"""What was not measured on the frozen benchmark is measured at the gate, once, on real images."""
+"""The gate measures a version that lacks scores on the frozen benchmark, once, on real images."""
 
 from collections.abc import Mapping
 from dataclasses import replace

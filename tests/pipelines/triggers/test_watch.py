@@ -47,7 +47,7 @@ def opened(source: Path | str, *settings: str, state: str = "work/watch") -> Wat
 def polled(
     source: Path | str, photos: int | None = 3, hours: float | None = None, now: float = 0.0
 ) -> Poll:
-    """What a trigger that was started anew does, to the end of its job."""
+    """Does what a trigger that was started anew does, to the end of its job."""
     watch = opened(source)
     poll = watch.poll(Limits(photos, hours), now)
     if poll.started:
