@@ -68,9 +68,6 @@ class PruneStage(PixelStage):
 
     def start(self, x_l: Tensor, x_h: Tensor) -> Sequence[str]:
         done = prune(self.network, self.pruning, self.budget, x_l, x_h, agree=_first_ranks)
-        for group in self.parameter_groups():
-            for parameter in group.parameters:
-                parameter.requires_grad_(True)
         return [done]
 
 

@@ -51,7 +51,4 @@ class QuantizeStage(PixelStage):
             quantise_layers(network.inference_modules().values(), precision)
             network.quantised = precision
         find_ranges(network, list(x_l[:, None]))
-        for group in self.parameter_groups():
-            for parameter in group.parameters:
-                parameter.requires_grad_(True)
         return [f"Products of {precision}, with ranges found on {len(x_l)} samples."]
