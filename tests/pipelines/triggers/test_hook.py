@@ -22,19 +22,6 @@ SECRET = "0123456789abcdef" * 2
 SETTINGS = [f"recipe={SMALL}"]
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> ShortJob:
-    return ShortJob(tmp_path / "checkout")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "a.png").write_bytes(b"photo")
-    return folder
-
-
 class Running:
     """A hook that runs."""
 

@@ -20,19 +20,6 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> ShortJob:
-    return ShortJob(tmp_path / "checkout")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "a.png").write_bytes(b"photo")
-    return folder
-
-
-@pytest.fixture
 def watch(job: ShortJob, folder: Path) -> Start:
     return lambda *options: job.srmill("watch", folder, *SETTINGS, *options)
 
