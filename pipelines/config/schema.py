@@ -174,6 +174,13 @@ class TrainConfig:
     precision: str = key(
         "fp32", "fp32, or bf16: autocast with fp32 weights", choices=("fp32", "bf16")
     )
+    replay: float | None = key(
+        None,
+        "share of the samples that come from photos that the starting weights were trained on; the "
+        "others come from newer photos (default: all photos equally often)",
+        minimum=0,
+        maximum=0.99,
+    )
     crop: int = key(128, "side of an HR training crop in pixels", minimum=1, maximum=MAX_SIDE)
     optimizer: str = key(
         "adamw",

@@ -10,6 +10,7 @@ If the number of ranks divides the number of lanes, each rank reads shards of it
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,11 +54,46 @@ class Block:
     shards: tuple[int, ...]
 
 
-class SampleOrder:
-    """The endless global stream of samples.
+class Order(ABC):
+    """An endless global stream of samples.
 
-    It is a pure function of its arguments. It does not depend on workers, nodes, loader processes
-    or prefetch. The state to resume from is the number of samples consumed.
+    It is a pure function of what it was made with. It does not depend on workers, nodes, loader
+    processes or prefetch. The state to resume from is the number of samples consumed.
+
+    Attributes:
+        num_samples: the number of samples that it draws from.
+        window: the number of shards per block.
+        lanes: the number of lanes.
+    """
+
+    num_samples: int
+    window: int
+    lanes: int
+
+    @abstractmethod
+    def __getitem__(self, position: int) -> Draw:
+        """Returns the sample at a position, 0 or greater."""
+
+    def step(self, step: int, batch_size: int, rank: int, world_size: int) -> list[Draw]:
+        """Returns a rank's share of a global batch: every `world_size`-th, from `rank` on."""
+        first = step * batch_size
+        return [self[first + i] for i in range(rank, batch_size, world_size)]
+
+    @abstractmethod
+    def blocks(self, position: int, rank: int = 0, world_size: int = 1) -> Iterator[Block]:
+        """Yields the blocks that a rank reads from `position` on, ordered by their beginning."""
+
+    @abstractmethod
+    def end_of(self, block: Block) -> int:
+        """Returns the first position that does not need a block any more."""
+
+    @abstractmethod
+    def open_blocks(self, world_size: int) -> int:
+        """Returns the number of blocks that each of `world_size` ranks reads at once."""
+
+
+class SampleOrder(Order):
+    """A stream in which every sample comes once per epoch.
 
     Args:
         manifest_digest: the identity of the dataset.
@@ -79,7 +115,6 @@ class SampleOrder:
         self._permutation = lru_cache(maxsize=4 * self.lanes)(self._permute)
 
     def __getitem__(self, position: int) -> Draw:
-        """Returns the sample at a position, 0 or greater."""
         epoch, place = divmod(position, self.num_samples)
         index, lane = divmod(place, self.lanes)
         plan = self._epoch(epoch)
@@ -89,17 +124,11 @@ class SampleOrder:
         slot = bisect_right(plan.starts, at) - 1
         return Draw(position, epoch, plan.shards[slot], at - plan.starts[slot])
 
-    def step(self, step: int, batch_size: int, rank: int, world_size: int) -> list[Draw]:
-        """Returns a rank's share of a global batch: every `world_size`-th, from `rank` on."""
-        first = step * batch_size
-        return [self[first + i] for i in range(rank, batch_size, world_size)]
-
     def blocks(self, position: int, rank: int = 0, world_size: int = 1) -> Iterator[Block]:
-        """Yields the blocks that a rank reads from `position` on, ordered by their beginning."""
         epoch = position // self.num_samples
         while True:
             first = epoch * self.num_samples
-            divisor = self.lanes // self.lanes_of_a_rank(world_size)
+            divisor = math.gcd(self.lanes, world_size)
             mine = [lane for lane in range(self.lanes) if (first + lane - rank) % divisor == 0]
             plan = self._epoch(epoch)
             found = [block for lane in mine for block in plan.blocks[lane]]
@@ -108,12 +137,10 @@ class SampleOrder:
                     yield block
             epoch += 1
 
-    def lanes_of_a_rank(self, world_size: int) -> int:
-        """Returns the number of lanes that each of `world_size` ranks reads."""
+    def open_blocks(self, world_size: int) -> int:
         return self.lanes // math.gcd(self.lanes, world_size)
 
     def end_of(self, block: Block) -> int:
-        """Returns the first position that does not need a block any more."""
         return block.position + (block.end - block.start) * self.lanes
 
     def _plan_epoch(self, epoch: int) -> "_Epoch":

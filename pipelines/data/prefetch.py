@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pipelines.data.dataset import Dataset
-from pipelines.data.order import Block, SampleOrder
+from pipelines.data.order import Block, Order
 from pipelines.errors import UserError
 
 
 class ShardPrefetcher:
     """A thread that fetches blocks in the order of their beginnings.
 
-    It stays one block per lane ahead of the stream. For a dataset in a directory it does not start.
+    It stays as many blocks ahead of the stream as are open. For a dataset in a directory it does
+    not start.
 
     Args:
         blocks: the blocks of this rank, from the stream's first position on.
@@ -28,14 +29,14 @@ class ShardPrefetcher:
     def __init__(
         self,
         dataset: Dataset,
-        order: SampleOrder,
+        order: Order,
         blocks: Iterator[Block],
         shards: list[int],
         in_flight: int,
         world_size: int,
     ) -> None:
         self.dataset, self.order, self.shards, self.blocks = dataset, order, shards, blocks
-        self.in_flight, self.ahead = in_flight, order.lanes_of_a_rank(world_size)
+        self.in_flight, self.ahead = in_flight, order.open_blocks(world_size)
         self._changed = threading.Condition()
         self._position, self._stopped = -1, False
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
@@ -85,7 +86,7 @@ class ShardPrefetcher:
             known.append(block)
 
     def _wait_for_room(self, known: list[Block]) -> bool:
-        """Waits until fewer blocks than lanes lie ahead; returns False if the stream has ended."""
+        """Waits until fewer blocks lie ahead than are open; returns False once the stream ends."""
         with self._changed:
             while not self._stopped:
                 if sum(block.position > self._position for block in known) < self.ahead:
@@ -107,12 +108,13 @@ class ShardPrefetcher:
         return open_blocks
 
 
-def _check_room(dataset: Dataset, order: SampleOrder, shards: list[int], in_flight: int) -> None:
-    """Refuses a cache without room for each lane's present, next and in-flight blocks."""
+def _check_room(dataset: Dataset, order: Order, shards: list[int], in_flight: int) -> None:
+    """Refuses a cache without room for the present, next and in-flight blocks."""
     assert dataset.cache is not None
     largest = max(dataset.manifest.shards[shard].bytes for shard in shards)
     samples_per_block = order.window * order.num_samples / len(shards)
-    blocks = order.lanes * (2 + math.ceil(in_flight / order.lanes / samples_per_block))
+    at_once = order.open_blocks(1)
+    blocks = at_once * (2 + math.ceil(in_flight / at_once / samples_per_block))
     needed = min(blocks * order.window, len(shards)) * largest
     if needed > dataset.cache.limit_bytes:
         raise UserError(

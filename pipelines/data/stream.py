@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.order import Draw, SampleOrder, sample_seed
+from pipelines.data.order import Draw, Order, SampleOrder, sample_seed
 from pipelines.data.prefetch import ShardPrefetcher
+from pipelines.data.replay import MixedOrder, Replay
 from pipelines.errors import UserError
 from srmodels.degradation import Draws, degrade
 from srmodels.transfer import to_device
@@ -156,6 +157,8 @@ class TrainingStream:
     Args:
         seed: the seed of order, crops and degradation.
         batch_size: the number of samples in a step of all ranks together.
+        replay: the part of the dataset that takes turns with the rest; None: all samples come
+            equally often.
 
     Raises:
         UserError: the crop does not fit into the tiles; while iterating, the cache is too small,
@@ -169,6 +172,7 @@ class TrainingStream:
         *,
         seed: int,
         batch_size: int,
+        replay: Replay | None = None,
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
@@ -176,7 +180,7 @@ class TrainingStream:
     ) -> None:
         check_crop(dataset, settings.crop)
         self.dataset, self.settings, self.seed = dataset, settings, seed
-        self.order, self.shards = training_order(dataset, seed)
+        self.order, self.shards = training_order(dataset, seed, replay)
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_step, self.processes = start_step, processes
 
@@ -265,13 +269,37 @@ def check_crop(dataset: Dataset, crop: int) -> None:
         )
 
 
-def training_order(dataset: Dataset, seed: int) -> tuple[SampleOrder, list[int]]:
-    """Returns the order of a dataset's training samples, and the numbers of its training shards."""
+def training_order(
+    dataset: Dataset, seed: int, replay: Replay | None = None
+) -> tuple[Order, list[int]]:
+    """Returns the order of a dataset's training samples, and the numbers of its training shards.
+
+    Args:
+        replay: the part that takes turns with the rest; None: all samples come once per epoch.
+    """
+    shards = dataset.manifest.shard_numbers("train")
+    if replay is None:
+        return _order(dataset, seed, shards), shards
+    new = [shard for shard in shards if shard not in replay.earlier]
+    if replay.share == 0:
+        return _order(dataset, seed, new), new
+    earlier, counts = list(replay.earlier), dataset.manifest.shards
+    smaller = min(sum(len(counts[i]) for i in part) for part in (earlier, new))
+    order = MixedOrder(
+        _order(dataset, seed, earlier, lanes=smaller),
+        _order(dataset, seed, new, lanes=smaller),
+        replay.share,
+    )
+    return order, [*earlier, *new]
+
+
+def _order(dataset: Dataset, seed: int, shards: list[int], lanes: int | None = None) -> SampleOrder:
+    """Returns the order of the samples in some shards, in as many lanes as the settings say, or
+    in fewer."""
     manifest, stream = dataset.manifest, dataset.stream
-    shards = manifest.shard_numbers("train")
     counts = [len(manifest.shards[shard]) for shard in shards]
-    order = SampleOrder(manifest.digest, seed, counts, window=stream.window, lanes=stream.lanes)
-    return order, shards
+    lanes = min(stream.lanes, lanes or stream.lanes)
+    return SampleOrder(manifest.digest, seed, counts, window=stream.window, lanes=lanes)
 
 
 def _start_process(environment: dict[str, str], _: int) -> None:

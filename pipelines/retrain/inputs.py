@@ -60,7 +60,7 @@ def of_stage(config: Config) -> Inputs:
     # A run that has begun keeps the weights from outside that it began with, even if an alias has
     # moved on. So the request for the weights is the input, and not their digest.
     before: Any = stage.init_from or asdict(config.init)
-    del identity["initial weights"]
+    del identity["initial weights"], identity["replayed"]
     return {
         "manifest": identity.pop("data"),
         "start": _of_stage_or_model(config, before),

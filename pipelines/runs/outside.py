@@ -30,6 +30,7 @@ def keep_weights(
     asked: dict[str, Any],
     content: Any,
     parent_version: str | None = None,
+    manifest: str = "",
     make: Callable[[], dict[str, Tensor]],
 ) -> Checkpoint:
     """Returns the checkpoint of weights from outside; writes it first if it is absent or damaged.
@@ -43,6 +44,7 @@ def keep_weights(
         content: a JSON value that identifies the weights; equal content of one parent is written
             once.
         parent_version: the registered version that the weights are, or descend from.
+        manifest: the digest of the dataset that the weights were trained on, where it is known.
         make: returns the weights by name; called only if the checkpoint must be written.
 
     Raises:
@@ -64,7 +66,7 @@ def keep_weights(
             world_size=1,
             zero_stage=0,
             seed=config.seed,
-            manifest="",
+            manifest=manifest,
             identity={"asked": asked},
             metrics={},
             score=None,

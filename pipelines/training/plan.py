@@ -46,7 +46,8 @@ def stage_plan(config: Config, stage: str, teacher: Teacher | None = None) -> st
         ],
         "steps": [
             f"{train.steps} of {train.batch_size} samples {_where(train)} = {samples} "
-            f"samples{_epochs(config, samples)}"
+            f"samples{_epochs(config, samples)}",
+            *_replayed(train),
         ],
         "learning rate": _learning_rates(built, train),
         "checkpoints": [_checkpoints(built, train)],
@@ -170,6 +171,12 @@ def _epochs(config: Config, samples: int) -> str:
         f" = {samples / tiles:.1f} epochs of {len(manifest.shard_numbers('train'))} shards, "
         f"{tiles} training tiles"
     )
+
+
+def _replayed(train: TrainConfig) -> list[str]:
+    if train.replay is None:
+        return []
+    return [f"{train.replay:.0%} of them from photos that the starting weights were trained on"]
 
 
 def plan_stages(config: Config, stages: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.config.load import to_dict
 from pipelines.config.schema import Config, TrainConfig
 from pipelines.data.dataset import Dataset
+from pipelines.data.replay import Replay, earlier_shards
 from pipelines.errors import Terminated, UserError, listing
 from pipelines.models.build import stage_on_meta, with_structure
 from pipelines.runs.checkpoint import MODEL, RESULT, STATE, Checkpoint, Checkpoints, RunState
@@ -66,6 +67,7 @@ class StageRun:
         teacher: the teacher that the stage learns from; None: it learns from none.
         identity: every setting that shapes the result, see `RunState`.
         weights_folder: folder of pretrained weights; None: torch hub's cache, or the web.
+        replay: the part of the dataset that takes turns with the rest; None: there is no such part.
         parent_version: the registered version that the weights descend from, see `Provenance`.
         cuda: whether the ranks train on GPUs.
         tracked: None for a run without MLflow.
@@ -79,6 +81,7 @@ class StageRun:
     teacher: Teacher | None
     identity: dict[str, Any]
     weights_folder: Path | None
+    replay: Replay | None = None
     parent_version: str | None = None
     cuda: bool = False
     tracked: Tracked | None = None
@@ -123,6 +126,7 @@ class StageRun:
             teacher=teacher,
             identity=identity_of(config, stage, dataset, start, teacher),
             weights_folder=weights_folder(),
+            replay=_replay(config, stage, dataset, start),
             parent_version=start.state().parent_version if start else None,
         )
 
@@ -146,12 +150,39 @@ def identity_of(
         "options": own["options"],
         "initial weights": start.files[MODEL].sha256 if start else None,
         "teacher": teacher.identity if teacher else None,
+        "replayed": _replayed(config.stages[stage].train, dataset, start),
     } | {f"train.{key}": value for key, value in own["train"].items() if key not in _FREE}
     groups = own["train"]["groups"].values()
     if {own["train"]["schedule"], *(group["schedule"] for group in groups)} <= {"constant", None}:
         # Constant rates can go on for ever. The other schedules need the number of steps.
         del identity["train.steps"]
     return identity
+
+
+def _replayed(train: TrainConfig, dataset: Dataset, start: Checkpoint | None) -> str | None:
+    """Returns the digest of the manifest that the starting weights were trained on, if
+    `train.replay` asks for it.
+
+    A stage that starts from another stage on the same dataset replays what that one replayed.
+    """
+    if train.replay is None or start is None:
+        return None
+    state = start.state()
+    if state.manifest == dataset.manifest.digest:
+        return state.identity.get("replayed") or state.manifest
+    return state.manifest
+
+
+def _replay(
+    config: Config, stage: str, dataset: Dataset, start: Checkpoint | None
+) -> Replay | None:
+    """Returns the part of the dataset that is replayed; None if that is all of it, or nothing."""
+    train = config.stages[stage].train
+    digest = _replayed(train, dataset, start)
+    earlier = earlier_shards(dataset, digest) if digest else ()
+    if not 0 < len(earlier) < len(dataset.manifest.shard_numbers("train")):
+        return None
+    return Replay(train.replay, earlier)
 
 
 def is_done(run: StageRun) -> bool:

@@ -4,7 +4,7 @@ Weights from outside are kept as a checkpoint of their own, see `pipelines.runs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -152,18 +152,18 @@ def _written(config: Config, name: str) -> Checkpoint:
     """Keeps weights from outside; the weights that their source leaves out are random."""
     stage = config.stages[name]
     try:
-        content, parent_version, structure, fill = (
+        outside = (
             _from_files(config)
             if stage.init_from is None
             else _from_model(config, name, ModelReference.parse(stage.init_from))
         )
-        networks = with_structure(config, name, structure).stages[name].networks
+        networks = with_structure(config, name, outside.structure).stages[name].networks
         described_by = replace(config, networks=networks)
 
         def make() -> dict[str, Tensor]:
             torch.manual_seed(config.seed)
             network = load_system(config.system).build(described_by.networks)
-            print("\n".join(fill(network)), flush=True)
+            print("\n".join(outside.fill(network)), flush=True)
             return network.state_dict()
 
         return keep_weights(
@@ -172,8 +172,9 @@ def _written(config: Config, name: str) -> Checkpoint:
             stage=name,
             described_by=described_by,
             asked=_asked(config, name),
-            content=content,
-            parent_version=parent_version,
+            content=outside.content,
+            parent_version=outside.parent_version,
+            manifest=outside.manifest,
             make=make,
         )
     except UserError:
@@ -182,21 +183,34 @@ def _written(config: Config, name: str) -> Checkpoint:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
 
 
-#: The identity of weights from outside, the registered version that they descend from, what
-#: compression changed of their networks, and a function that fills networks with them and returns a
-#: line for each source.
-_Filler = tuple[Any, str | None, dict[str, Any], Callable[[SRNetwork], list[str]]]
+@dataclass(frozen=True)
+class _Outside:
+    """Weights from outside.
+
+    Attributes:
+        content: a JSON value that identifies them.
+        fill: fills networks with them, and returns a line for each source.
+        structure: what compression changed of their networks.
+        parent_version: the registered version that they descend from.
+        manifest: the digest of the dataset that they were trained on, where it is known.
+    """
+
+    content: Any
+    fill: Callable[[SRNetwork], list[str]]
+    structure: dict[str, Any] = field(default_factory=dict)
+    parent_version: str | None = None
+    manifest: str = ""
 
 
-def _from_files(config: Config) -> _Filler:
+def _from_files(config: Config) -> _Outside:
     local = {key: resolve(value) for key, value in _sources(config).items() if ":" not in value}
     init = replace(config.init, **{k: str(path) for k, path in local.items() if path.exists()})
     files = init.files()
     content = {key: file_sha256(path) for key, path in files.items()}
-    return content, None, {}, lambda network: init.load(network, files)
+    return _Outside(content, lambda network: init.load(network, files))
 
 
-def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler:
+def _from_model(config: Config, name: str, reference: ModelReference) -> _Outside:
     model = load_model(reference, config, to_train=True)
     shipped, kept = model.network.inference_state_dict(), model.finetuning_weights
     weights = model.trained_weights or shipped | kept
@@ -218,8 +232,13 @@ def _from_model(config: Config, name: str, reference: ModelReference) -> _Filler
         meant = f" It is {model.version} now." if reference.alias else ""
         return [f"Starting from {reference}.{meant}"]
 
-    structure = structure_of(vars(model.config.networks))
-    return weights_sha256(weights), model.parent_version, structure, fill
+    return _Outside(
+        weights_sha256(weights),
+        fill,
+        structure_of(vars(model.config.networks)),
+        model.parent_version,
+        model.provenance.manifest,
+    )
 
 
 def _check_same_networks(config: Config, name: str, model: Model, network: SRNetwork) -> None:

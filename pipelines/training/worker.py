@@ -59,6 +59,8 @@ def run_rank(
         if resume:
             where = f"{first_step} of {train.steps} from {resume.location}"
             print(f"{run.stage}: resuming at step {where}", flush=True)
+        if train.replay is not None:
+            print(f"{run.stage}: {_described(run)}", flush=True)
     teacher = run.teacher.load(device) if run.teacher else None
     if resume:
         run = run.with_structure(structure_of(resume.state().networks))
@@ -77,6 +79,7 @@ def run_rank(
         CropSettings.of(config, train),
         seed=config.seed,
         batch_size=train.batch_size,
+        replay=run.replay,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         start_step=first_step,
@@ -93,10 +96,25 @@ def run_rank(
 def _first_samples(run: StageRun, device: torch.device, number: int) -> tuple[Tensor, Tensor]:
     """Returns the LR and HR crops of the first training samples, the same on every rank."""
     crops, seed = CropSettings.of(run.config, run.train), run.config.seed
-    stream = TrainingStream(run.dataset, crops, seed=seed, batch_size=number)
+    stream = TrainingStream(run.dataset, crops, seed=seed, batch_size=number, replay=run.replay)
     with closing(cast(Generator[Batch, None, None], iter(stream))) as batches:
         batch = next(batches)
     return to_unit(batch.x_l, device), to_unit(batch.x_h, device)
+
+
+def _described(run: StageRun) -> str:
+    """Says what `train.replay` does to a run."""
+    if run.replay is None:
+        return (
+            "train.replay has nothing to mix, since the dataset does not hold both photos that the "
+            "starting weights were trained on and others. All photos come equally often."
+        )
+    manifest = run.dataset.manifest
+    earlier = sum(len(manifest.shards[number]) for number in run.replay.earlier)
+    return (
+        f"{run.replay.share:.0%} of the samples come from {earlier} earlier training tiles, the "
+        f"others from {manifest.num_samples('train') - earlier} new ones"
+    )
 
 
 def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:
