@@ -4,8 +4,6 @@ import dataclasses
 import math
 from typing import Any
 
-import torch
-
 from pipelines.config.addresses import check_place
 from pipelines.config.durations import seconds
 from pipelines.config.keys import Place
@@ -14,6 +12,7 @@ from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConf
 from pipelines.config.wording import shown
 from pipelines.errors import UserError, first_line, listing
 from srmodels.edge.target import TARGETS
+from srmodels.meta import on_meta
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
 from srmodels.optimizers import OPTIMIZERS
@@ -102,7 +101,7 @@ def _check_stage(config: Config, name: str, system: System, network: SRNetwork) 
     _check_train(where, train, config.shard.tile, hr_multiple)
     kind = system.stage(stage.kind)
     try:
-        with torch.device("meta"):
+        with on_meta():
             turns = kind(network, stage.options).turns()
     except (ValueError, RuntimeError) as error:
         raise UserError(f"stages.{name}.options: {first_line(error)}") from None
@@ -216,7 +215,7 @@ def _check_stages(config: Config) -> None:
 
 def _on_meta(system: System, networks: Any) -> SRNetwork:
     try:
-        with torch.device("meta"):
+        with on_meta():
             return system.build(networks)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the networks cannot be built: {first_line(error)}") from None

@@ -14,7 +14,7 @@ from math import sqrt
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, StringConstraints
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from pipelines.errors import listing
 from pipelines.evaluation.side_by_side import Subject
@@ -217,7 +217,7 @@ def expected(before: Sequence[Figure], count: int, confidence: float) -> tuple[f
     degrees = sum(figure.count - 1 for figure in before)
     within = sum((figure.count - 1) * figure.deviation**2 for figure in before) / max(degrees, 1)
     fewer = 1 / count - statistics.fmean(1 / figure.count for figure in before)
-    half = student.ppf((1 + confidence) / 2, ticks - 1) * sqrt(variance + within * max(fewer, 0.0))
+    half = stdtrit(ticks - 1, (1 + confidence) / 2) * sqrt(variance + within * max(fewer, 0.0))
     middle = statistics.fmean(figure.mean for figure in before)
     return float(middle - half), float(middle + half)
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
@@ -136,6 +135,8 @@ def _interval(differences: np.ndarray, groups: list[str]) -> tuple[float | None,
     sums, counts = np.bincount(place, differences), np.bincount(place)
     if len(names) < _ENOUGH:
         return _students(sums, counts)
+    from scipy.stats import bootstrap  # takes a second to import
+
     found = bootstrap(
         (sums, counts),
         lambda s, c, axis: s.sum(axis) / c.sum(axis),
@@ -155,5 +156,5 @@ def _students(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     groups, mean = len(sums), sums.sum() / counts.sum()
     errors = sums - mean * counts
     deviation = np.sqrt(groups / (groups - 1) * np.square(errors).sum()) / counts.sum()
-    half = student.ppf((1 + CONFIDENCE) / 2, groups - 1) * deviation
+    half = stdtrit(groups - 1, (1 + CONFIDENCE) / 2) * deviation
     return float(mean - half), float(mean + half)

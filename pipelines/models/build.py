@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from srmodels.compression.structure import NetworkConfig
+from srmodels.meta import on_meta
 from srmodels.network import SRNetwork, weights_of
 from srmodels.stage import Stage
 from srmodels.system import load_system
@@ -49,7 +50,7 @@ def build_trained(config: Config, weights: Mapping[str, Tensor]) -> SRNetwork:
 
 def network_on_meta(system: str, networks: Any) -> SRNetwork:
     """Returns a system's networks on the meta device: with shapes and without values."""
-    with torch.device("meta"):
+    with on_meta():
         return load_system(system).build(networks)
 
 
@@ -70,5 +71,5 @@ def stage_on_meta(config: Config, name: str) -> Stage:
     """Returns a stage on the meta device, with its own networks and without its teacher."""
     system, stage = load_system(config.system), config.stages[name]
     network = network_on_meta(config.system, stage.networks)
-    with torch.device("meta"):
+    with on_meta():
         return system.stage(stage.kind)(network, stage.options).train()
