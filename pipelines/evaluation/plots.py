@@ -5,8 +5,8 @@ from datetime import datetime
 from io import BytesIO
 from typing import Any
 
-_GRAY, _BLUE, _ORANGE = "#8a8f98", "#2f81f7", "#e8762c"
-_OTHERS = (_BLUE, "#8957e5", "#1a9a6c", "#c9518b", _GRAY)
+_GRAY, _BLUE, _ORANGE, _GREEN = "#8a8f98", "#2f81f7", "#e8762c", "#1a9a6c"
+_OTHERS = (_BLUE, "#8957e5", _GREEN, "#c9518b", _GRAY)
 
 
 def loss_curve(points: Sequence[tuple[int, float]]) -> str:
@@ -82,6 +82,25 @@ def paired_scores(pairs: Sequence[tuple[float, float]], titles: tuple[str, str],
     ends = [min(map(min, pairs)), max(map(max, pairs))]
     axes.plot(ends, ends, color=_GRAY, linewidth=1, linestyle="--")
     axes.scatter([x for _, x in pairs], [y for y, _ in pairs], s=14, color=_ORANGE, alpha=0.7)
+    return _svg(figure)
+
+
+def intervals(rows: Mapping[str, tuple[float, float, float, str]], label: str) -> str:
+    """Draws a point with its interval for each row, and shaded from -1 to 1 what matters to nobody.
+
+    Args:
+        rows: (value, low, high, kind) by title. `better` is green, `worse` orange, others blue.
+        label: label of the values.
+    """
+    figure, axes = _axes((5.4, 0.8 + 0.38 * len(rows)), label, "")
+    axes.axvspan(-1, 1, color=_GRAY, alpha=0.2, linewidth=0)
+    axes.axvline(0, color=_GRAY, linewidth=1)
+    for place, (value, low, high, kind) in enumerate(rows.values()):
+        color = {"better": _GREEN, "worse": _ORANGE}.get(kind, _BLUE)
+        axes.plot([low, high], [place, place], color=color, linewidth=1.8)
+        axes.plot([value], [place], "o", color=color, markersize=6)
+    axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     return _svg(figure)
 
 

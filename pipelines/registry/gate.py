@@ -1,12 +1,13 @@
 """The gate: decides whether a bundle may become champion, and says why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
 
 from pipelines.config.schema import GateConfig
 from pipelines.errors import listing
+from pipelines.evaluation.methods import BICUBIC
 from pipelines.evaluation.statistics import Comparison, compare, judge
 from pipelines.models.facts import MetricFacts
 from pipelines.registry.edge import judge_artifacts, tell_artifacts
@@ -18,10 +19,20 @@ _Compared = Mapping[str, tuple[MetricFacts, Comparison]]
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's answer. `reason` is for people; it is kept as a tag of the model version."""
+    """The gate's answer.
+
+    Attributes:
+        reason: why, for people; it is kept as a tag of the model version.
+        rival: the model that it was compared with, in words; None where none was.
+        compared: the comparisons that decided.
+        artifacts: a line for each artifact, beside the rival's.
+    """
 
     promote: bool
     reason: str
+    rival: str | None = None
+    compared: _Compared = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
 
 
 def decide(
@@ -60,8 +71,9 @@ def decide(
     artifacts = judge_artifacts(candidate.facts, champion.facts, settings, gains, timed)
     if artifacts:
         promote, verdict = False, f"{listing(artifacts, '; ')}; its images: {verdict}"
-    figures = [*_tell_all(compared), *tell_artifacts(candidate.facts, champion.facts, timed)]
-    return Decision(promote, f"{verdict}: {listing(figures, '; ')}")
+    told = tell_artifacts(candidate.facts, champion.facts, timed)
+    reason = f"{verdict}: {listing([*_tell_all(compared), *told], '; ')}"
+    return Decision(promote, reason, "the champion", compared, tuple(told))
 
 
 def _floor(evidence: Evidence, settings: GateConfig) -> Decision:
@@ -78,12 +90,13 @@ def _floor(evidence: Evidence, settings: GateConfig) -> Decision:
     outcome, verdict = _judge(compared)
     figures = listing(_tell_all(compared), "; ")
     if outcome == "better":
-        return Decision(True, f"the first model, and beside bicubic {verdict}: {figures}")
-    return Decision(
-        False,
+        reason = f"the first model, and beside bicubic {verdict}: {figures}"
+        return Decision(True, reason, BICUBIC, compared)
+    reason = (
         "the first model has to be better than bicubic (register.promote=always overrules that), "
-        f"and beside it: {verdict}: {figures}",
+        f"and beside it: {verdict}: {figures}"
     )
+    return Decision(False, reason, BICUBIC, compared)
 
 
 def _judge(compared: _Compared) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from pipelines.models import bundle as bundles
 from pipelines.models.bundle import CARD, Bundle, load_bundle, local_bundle
 from pipelines.models.facts import BundleFacts
 from pipelines.models.load import CHAMPION, champion, fetch
+from pipelines.registry import decision_page
 from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision, decide
 from pipelines.registry.measured import Measurer
@@ -71,6 +72,7 @@ def run(config: Config) -> str:
     moves = Moves(client, name)
     if _must_decide(moves, config.register, version):
         decision = _decide_and_move(config, moves, version, bundle)
+        _show(client, name, version, decision)
         refused = not decision.promote and decision.reason != _NEVER
         client.set_model_version_tag(name, version, _REFUSED_TAG, str(refused).lower())
         # Last: a register that was interrupted before it is asked again.
@@ -150,6 +152,17 @@ def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle)
             print(f"Promoted: {moves.name}@{CHAMPION} is version {version} ({decision.reason}).")
             return decision
         print("Another job has moved the champion meanwhile, so the gate decides again.")
+
+
+def _show(client: "MlflowClient", name: str, version: str, decision: Decision) -> None:
+    """Keeps the page of a decision among the artifacts of the version's run, if it has one."""
+    run_id = client.get_model_version(name, version).run_id
+    if not run_id or decision.rival is None:
+        return
+    client.log_text(
+        run_id, decision_page.render(name, version, decision), f"gate/{decision_page.PAGE}"
+    )
+    print(f"The decision as a page: gate/{decision_page.PAGE} of MLflow run {run_id}.")
 
 
 def _decide(

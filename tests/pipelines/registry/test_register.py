@@ -30,6 +30,13 @@ def config_for(bundle: Path | str, *extra: str) -> Config:
     return load_config([f"recipe={SMALL}", f"bundle={bundle}", *extra])
 
 
+def run_of(version: str) -> str:
+    """Returns the address of the artifacts of the run that a version came of."""
+    client = tracking.connect()
+    run_id = client.get_model_version("small", version).run_id
+    return str(client.get_run(str(run_id)).info.artifact_uri)
+
+
 def aliases() -> dict[str, str]:
     client = tracking.connect()
     return {k: str(v) for k, v in client.get_registered_model("small").aliases.items()}
@@ -52,6 +59,9 @@ def test_versions_aliases_and_the_gate(tmp_path: Path) -> None:
     assert tags["srmill.gate"].startswith(
         "worse by psnr_y_crop4, better by none: psnr_y_crop4 -0.5"
     )
+    for version, verdict in (("2", "Not promoted"), ("3", "Promoted")):
+        page = mlflow.artifacts.load_text(f"{run_of(version)}/gate/decision.html")
+        assert f'<p class="sentence">{verdict}</p>' in page
 
     config = config_for(tmp_path / "first")
     for reference, psnr in (("models:/small@champion", 30.75), ("models:/small/2", 29.75)):
