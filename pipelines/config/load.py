@@ -240,15 +240,42 @@ def _schema(recipe: Any, path: Path, preset: str) -> tuple[DictConfig, System]:
         system = load_system(name)
     except ValueError as error:
         raise UserError(f"recipe {path.name}: {error}") from None
+    kinds = _kinds(recipe.get("stages"), path, system)
+    stages = tuple((stage, kind, system.stage(kind).Options) for stage, kind in kinds.items())
+    initial: Any = system.initial  # mypy does not see that every class has a hash
+    return _keys(system.config, initial, preset, stages), system
+
+
+@functools.lru_cache(maxsize=100)
+def _keys(
+    networks: type, initial: type, preset: str, stages: tuple[tuple[str, str, type], ...]
+) -> DictConfig:
+    """Returns the schema of a recipe, made once. Nobody may change it: OmegaConf merges copies.
+
+    Args:
+        networks: dataclass of the system's networks.
+        initial: dataclass of the sources of first weights.
+        stages: name, kind and dataclass of the options of each stage.
+    """
     schema = copy.deepcopy(_declared(Config))
-    schema.networks = _declared(system.config)
-    schema.init = _declared(system.initial)  # type: ignore[arg-type]  # every class has a hash
+    schema.networks = _declared(networks)
+    schema.init = _declared(initial)
     if preset in PRESETS:  # the check of the preset reports an unknown one
         schema.degradation.options = OmegaConf.structured(PRESETS[preset]())
-    schema.stages = _stages(recipe.get("stages"), path, system)
+    schema.stages = {
+        name: OmegaConf.structured(
+            StageConfig(
+                kind=kind,
+                options=_declared(options),
+                networks=_declared(networks),
+                train=_declared(TrainConfig),
+            )
+        )
+        for name, kind, options in stages
+    }
     OmegaConf.set_struct(schema, True)
     _open_mappings(schema)
-    return schema, system
+    return schema
 
 
 @functools.cache
@@ -259,8 +286,8 @@ def _declared(cls: type) -> DictConfig:
     return declared
 
 
-def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
-    """Returns the schema of each stage of a recipe, by name.
+def _kinds(recipe: Any, path: Path, system: System) -> dict[str, str]:
+    """Returns the kind of each stage of a recipe, by name.
 
     Args:
         recipe: the recipe's `stages`.
@@ -270,7 +297,7 @@ def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
             f"recipe {path.name}: stages is {shown(recipe)}, but must be a mapping: write each "
             "stage as NAME: {kind: …, train: {…}}."
         )
-    stages: dict[str, DictConfig] = {}
+    kinds: dict[str, str] = {}
     items: Any = (recipe or {}).items()
     for name, stage in items:
         if not is_name(name) or "." in name:
@@ -290,15 +317,8 @@ def _stages(recipe: Any, path: Path, system: System) -> dict[str, DictConfig]:
                 f"recipe {path.name}: stage '{name}' is of unknown kind {shown(kind)}: "
                 f"{system.name} has {listing(system.stage_kinds())}."
             )
-        stages[name] = OmegaConf.structured(
-            StageConfig(
-                kind=kind,
-                options=_declared(system.stage(kind).Options),
-                networks=_declared(system.config),
-                train=_declared(TrainConfig),
-            )
-        )
-    return stages
+        kinds[name] = kind
+    return kinds
 
 
 def _open_mappings(node: DictConfig) -> None:
