@@ -108,7 +108,10 @@ class Moves:
         Args:
             seen: the moves after which it was decided, as `settle` returned them.
         """
-        before = seen[-1].to if seen else self.alias(CHAMPION)
+        alias = self.alias(CHAMPION)
+        before = seen[-1].to if seen else alias
+        if alias not in (before, to):
+            return False  # somebody has set it in MLflow since, which `settle` will write down
         if tracking.lookup(self.client.get_registered_model, self.log) is None:
             tracking.create_unless_there(
                 self.client.create_registered_model,

@@ -325,6 +325,25 @@ def test_two_jobs_that_meet_at_any_call_leave_the_better_model(
     assert number > 8
 
 
+def test_an_alias_that_is_set_by_hand_after_a_decision_is_not_overwritten() -> None:
+    client = FakeClient()
+    client.create_registered_model("small")
+    for _ in range(3):
+        client.create_model_version("small", "")
+    moves = Moves(client, "small")  # type: ignore[arg-type]
+    assert moves.add(PROMOTE, "1", "", [])
+    _, seen = moves.settle()
+    client.set_registered_model_alias("small", "champion", "3")
+    assert not moves.add(PROMOTE, "2", "decided against version 1", seen)
+    assert client.aliases["small"]["champion"] == "3"
+    champion, seen = moves.settle()
+    assert [(move.kind, move.to) for move in seen] == [("promote", "1"), ("by hand", "3")]
+    # Decided again, now against version 3, it is moved.
+    assert champion == "3"
+    assert moves.add(PROMOTE, "2", "decided against version 3", seen)
+    assert moves.champion() == client.aliases["small"]["champion"] == "2"
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(("promote", "rollback", "killed", "by hand", "race")), st.integers(1, 4)
