@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures a model on the photos that are new in source=, and says whether they or NIQE drift.
 
-Each tick adds a record to a history, draws it over time, and logs the same figures to MLflow. The
-exit code is 0 with drift and without.
+Each tick adds a record to a history, draws it over time, and logs the same figures to MLflow. Whom
+notify.* names is told of drift. The exit code is 0 with drift and without.
 """
 
 import sys
@@ -32,6 +32,7 @@ if __name__ == "__main__":
             "stream",
             "export.tile",
             "shadow",
+            "notify",
         ),
         shadow.plan,
         shadow.run,

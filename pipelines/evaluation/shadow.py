@@ -27,6 +27,7 @@ from pipelines.evaluation.shadow_page import render
 from pipelines.evaluation.shadow_photos import Fresh, find_fresh, measure_photos
 from pipelines.evaluation.side_by_side import subject_of
 from pipelines.models.load import champion
+from pipelines.notify import Event, choose_channels, deliver, make_notification
 from pipelines.storage.paths import absolute_location
 from pipelines.storage.store import check_name, open_store
 from srmodels.latency import num_threads
@@ -51,7 +52,7 @@ def plan(config: Config) -> str:
     return (
         f"measure {reference} on {count} of {len(fresh.new)} new photos "
         f"({fresh.num_files} in all) of {listing(as_list(_source(config)))}, and compare with the "
-        f"{len(records)} ticks in {history.store.location}"
+        f"{len(records)} ticks in {history.store.location}{_people(config)}"
     )
 
 
@@ -76,6 +77,10 @@ def run(config: Config) -> str:
     method = open_method(_reference(config), config)
     record = _tick(config, method, _niqe(), fresh, records)
     history.add(record)
+    if record.drifted:
+        told = sentence(record, config.shadow.min_ticks)
+        news = make_notification(config, Event.DRIFT, told, model=_name(_reference(config)))
+        deliver(news, choose_channels(config.notify))
     records = history.read()  # with those that others have added meanwhile
     html = render(records, config.shadow.min_ticks)
     history.store.write(PAGE, html.encode())
@@ -90,6 +95,16 @@ def _history(config: Config) -> History:
     name = check_name(_name(_reference(config)))
     folder = absolute_location(config.output or "work/shadow").rstrip("/")
     return History(open_store(f"{folder}/{name}", policy=config.stream.policy))
+
+
+def _people(config: Config) -> str:
+    """Says who is told of drift, if anybody is.
+
+    Raises:
+        UserError: an address has another form, or no server sends the mail.
+    """
+    names = [way.name for way in choose_channels(config.notify)]
+    return f"; drift is told {listing(names, ' and ')}" if names else ""
 
 
 def _reference(config: Config) -> ModelReference:

@@ -15,12 +15,14 @@ _LONGEST = 2000
 
 
 class Event(StrEnum):
-    """An event that people are told: of a version, of a retraining, or of none for long."""
+    """An event that people are told: of a version, of a retraining, of none for long, or of the
+    photos that a model gets."""
 
     PROMOTED = "promoted"
     REFUSED = "refused"
     FAILED = "failed"
     STALE = "stale"
+    DRIFT = "drift"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Notification(Document):
     Attributes:
         event: one of `Event`.
         text: all of it in a sentence. Chat servers show this key.
-        model: the registered model's name.
+        model: the model's name.
         model_version: the version that it is about; None if it is about none.
         run: the `run.name` of the retraining.
         reason: why, with the figures of the gate; the error of a retraining that failed.
@@ -52,23 +54,33 @@ class Notification(Document):
 
 
 def make_notification(
-    config: Config, event: Event, reason: str, version: str | None = None
+    config: Config,
+    event: Event,
+    reason: str,
+    version: str | None = None,
+    model: str | None = None,
 ) -> Notification:
-    """Returns the news of an event; no address in the reason has a password."""
-    assert config.mlflow.model is not None
+    """Returns the news of an event; no address in the reason has a password.
+
+    Args:
+        model: the model that it is about; the recipe's registered model, if it is None.
+    """
+    model = model or config.mlflow.model
+    assert model is not None
     assert config.run.name is not None
     reason = printable(redacted(" ".join(reason.split())))[:_LONGEST]
-    about = f"{config.mlflow.model} version {version}" if version else config.mlflow.model
+    about = f"{model} version {version}" if version else model
     said = {
         Event.PROMOTED: f"{about} is the champion",
         Event.REFUSED: f"{about} was not promoted",
         Event.FAILED: f"the retraining of {about} failed",
         Event.STALE: f"{about} has had no promotion for long",
+        Event.DRIFT: f"{about} sees other photos than before",
     }[event]
     return Notification(
         event=str(event),
         text=f"{said}: {reason}",
-        model=config.mlflow.model,
+        model=model,
         model_version=version,
         run=config.run.name,
         reason=reason,

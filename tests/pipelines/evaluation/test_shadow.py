@@ -34,10 +34,12 @@ from pipelines.evaluation.shadow_page import render
 from pipelines.evaluation.shadow_photos import find_fresh, of_photo, part
 from pipelines.evaluation.side_by_side import Subject
 from pipelines.models.bundle import load_bundle
+from pipelines.notify.channels import WEBHOOK
 from pipelines.storage.store import open_store
 from srmodels.metrics.niqe import NIQE
 from tests.conftest import needs_weights
 from tests.support.browser import browser, screen  # noqa: F401
+from tests.support.receivers import WebhookServer
 
 SUBJECT = Subject("m", "models:/m/1", "0123456789abcdef" * 4, 1)
 PHOTOS = sorted(SAMPLE.glob("*.jpg"))
@@ -110,9 +112,13 @@ def test_a_tick_measures_what_is_new(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_drift_is_told_at_the_tick_at_which_it_begins_and_until_somebody_acts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    webhook: WebhookServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needs_weights()
+    monkeypatch.setenv(WEBHOOK, webhook.url)
     config, folder = config_for(tmp_path / "photos", "shadow.min_ticks=4"), tmp_path / "photos"
     verdicts = []
     for tick in range(8):
@@ -123,6 +129,11 @@ def test_drift_is_told_at_the_tick_at_which_it_begins_and_until_somebody_acts(
         if tick == 6:
             assert re.search(r"^Drift: .*brightness is \d+\.\d \(expected \d.* … \d", said, re.M)
     assert verdicts == ["No verdict"] * 4 + ["No drift"] * 2 + ["Drift"] * 2
+    # Each tick that drifted was told, and no other.
+    assert webhook.events == ["drift"] * 2
+    text = webhook.got[0][2]["text"]
+    assert text.startswith("bicubic sees other photos than before: Drift: ")
+    assert "brightness is" in text
     records = history_of(tmp_path)
     assert "brightness" in records[-1].drifted
     html = (tmp_path / "home" / "work" / "shadow" / "bicubic" / "shadow.html").read_text()
