@@ -164,6 +164,25 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def create_file(path: Path, data: bytes) -> bool:
+    """Writes a file, whole or not at all, unless `path` exists; returns whether it did.
+
+    Raises:
+        UserError: the file system refuses, or has no hard links.
+    """
+    with local_files(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        write_bytes(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all; raises as `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

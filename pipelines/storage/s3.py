@@ -35,9 +35,16 @@ NETWORK = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError,
 TRANSIENT = (*NETWORK, ResponseParserError, ConnectionError, TimeoutError)
 # boto3 raises ValueError for a malformed AWS_ENDPOINT_URL.
 FAILURES = (*TRANSIENT, boto.BotoCoreError, boto.ClientError, ValueError)
-# The beginnings of error codes below 500 that another attempt cures: the server is overloaded, or
-# bytes were damaged on their way to it.
-CURABLE = ("BadDigest", "RequestTimeout", "SlowDown", "Throttling", "XAmzContent")
+# The beginnings of error codes below 500 that another attempt cures: the server is overloaded,
+# bytes were damaged on their way to it, or two created one object at once.
+CURABLE = (
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "XAmzContent",
+)
 # When a body breaks off before its first byte, botocore returns an answer without these fields.
 NEEDED = {"list_objects_v2": "IsTruncated", "create_multipart_upload": "UploadId"}
 #: Endpoints that have answered this process.
@@ -246,6 +253,15 @@ class S3Store:
 
     def write(self, name: str, data: bytes) -> None:
         self._call(self._retries("write", name), "put_object", name, Body=data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            retries = self._retries("create", name)
+            self._call(retries, "put_object", name, Body=data, IfNoneMatch="*")
+        except _ReplacedError:
+            # An earlier attempt created it if its answer was lost.
+            return self.read(name) == data
+        return True
 
     def write_file(self, name: str, path: Path) -> None:
         """Writes a file; sends a large one in parts, and repeats only the parts that fail."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from pipelines.errors import UserError, told
 from pipelines.storage.files import (
     TEMPORARY,
+    create_file,
     local_files,
     open_regular,
     whole_file,
@@ -62,6 +63,11 @@ class Store(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, whole or not at all; replaces an older one."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file, whole or not at all, unless one of this name exists; returns whether it
+        did. Of many that create a name at once, one does. The data must be the caller's own: where
+        an answer of the server was lost, they tell whose file it is."""
 
     def write_file(self, name: str, path: Path) -> None:
         """Writes a file as `write` does, from a local file of any size."""
@@ -184,6 +190,9 @@ class LocalStore:
 
     def write(self, name: str, data: bytes) -> None:
         write_bytes(self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        return create_file(self._path(name), data)
 
     def write_file(self, name: str, path: Path) -> None:
         with (

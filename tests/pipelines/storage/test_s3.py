@@ -48,6 +48,17 @@ def test_folder_markers_are_not_files(s3_server: S3Server, s3_url: str, store: S
     assert store.names() == ["folder/x"]
 
 
+@pytest.mark.parametrize("kind", ["drop", "lost", "slow_down"])
+def test_whoever_created_a_file_learns_of_it_over_a_bad_network(
+    kind: str, s3_proxy: FaultyProxy, store: Store
+) -> None:
+    s3_proxy.plan(Fault(kind, method="PUT"))
+    assert store.create("a", b"mine")
+    s3_proxy.plan(Fault(kind, method="PUT"))
+    assert not store.create("a", b"another's")
+    assert store.read("a") == b"mine"
+
+
 def test_a_large_file_goes_and_comes_in_parts(
     s3_proxy: FaultyProxy, s3_url: str, tmp_path: Path
 ) -> None:

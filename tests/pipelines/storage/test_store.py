@@ -2,6 +2,8 @@ import logging
 import multiprocessing
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,30 @@ def test_files_come_back_as_they_were_written(store: Store, tmp_path: Path) -> N
     store.fetch("empty", tmp_path / "new" / "empty", size=0)
     assert (tmp_path / "new" / "copy").read_bytes() == data
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["copy", "empty"]
+
+
+def test_a_file_is_created_once(store: Store) -> None:
+    assert store.create("deep/a", b"mine")
+    assert not store.create("deep/a", b"another's")
+    assert store.read("deep/a") == b"mine"
+    assert store.names() == ["deep/a"]
+
+
+def test_of_many_that_create_a_file_at_once_one_does(store: Store) -> None:
+    together = threading.Barrier(8)
+
+    def create(number: int) -> list[bool]:
+        made = []
+        for name in ("a", "b", "c"):
+            together.wait(30)
+            made.append(store.create(name, str(number).encode()))
+        return made
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(create, range(8)))
+    for name, each in zip(("a", "b", "c"), zip(*made, strict=True), strict=True):
+        assert sum(each) == 1
+        assert store.read(name) == str(each.index(True)).encode()
 
 
 def test_ranges_are_those_of_a_file(store: Store, tmp_path: Path) -> None:
@@ -84,6 +110,7 @@ def test_names_never_leave_the_store(store: Store, name: str, tmp_path: Path) ->
     for use in (
         lambda: store.read(name),
         lambda: store.write(name, b""),
+        lambda: store.create(name, b""),
         lambda: store.delete(name),
         lambda: store.fetch(name, tmp_path / "copy", size=0),
         lambda: store.size(name),
