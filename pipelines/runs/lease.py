@@ -1,4 +1,5 @@
-"""Lets only one job train a run, by a lock on its directory or by a lease object in s3://."""
+"""Lets only one job train a run, or retrain a model, by a lock on a directory or by a lease object
+in s3://."""
 
 import json
 import logging
@@ -8,8 +9,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,26 +32,51 @@ LOOK_S, SETTLE_S = 2.0, 1.0
 POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a lease is on, as messages tell it.
+
+    Attributes:
+        what: its name, such as `run 'x'`.
+        taken: returns the error for whoever finds another job at work, whom its argument names
+            (an empty text if nobody knows).
+    """
+
+    what: str
+    taken: Callable[[str], Exception]
+
+
+def of_run(name: str) -> Words:
+    """Returns how messages tell of the lease of a run."""
+    return Words(
+        f"run '{name}'",
+        lambda holder: UserError(
+            f"run '{name}' is being trained by another job{f' ({holder})' if holder else ''}: wait "
+            "for it, stop it, or choose another run.name."
+        ),
+    )
+
+
 @contextmanager
-def lease(store: Store, name: str, policy: RetryPolicy = POLICY) -> Iterator[None]:
-    """Holds the lease of a run during the block.
+def lease(store: Store, words: Words, policy: RetryPolicy = POLICY) -> Iterator[None]:
+    """Holds the lease of a run, or of a model, during the block.
 
     For s3:// the main thread must call it, since a lost lease interrupts that thread. A process
     loses its lease if it sleeps for longer than ABANDONED_S.
 
     Args:
-        store: the run's directory or `s3://` prefix.
-        name: the name of the run, for messages.
+        store: the directory or `s3://` prefix of the run, or of the model's retrainings.
         policy: limits the waiting for s3; its clock measures the lease.
 
     Raises:
-        UserError: another process trains the run, or has taken it over.
+        Exception: another process holds it: `words.taken`.
+        UserError: another process has taken it over.
     """
     if isinstance(store, LocalStore):
-        with _directory_lease(store.directory, name):
+        with _directory_lease(store.directory, words):
             yield
         return
-    held = _ObjectLease(store.location, name, policy)
+    held = _ObjectLease(store.location, words, policy)
     held.acquire()
     try:
         yield
@@ -60,20 +87,20 @@ def lease(store: Store, name: str, policy: RetryPolicy = POLICY) -> Iterator[Non
         held.release()
     if held.lost:
         raise UserError(
-            f"run '{name}' was taken over by another job while this process was not "
-            "running or had no network: let the other one go on."
+            f"{words.what} was taken over by another job while this process was not running or had "
+            "no network: let the other one go on."
         )
 
 
 @contextmanager
-def _directory_lease(directory: Path, name: str) -> Iterator[None]:
+def _directory_lease(directory: Path, words: Words) -> Iterator[None]:
     with local_files(directory):
         directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise _taken(name) from None
+        raise words.taken("") from None
     try:
         yield
     finally:
@@ -81,14 +108,14 @@ def _directory_lease(directory: Path, name: str) -> Iterator[None]:
 
 
 class _ObjectLease:
-    """The lease object `lease.json` in the run's prefix.
+    """The lease object `lease.json` in the prefix.
 
     A holder is alive if the object changes while another job watches it. So nobody compares the
     clocks of different machines.
     """
 
-    def __init__(self, location: str, name: str, policy: RetryPolicy) -> None:
-        self.name, self.lost, self._clock = name, False, policy.clock
+    def __init__(self, location: str, words: Words, policy: RetryPolicy) -> None:
+        self.words, self.lost, self._clock = words, False, policy.clock
         self._store = open_store(location, policy=policy)
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
@@ -98,7 +125,7 @@ class _ObjectLease:
         """Claims the lease, and starts to renew it.
 
         Raises:
-            UserError: another process trains the run.
+            Exception: another process holds it.
         """
         if (seen := self._read()) is not None:
             self._wait_for_its_end(seen)
@@ -106,7 +133,7 @@ class _ObjectLease:
         # Not every S3 server has compare-and-set, so the later of two claims replaces the other.
         self._clock.sleep(SETTLE_S)
         if not self._is_mine():
-            raise _taken(self.name)
+            raise self.words.taken("")
         self._thread.start()
 
     def release(self) -> None:
@@ -117,18 +144,19 @@ class _ObjectLease:
             if self._is_mine():
                 self._store.delete(OBJECT)
         except UserError as error:
-            log.warning("the lease of run %s stays for %.0f s: %s", self.name, ABANDONED_S, error)
+            what = self.words.what
+            log.warning("the lease of %s stays for %.0f s: %s", what, ABANDONED_S, error)
 
     def _wait_for_its_end(self, seen: bytes) -> None:
         """Waits until the holder of the lease is gone.
 
         Raises:
-            UserError: the holder is alive.
+            Exception: the holder is alive.
         """
         told = _holder(seen)
         print(
-            f"{self.name}: {told} held this run last; waiting up to {ABANDONED_S:.0f} s to see "
-            "whether it still does.",
+            f"{told} held {self.words.what} last; waiting up to {ABANDONED_S:.0f} s to see whether "
+            "it still does.",
             flush=True,
         )
         deadline = self._clock.now() + ABANDONED_S
@@ -138,8 +166,8 @@ class _ObjectLease:
             if now is None:
                 return
             if now != seen:
-                raise _taken(self.name, f" ({_holder(now)})")
-        print(f"{self.name}: {told} shows no sign of life, so this job takes over.", flush=True)
+                raise self.words.taken(_holder(now))
+        print(f"{told} shows no sign of life, so this job takes over.", flush=True)
 
     def _live(self) -> None:
         while not self._clock.wait(self._ended, BEAT_S):
@@ -153,7 +181,7 @@ class _ObjectLease:
                     return
                 self._write()
             except UserError as error:
-                log.warning("cannot renew the lease of run %s: %s", self.name, error)
+                log.warning("cannot renew the lease of %s: %s", self.words.what, error)
 
     def _is_mine(self) -> bool:
         return self._token.encode() in (self._read() or b"")
@@ -175,10 +203,3 @@ def _holder(content: bytes) -> str:
         return told(f"process {values['pid']} on {values['host']}")
     except (ValueError, KeyError, TypeError):
         return "a job"
-
-
-def _taken(name: str, holder: str = "") -> UserError:
-    return UserError(
-        f"run '{name}' is being trained by another job{holder}: wait for it, stop it, or choose "
-        "another run.name."
-    )

@@ -25,7 +25,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.errors import UserError
 from pipelines.job import main
-from pipelines.runs.lease import lease
+from pipelines.runs.lease import lease, of_run
 from pipelines.training.local import join_group, train_here
 from pipelines.training.plan import KEYS, chosen_stage, plan_chosen_stage
 from pipelines.training.ranks import from_first
@@ -56,7 +56,7 @@ def train_stage(config: Config) -> None:
     if is_done(run):
         return
     leader = os.environ.get("RANK", "0") == "0"
-    with lease(run.checkpoints.store, run.name) if leader else nullcontext():
+    with lease(run.checkpoints.store, of_run(run.name)) if leader else nullcontext():
         if leader:
             run.checkpoints.sweep()
         train_here(run)

@@ -13,11 +13,11 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.stream import check_crop
 from pipelines.errors import UserError
 from pipelines.runs.checkpoint import Checkpoint
-from pipelines.runs.lease import lease
+from pipelines.runs.lease import lease, of_run
 from pipelines.storage.paths import resolve
 from pipelines.training.local import train_here
 from pipelines.training.plan import chosen_stage, stage_plan
-from pipelines.training.preemption import on_sigterm
+from pipelines.training.preemption import Meter, on_sigterm
 from pipelines.training.stage_run import StageRun, Tracked, check_pretrained, ended, is_done
 from pipelines.training.start import start_checkpoint
 from pipelines.training.teacher import find_teacher
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
+def run_stages(config: Config, stages: Sequence[str], meter: Meter = Meter()) -> list[Checkpoint]:
     """Trains stages in order, and returns the last checkpoint of each.
 
     A complete stage is left alone. An interrupted one goes on where it stopped.
 
+    Args:
+        meter: counts what the trainings use, and may end them.
+
     Raises:
         UserError: a stage cannot start, or its training failed.
-        Terminated: SIGTERM came, and the work is saved.
+        Terminated: SIGTERM came, or the meter stopped it, and the work is saved.
     """
     if not stages:
         raise UserError(f"recipe {config.recipe} has no stage for this job: see its YAML.")
@@ -48,12 +51,13 @@ def run_stages(config: Config, stages: Sequence[str]) -> list[Checkpoint]:
             start, teacher = start_checkpoint(config, name), find_teacher(config, name)
             run = StageRun.of(config, name, dataset, start, teacher)
             if not is_done(run):
+                meter.admit(run.name)
                 client = tracking.connect(config.mlflow)
                 if run.train.max_workers > 0:
                     stack.enter_context(connect())
-                with lease(run.checkpoints.store, run.name):
+                with lease(run.checkpoints.store, of_run(run.name)):
                     run.checkpoints.sweep()
-                    _run_stage(run, client)
+                    _run_stage(run, client, meter)
             newest = run.checkpoints.newest()
             assert newest is not None
             checkpoints.append(newest)
@@ -72,12 +76,12 @@ def check_sources(config: Config, stages: Sequence[str]) -> None:
         find_teacher(config, name, planned=stages[:place])
 
 
-def run_chosen_stage(config: Config) -> list[Checkpoint]:
+def run_chosen_stage(config: Config, meter: Meter = Meter()) -> list[Checkpoint]:
     """Trains `stage`, see `run_stages`; raises UserError if that is not set."""
-    return run_stages(config, [chosen_stage(config)])
+    return run_stages(config, [chosen_stage(config)], meter)
 
 
-def _run_stage(run: StageRun, client: "MlflowClient") -> None:
+def _run_stage(run: StageRun, client: "MlflowClient", meter: Meter) -> None:
     config, cuda = run.config, _use_cuda(run.train)
     print(stage_plan(config, run.stage, run.teacher), flush=True)
 
@@ -90,15 +94,16 @@ def _run_stage(run: StageRun, client: "MlflowClient") -> None:
     with tracking.active_run(client, run_id):
         tracking.log_params(client, run_id, _parameters(config, run.stage))
         if run.train.max_workers == 0:
-            train_here(run)
+            train_here(run, meter)
         else:
             with witnesses(run) as seen:
-                _fit(run, seen)
+                _fit(run, seen, meter)
         ended(run)
 
 
-def _fit(run: StageRun, seen: Witnesses) -> None:
-    """Trains on the cluster. After SIGTERM the run saves its work and ends.
+def _fit(run: StageRun, seen: Witnesses, meter: Meter) -> None:
+    """Trains on the cluster. After SIGTERM, or when the meter says so, the run saves its work and
+    ends.
 
     Args:
         seen: what the workers must see before they train.
@@ -142,7 +147,11 @@ def _fit(run: StageRun, seen: Witnesses) -> None:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    with on_sigterm(supervisor.request_stop.remote):
+    stop, cores = supervisor.request_stop.remote, train.max_workers * train.threads_per_worker
+    with (
+        on_sigterm(stop),
+        meter.training(train.max_workers if run.cuda else 0, cores, stop),
+    ):
         try:
             trainer.fit()
         except TrainingFailedError as error:

@@ -4,20 +4,25 @@ import atexit
 import gc
 import os
 import sys
+import threading
 
-from pipelines.training.preemption import Notice, on_sigterm
+from pipelines.training.preemption import Meter, Notice, on_sigterm
 from pipelines.training.stage_run import StageRun
 from pipelines.training.worker import run_rank
 
 
-def train_here(run: StageRun) -> None:
+def train_here(run: StageRun, meter: Meter = Meter()) -> None:
     """Trains as the rank that the environment names (RANK, WORLD_SIZE, …), else alone.
 
-    After SIGTERM the run saves its work and ends.
+    After SIGTERM, or when the meter says so, the run saves its work and ends.
     """
     join_group(cuda=run.cuda)
-    with on_sigterm() as asked:
-        run_rank(run, notice=lambda: Notice.STOP if asked() else Notice.NONE)
+    spent = threading.Event()
+    with (
+        on_sigterm() as asked,
+        meter.training(int(run.cuda), run.train.threads_per_worker, spent.set),
+    ):
+        run_rank(run, notice=lambda: Notice.STOP if asked() or spent.is_set() else Notice.NONE)
 
 
 def join_group(*, cuda: bool) -> None:

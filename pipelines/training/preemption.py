@@ -16,6 +16,24 @@ class Notice(IntEnum):
     STOP = 2
 
 
+class Meter:
+    """Counts what trainings use, and may end them. This one lets them go on, and counts nothing."""
+
+    def admit(self, run: str) -> None:
+        """Is asked before the run of this name is trained; raises an error if it must not be."""
+
+    @contextmanager
+    def training(self, gpus: int, cpus: int, stop: Callable[[], object]) -> Iterator[None]:
+        """Lasts as long as workers train.
+
+        Args:
+            gpus: the number of GPUs that the workers hold.
+            cpus: the number of CPU cores that they hold.
+            stop: asks the training to write a checkpoint and to end. Any thread may call it.
+        """
+        yield
+
+
 @contextmanager
 def on_sigterm(action: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
     """Lets SIGTERM call `action` inside the block, instead of ending the process.

@@ -22,6 +22,7 @@ from pipelines.runs.lease import (
     POLICY,
     SETTLE_S,
     lease,
+    of_run,
 )
 from pipelines.storage.clock import Clock
 from pipelines.storage.retries import RetryPolicy
@@ -65,7 +66,7 @@ class Patient(TurnedClock):
 
 
 def _hold(run: Checkpoints, held: "threading.Event") -> None:
-    with lease(run.store, run.name, by(Hasty())):
+    with lease(run.store, of_run(run.name), by(Hasty())):
         held.set()
         time.sleep(600)
 
@@ -88,7 +89,7 @@ def test_a_second_job_is_refused_while_the_first_lives(run: Checkpoints) -> None
     told = r"is being trained by another job.*run\.name\.$"
     with holder(run):
         clock = TurnedClock() if run.directory else Patient(run.store)
-        with pytest.raises(UserError, match=told), lease(run.store, run.name, by(clock)):
+        with pytest.raises(UserError, match=told), lease(run.store, of_run(run.name), by(clock)):
             pass
     assert clock.now() <= LOOK_S
 
@@ -98,11 +99,11 @@ def test_a_lease_that_was_released_is_free_at_once(
 ) -> None:
     policy = by(clock := TurnedClock())
     for _ in range(2):
-        with lease(run.store, run.name, policy):
+        with lease(run.store, of_run(run.name), policy):
             pass
-    with pytest.raises(ZeroDivisionError), lease(run.store, run.name, policy):
+    with pytest.raises(ZeroDivisionError), lease(run.store, of_run(run.name), policy):
         raise ZeroDivisionError
-    with lease(run.store, run.name, policy):
+    with lease(run.store, of_run(run.name), policy):
         pass
     assert clock.now() == (0 if run.directory else 4 * SETTLE_S)
     assert capsys.readouterr().out == ""
@@ -116,7 +117,7 @@ def test_the_lease_of_a_killed_job_is_taken_over(
         process.kill()
         process.join()
         clock = TurnedClock()
-        with lease(run.store, run.name, by(clock)):
+        with lease(run.store, of_run(run.name), by(clock)):
             said = capsys.readouterr().out.splitlines()
     if run.directory is None:
         first, last = said
@@ -149,7 +150,7 @@ def test_one_of_two_that_claim_a_lease_at_once_gets_it(
 
     def claim() -> None:
         try:
-            with lease(run.store, run.name, by(Settling())):
+            with lease(run.store, of_run(run.name), by(Settling())):
                 ends.wait(30)
                 outcomes.append("held")
         except UserError as error:
@@ -172,7 +173,7 @@ def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> No
 
     def sleep_through_it() -> None:
         clock = TurnedClock()
-        with lease(run.store, run.name, by(clock)):
+        with lease(run.store, of_run(run.name), by(clock)):
             run.store.write(OBJECT, b'{"holder": "another"}')
             for _ in range(3000):
                 clock.turn(BEAT_S)
@@ -187,15 +188,15 @@ def test_a_job_that_lost_its_lease_is_stopped(s3_url: str, tmp_path: Path) -> No
 def test_a_lease_that_nobody_can_read_is_an_abandoned_one(s3_url: str, tmp_path: Path) -> None:
     run = open_run(s3_url, tmp_path)
     run.store.write(OBJECT, b"not even JSON")
-    with lease(run.store, run.name, by(TurnedClock())):
+    with lease(run.store, of_run(run.name), by(TurnedClock())):
         assert run.store.read(OBJECT) != b"not even JSON"
 
 
 def test_an_interrupt_stays_an_interrupt(run: Checkpoints) -> None:
     policy = by(TurnedClock())
-    with pytest.raises(KeyboardInterrupt), lease(run.store, run.name, policy):
+    with pytest.raises(KeyboardInterrupt), lease(run.store, of_run(run.name), policy):
         raise KeyboardInterrupt
-    with lease(run.store, run.name, policy):
+    with lease(run.store, of_run(run.name), policy):
         pass
 
 
@@ -212,7 +213,7 @@ def test_a_network_that_is_away_for_a_moment_does_not_end_a_lease(
             back.set()
 
     clock = TurnedClock()
-    with lease(run.store, run.name, by(clock)):
+    with lease(run.store, of_run(run.name), by(clock)):
         before = run.store.read(OBJECT)
         s3_proxy.before = away
         while not back.wait(0.01):

@@ -16,7 +16,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.errors import UserError
 from pipelines.models.load import load_model
 from pipelines.runs.checkpoint import Checkpoints
-from pipelines.runs.lease import lease
+from pipelines.runs.lease import lease, of_run
 from pipelines.runs.names import run_checkpoints
 from pipelines.training.launch import run_stages
 from tests.conftest import ROOT, SMALL, write_dataset
@@ -204,7 +204,7 @@ def test_the_stage_before_must_be_complete_and_have_the_same_networks(dataset: P
 
 def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
     config = configure(dataset)
-    with lease(run_checkpoints(config, "small-autoencoder").store, "small-autoencoder"):
+    with lease(run_checkpoints(config, "small-autoencoder").store, of_run("small-autoencoder")):
         done = subprocess.run(
             [sys.executable, "jobs/train.py", f"recipe={SMALL}", f"data={dataset}",
              "train.workers=0", "stage=autoencoder"],
