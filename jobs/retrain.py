@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the whole chain: shard, the recipe's stages, evaluate, export, register. It resumes."""
+"""Runs the whole chain: shard, the recipe's stages, evaluate, export, register. It resumes.
+
+action=history lists all retrainings of mlflow.model: photos, steps, cost, and what the gate said.
+"""
 
 import sys
 from pathlib import Path
@@ -18,6 +21,7 @@ if __name__ == "__main__":
         "jobs/retrain.py",
         __doc__,
         (
+            "action",
             "source",
             "mirror",
             "data",
@@ -32,6 +36,7 @@ if __name__ == "__main__":
             "export",
             "register",
             "gate",
+            "retrain",
             "notify",
         ),
         retrain.plan,

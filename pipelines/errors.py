@@ -35,6 +35,20 @@ class NotPromotedError(Exception):
     """
 
 
+class BudgetSpentError(Exception):
+    """A job stopped since its budget is spent; its work is saved. The message says how to go on.
+
+    The job exits with code 4. A retry would stop again until the budget is larger.
+    """
+
+
+class BusyError(Exception):
+    """A job did nothing, since another one does the same work. The message names the other one.
+
+    The job exits with code 5. A retry helps once the other one has ended.
+    """
+
+
 class Terminated(BaseException):
     """The process was asked to end and has saved its work. The message says how to go on."""
 

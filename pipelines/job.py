@@ -10,12 +10,22 @@ from typing import Any
 from pipelines import interrupts
 from pipelines.config.load import documented_keys, load_config, recipe_names, to_yaml
 from pipelines.config.schema import Config
-from pipelines.errors import NotPromotedError, Terminated, UserError, listing, redacted
+from pipelines.errors import (
+    BudgetSpentError,
+    BusyError,
+    NotPromotedError,
+    Terminated,
+    UserError,
+    listing,
+    redacted,
+)
 from pipelines.standard_output import standard_output
 
 _HELP, _DRY_RUN = {"-h", "--help"}, {"--dry-run", "--dry-run=full"}
 #: The exit code of a job that has registered a model which the gate refused.
 NOT_PROMOTED = 3
+#: The exit codes of a job that its budget stopped, and of one that found another one at work.
+BUDGET_SPENT, BUSY = 4, 5
 #: Keys that every job understands.
 COMMON = ("recipe", "seed", "run.name", "run.storage", "run.scratch", "mlflow")
 
@@ -30,7 +40,8 @@ def main(
     arguments: Sequence[str] | None = None,
 ) -> None:
     """Runs a job. A job that fails ends the process: with code 2 for a UserError, 3 for a model
-    that the gate refused, 143 for SIGTERM, 130 for an interrupt.
+    that the gate refused, 4 for a budget that is spent, 5 where another job does the same work, 143
+    for SIGTERM, 130 for an interrupt.
 
     Args:
         program: the command that a user starts, for `--help`, such as `jobs/NAME.py`.
@@ -59,6 +70,10 @@ def main(
             _exit(f"error: {getattr(error, 'cause', error)}", 2)
         except NotPromotedError as error:
             _exit(f"not promoted: {redacted(str(error))}", NOT_PROMOTED)
+        except BudgetSpentError as error:
+            _exit(f"stopped: {redacted(str(error))}", BUDGET_SPENT)
+        except BusyError as error:
+            _exit(f"busy: {redacted(str(error))}", BUSY)
         except Terminated as error:
             _exit(f"terminated: {error}", 128 + signal.SIGTERM)
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from pipelines.config.keys import (
     key,
     section,
 )
+from pipelines.config.retrain import RetrainConfig
 from pipelines.config.shadow import ShadowConfig
 from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
@@ -505,11 +506,12 @@ class Config:
         "embedded (default: validation and gate.benchmark)",
         place=Place.SEVERAL,
     )
-    action: str = key(
-        "register",
-        "register: the bundle; promote: the version that model names; rollback: to the champion "
-        "before; history: print all moves; verify: check them (jobs/register.py)",
-        choices=("register", "promote", "rollback", "history", "verify"),
+    action: str | None = key(
+        None,
+        "jobs/register.py: register the bundle (the default), promote the version that model "
+        "names, rollback to the champion before, history of all moves, verify them; "
+        "jobs/retrain.py: retrain (the default), history of all retrainings",
+        choices=("register", "promote", "rollback", "history", "verify", "retrain"),
     )
     verify: bool = key(False, "check every byte of a dataset instead of making it (jobs/shard.py)")
     preview: str | None = key(
@@ -525,6 +527,7 @@ class Config:
     register: RegisterConfig = section(RegisterConfig)
     gate: GateConfig = section(GateConfig)
     shadow: ShadowConfig = section(ShadowConfig)
+    retrain: RetrainConfig = section(RetrainConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
     notify: NotifyConfig = section(NotifyConfig, secret=True)
     # The keys below describe the system. Recipes set them, so `--help` does not list them.

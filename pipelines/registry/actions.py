@@ -19,18 +19,19 @@ def plan(config: Config) -> str:
     Raises:
         UserError: it cannot work.
     """
-    if config.action == "register":
+    action = _chosen(config)
+    if action == "register":
         return register.plan(config)
     place = f"'{config.mlflow.model}' at {tracking.tracking_uri(config.mlflow)}"
-    if config.action == "promote":
+    if action == "promote":
         return f"make {_wanted(config)} the champion of {place}"
-    if config.action == "rollback":
+    if action == "rollback":
         moves = config.register.back
         return f"take back the last {moves} {'move' if moves == 1 else 'moves'} of {place}"
     return {
         "history": f"print the moves of the champion of {place}",
         "verify": f"check history, aliases and champion of {place}",
-    }[config.action]
+    }[action]
 
 
 def run(config: Config) -> str | None:
@@ -47,7 +48,16 @@ def run(config: Config) -> str | None:
         "history": _history,
         "verify": _verify,
     }
-    return actions[config.action](config)
+    return actions[_chosen(config)](config)
+
+
+def _chosen(config: Config) -> str:
+    if config.action == "retrain":
+        raise UserError(
+            "action=retrain is one of jobs/retrain.py: use register, promote, rollback, history or "
+            "verify."
+        )
+    return config.action or "register"
 
 
 def _register(config: Config) -> str:

@@ -26,6 +26,7 @@ class Decision:
         rival: the model that it was compared with, in words; None where none was.
         compared: the comparisons that decided.
         artifacts: a line for each artifact, beside the rival's.
+        against: the version that was champion then; None if there was none.
     """
 
     promote: bool
@@ -33,6 +34,7 @@ class Decision:
     rival: str | None = None
     compared: _Compared = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
+    against: str | None = None
 
 
 def decide(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import tracking
 from pipelines.models.load import CHAMPION
+from pipelines.storage.clock import utc
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,8 +128,8 @@ class Moves:
             "before": before or "",
             "to": to or "",
             "reason": reason,
-            "who": f"{getpass.getuser()}@{socket.gethostname()}",
-            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "who": who(),
+            "when": utc(time.time()),
         }
         version = self.client.get_model_version(self.name, shown)
         told = f"{kind}: version {before or 'none'} → version {to or 'none'}. {reason}"
@@ -176,6 +177,11 @@ class Moves:
             token = page.token
             if not token:
                 return sorted(found, key=lambda version: int(version.version))
+
+
+def who() -> str:
+    """Returns the user and the machine of this process."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def champion_before(moves: Sequence[Move], count: int) -> str | None:

@@ -1,5 +1,6 @@
 """A bundle becomes a version of a registered model, and the champion if the gate lets it."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipelines import tracking
@@ -27,6 +28,25 @@ _ALREADY = "it was champion already"
 BUNDLE_TAG, GATE_TAG = "srmill.bundle", "srmill.gate"
 #: Whether the gate refused a version: `true` or `false`.
 _REFUSED_TAG = "srmill.refused"
+#: The version that was champion when the gate decided; empty if there was none.
+_AGAINST_TAG = "srmill.against"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate decided about a version.
+
+    Attributes:
+        promoted: whether it became champion.
+        refused: whether the gate refused it; neither of the two with register.promote=never.
+        reason: why, in the gate's words.
+        against: the version that was champion then; None if there was none.
+    """
+
+    promoted: bool
+    refused: bool
+    reason: str
+    against: str | None
 
 
 def bundle_location(config: Config) -> str:
@@ -75,6 +95,7 @@ def run(config: Config) -> str:
         _show(client, name, version, decision)
         refused = not decision.promote and decision.reason != _NEVER
         client.set_model_version_tag(name, version, _REFUSED_TAG, str(refused).lower())
+        client.set_model_version_tag(name, version, _AGAINST_TAG, decision.against or "")
         # Last: a register that was interrupted before it is asked again.
         client.set_model_version_tag(name, version, GATE_TAG, decision.reason)
     _tell(config, moves.champion())
@@ -90,9 +111,23 @@ def check_promoted(config: Config, version: str) -> None:
     """
     client, name = tracking.connect(config.mlflow), config.mlflow.model
     assert name is not None
-    tags = client.get_model_version(name, version).tags
-    if tags.get(_REFUSED_TAG) == "true" and Moves(client, name).alias(CHAMPION) != version:
-        raise NotPromotedError(f"{name} version {version}: {tags[GATE_TAG]}.")
+    found = outcome(config, version)
+    if found.refused and Moves(client, name).alias(CHAMPION) != version:
+        raise NotPromotedError(f"{name} version {version}: {found.reason}.")
+
+
+def outcome(config: Config, version: str) -> Outcome:
+    """Returns what the gate decided about a version, in this job or in an earlier one.
+
+    Raises:
+        UserError: the MLflow server does not answer.
+    """
+    assert config.mlflow.model is not None
+    client = tracking.connect(config.mlflow)
+    tags = client.get_model_version(config.mlflow.model, version).tags
+    refused, reason = tags.get(_REFUSED_TAG) == "true", tags.get(GATE_TAG, "")
+    promoted = not refused and reason not in ("", _NEVER)
+    return Outcome(promoted, refused, reason, tags.get(_AGAINST_TAG) or None)
 
 
 def tell_champion(config: Config) -> None:
@@ -143,8 +178,9 @@ def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle)
         current, seen = moves.settle()
         if current == version:
             # This job was interrupted after the move.
-            return Decision(True, seen[-1].reason if seen else _ALREADY)
-        decision = _decide(config, moves, version, bundle, current)
+            last = seen[-1] if seen else None
+            return Decision(True, last.reason, last.before) if last else Decision(True, _ALREADY)
+        decision = replace(_decide(config, moves, version, bundle, current), against=current)
         if not decision.promote:
             print(f"Not promoted: {decision.reason}.")
             return decision

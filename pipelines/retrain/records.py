@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipelines.config.schema import Config
 from pipelines.errors import listing
 from pipelines.retrain.inputs import Inputs
 from pipelines.storage.digests import canonical, digest
@@ -21,9 +22,10 @@ class Record(Document):
     inputs: Inputs
 
 
-def records_of(run: str) -> Store:
-    """Returns the store that holds the records of the chain called `run`."""
-    return open_store(f"work/retrain/{run}")
+def records_of(config: Config) -> Store:
+    """Returns the store that holds the records of the steps of `run.name`'s chain."""
+    place = f"{config.retrain.records.rstrip('/')}/{config.run.name}"
+    return open_store(place, policy=config.stream.policy)
 
 
 def save(store: Store, record: Record) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from pipelines import tracking
 from pipelines.config.schema import Config
-from pipelines.errors import UserError, first_line, listing
+from pipelines.errors import BusyError, UserError, first_line, listing
 from pipelines.models.load import CHAMPION
 from pipelines.notify import Event, choose_channels, deliver, deliver_once, make_notification, note
 from pipelines.registry.moves import PROMOTE, Moves
@@ -24,7 +24,8 @@ def people(config: Config) -> str:
 
 @contextmanager
 def failures(config: Config) -> Iterator[None]:
-    """Tells that the block failed, and lets the error pass. A job that somebody stops did not.
+    """Tells that the block failed, and lets the error pass. A job that somebody stops did not, nor
+    one that found another at work.
 
     Raises:
         UserError: an address has another form, or no server sends the mail.
@@ -32,6 +33,8 @@ def failures(config: Config) -> Iterator[None]:
     ways = choose_channels(config.notify)
     try:
         yield
+    except BusyError:
+        raise
     except Exception as error:
         # An error from a Ray task carries the remote traceback; its cause does not.
         cause = getattr(error, "cause", None) or error

@@ -1,21 +1,30 @@
 """Plans and runs the steps of a chain, and says why each of them runs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pipelines import tracking
 from pipelines.cluster import connect
 from pipelines.config.schema import Config
 from pipelines.data import shard
+from pipelines.errors import Terminated, UserError
 from pipelines.evaluation import evaluate
 from pipelines.export import export
+from pipelines.models.load import CHAMPION
 from pipelines.registry import register
-from pipelines.retrain import tell
+from pipelines.registry.moves import Moves
+from pipelines.retrain import history, tell
+from pipelines.retrain.budget import Budget
+from pipelines.retrain.journal import open_journal
+from pipelines.retrain.lease import turn
 from pipelines.retrain.records import Record, load, reason, records_of, save
+from pipelines.retrain.standing import standing
 from pipelines.retrain.steps import Step, chain, stages_of
-from pipelines.storage.store import Store
+from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.training.launch import check_sources, run_chosen_stage
 from pipelines.training.plan import plan_chosen_stage
+from pipelines.training.preemption import Meter
 
 #: Two functions for each job: one says its plan in words, the other does its work.
 _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
@@ -28,38 +37,49 @@ _JOBS: dict[str, tuple[Callable[[Config], str], Callable[[Config], Any]]] = {
 
 
 def plan(config: Config) -> str:
-    """Returns every step with its reason and its plan, and who is told.
+    """Returns every step with its reason and its plan, whose turn it is, what earlier starts came
+    to, and who is told.
 
     Raises:
         UserError: a step cannot work, or nobody could be told.
     """
+    if _lists(config):
+        place = history.model_store(config).location
+        return f"print the retrainings of '{config.mlflow.model}' in {place}"
     steps, people = chain(config), tell.people(config)
     plans = [_plan(step) for step in steps]
     lines, anything_runs = [], False
     for number, (step, text) in enumerate(zip(steps, plans, strict=True), 1):
-        record = load(_records(step), step.name)
+        record = load(records_of(step.config), step.name)
         told = reason(record, step.inputs() if record else {})
         if told.startswith("runs"):
             anything_runs = True
         elif anything_runs:
             told += ", unless a step before changes them"
         lines += [f"{number}. {step.name}: {told}", text]
+    lines += standing(config)
     if people:
         lines.append(f"{len(steps) + 1}. notify: tell {people} what became of it")
     return "\n".join(lines)
 
 
-def run(config: Config) -> str:
-    """Runs every step that is not done yet; returns the registered version.
+def run(config: Config) -> str | None:
+    """Runs every step that is not done yet; returns the registered version. With action=history, it
+    prints the retrainings of the model instead.
 
     Where no input has changed, it ends at once, without Ray. The people whom `notify.*` names are
     told what became of it.
 
     Raises:
         UserError: a step cannot work, or failed.
+        BusyError: another job retrains the model.
+        BudgetSpentError: `retrain.max_hours` or `retrain.max_gpu_hours` is spent.
         NotPromotedError: all steps are done, and the gate refused the new version.
         Terminated: SIGTERM came while a stage trained; its work is saved.
     """
+    if _lists(config):
+        history.show(config)
+        return None
     with tell.failures(config):
         steps = chain(config)
         before = settled(steps)
@@ -80,10 +100,48 @@ def _run(config: Config, steps: Sequence[Step]) -> str:
     # Everything that can be known is checked before the first step.
     for step in steps:
         _plan(step)
-    tracking.connect(config.mlflow)
+    client = tracking.connect(config.mlflow)
     check_sources(config, stages_of(config))
-    with connect():
-        return str(follow(steps, run_here))
+    assert config.mlflow.model is not None
+    with turn(config) as mine:
+        inputs = history.given(config, Moves(client, config.mlflow.model).alias(CHAMPION))
+        journal = open_journal(config, inputs, mine)
+        with journal.kept(), connect():
+            version = str(follow(steps, partial(_metered, journal.budget), journal.begins))
+            journal.registered(version)
+            return version
+
+
+def _metered(budget: Budget, step: Step) -> Any:
+    """Runs a step; tells why it ended if the budget ended it."""
+    try:
+        return run_here(step, budget)
+    except Terminated as error:
+        if step.job != "train" or not budget.spent:
+            raise
+        raise budget.error(_saved(step)) from error
+
+
+def _saved(step: Step) -> str:
+    """Returns in words how far the training of a stage has got."""
+    name = step.config.stage
+    assert name is not None
+    run, steps = run_name(step.config, name), step.config.stages[name].train.steps
+    newest = run_checkpoints(step.config, run).newest()
+    return f"{run} is saved at step {newest.step if newest else 0} of {steps}"
+
+
+def _lists(config: Config) -> bool:
+    """Returns whether the job only prints the history.
+
+    Raises:
+        UserError: the action is one of jobs/register.py.
+    """
+    if config.action not in (None, "retrain", "history"):
+        raise UserError(
+            f"action={config.action} is one of jobs/register.py: use action=history, or none."
+        )
+    return config.action == "history"
 
 
 def settled(steps: Sequence[Step]) -> str | None:
@@ -96,36 +154,45 @@ def settled(steps: Sequence[Step]) -> str | None:
         UserError: an input cannot be read, or the registry does not answer.
     """
     for step in steps:
-        record = load(_records(step), step.name)
+        record = load(records_of(step.config), step.name)
         if record is None or reason(record, step.inputs()).startswith("runs"):
             return None
     return register.registered(steps[-1].config)
 
 
-def follow(steps: Sequence[Step], work: Callable[[Step], Any]) -> Any:
+def follow(
+    steps: Sequence[Step],
+    work: Callable[[Step], Any],
+    begins: Callable[[Step], None] = lambda step: None,
+) -> Any:
     """Does `work` on each step in order, under a heading that says why; returns the last result.
 
     A step that succeeds leaves a record of the inputs that it began with.
+
+    Args:
+        begins: is called before the work on a step.
     """
     result = None
     for number, step in enumerate(steps, 1):
-        store, inputs = _records(step), step.inputs()
+        store, inputs = records_of(step.config), step.inputs()
         told = reason(load(store, step.name), inputs)
         print(f"── {number}/{len(steps)} {step.name}: {told}", flush=True)
+        begins(step)
         result = work(step)
         save(store, Record(step.name, inputs))
     return result
 
 
-def run_here(step: Step) -> Any:
-    """Runs a step in this process; returns what its job returns."""
+def run_here(step: Step, meter: Meter = Meter()) -> Any:
+    """Runs a step in this process; returns what its job returns.
+
+    Args:
+        meter: counts what a training uses, and may end it.
+    """
+    if step.job == "train":
+        return run_chosen_stage(step.config, meter)
     return _JOBS[step.job][1](step.config)
 
 
 def _plan(step: Step) -> str:
     return _JOBS[step.job][0](step.config)
-
-
-def _records(step: Step) -> Store:
-    assert step.config.run.name is not None
-    return records_of(step.config.run.name)

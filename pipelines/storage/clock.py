@@ -4,6 +4,11 @@ import threading
 import time
 
 
+def utc(seconds: float) -> str:
+    """Returns a time, in seconds since 1970, in UTC: as 2026-11-29T08:00:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 class Clock:
     """The machine's monotonic clock, in seconds since an arbitrary moment."""
 

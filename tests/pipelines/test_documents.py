@@ -27,7 +27,8 @@ from pipelines.models.facts import BundleFacts
 from pipelines.notify.notification import Notification
 from pipelines.notify.send import Told
 from pipelines.registry.measured import Measured
-from pipelines.retrain import records
+from pipelines.retrain import history, records
+from pipelines.retrain import lease as turns
 from pipelines.runs import lease
 from pipelines.runs.checkpoint import RunState
 from pipelines.runs.marker import Marker, StoredFile, fetch_files, read_marker
@@ -161,6 +162,16 @@ def read_record(folder: Path, data: bytes) -> None:
     records.reason(records.load(store, "shard"), {"a": 1})
 
 
+def read_retraining(folder: Path, data: bytes) -> None:
+    store: Store = LocalStore(folder / "retrainings")
+    store.write("retrainings/a.json", data)
+    history.table(history.Retrainings(store).all(), 0.0)
+
+
+def read_holder(_: Path, data: bytes) -> None:
+    assert str(read_typed(turns.Holder, data, "x.json")).isprintable()
+
+
 def read_shard_note(folder: Path, data: bytes) -> None:
     store = LocalStore(folder / "notes")
     store.write(".notes/train-000000.tar.json", data)
@@ -207,6 +218,11 @@ MEASURED = Measured(
     [ImageResult("embedded", "a", "a", "model", {"psnr": 1})],
 )
 RECORD = records.Record("shard", {"a": 1, "b": [1, None]})
+RETRAINING = history.Retraining(
+    history.Given("p", "c", None, "6"), "small-a", "small", "2026-11-29T08:00:00Z",
+    "2026-11-29T09:00:00Z", after=history.Photos("m", 3), cost=history.Cost(1.0, 0.5, 0.0),
+    verdict=history.Verdict.REFUSED, reason="worse by psnr_y",
+)  # fmt: skip
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
     "bundle.json": Reader(None, read_bundle),
@@ -218,6 +234,8 @@ READERS = {
     "COMPLETE": Reader(json.loads(MARKER.encode()), read_checkpoint, sealed_marker),
     "lease": Reader({"holder": "a", "host": "b", "pid": 1, "time": 0.5}, read_lease),
     "record": Reader(as_json(RECORD), read_record),
+    "retraining": Reader(as_json(RETRAINING), read_retraining),
+    "turn": Reader(as_json(turns.Holder("me@a", 1, "small", "2026-11-29T08:00:00Z")), read_holder),
     "measured": Reader(as_json(MEASURED), typed(Measured)),
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
     "notification": Reader(as_json(NEWS), typed(Notification)),
@@ -228,7 +246,7 @@ READERS = {
 DOCUMENTS = {
     BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
     records.Record, Note, DownloadNote, Notification, Told, Watched,
-    Measured,
+    Measured, history.Retraining, turns.Holder,
 }  # fmt: skip
 
 

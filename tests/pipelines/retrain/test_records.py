@@ -1,18 +1,26 @@
 import pytest
 
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.retrain.records import Record, load, reason, records_of, save
+from pipelines.storage.store import Store
+from tests.conftest import SMALL
+
+
+def records(run: str) -> Store:
+    return records_of(load_config([f"recipe={SMALL}", f"run.name={run}"]))
+
 
 INPUTS = {"manifest": "m", "start": None, "train.steps": 4, "order": {"lanes": (1, 2)}}
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
-    store = records_of("a")
+    store = records("a")
     assert load(store, "stage joint") is None
     save(store, Record("stage joint", {"manifest": "m"}))
     assert load(store, "stage joint") == Record("stage joint", {"manifest": "m"})
     assert store.names() == ["stage-joint.json"]
-    assert load(records_of("b"), "stage joint") is None
+    assert load(records("b"), "stage joint") is None
 
 
 @pytest.mark.parametrize(
@@ -20,7 +28,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     [b"{", b"[]", b'{"step": "shard"}', b'{"step": "shard", "inputs": {}, "version": 99}'],
 )
 def test_a_record_that_cannot_be_read_is_refused(content: bytes) -> None:
-    store = records_of("a")
+    store = records("a")
     store.write("shard.json", content)
     with pytest.raises(UserError, match=r"shard\.json (is damaged|has schema version) .*delete it"):
         load(store, "shard")
@@ -31,7 +39,7 @@ def test_a_step_without_a_record_was_never_done() -> None:
 
 
 def test_the_same_inputs_are_told_by_their_digest() -> None:
-    store = records_of("a")
+    store = records("a")
     save(store, Record("shard", INPUTS))
     told = reason(load(store, "shard"), INPUTS)
     assert told.startswith("same inputs as before (")

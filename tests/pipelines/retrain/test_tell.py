@@ -34,7 +34,7 @@ def retrain(
     monkeypatch.setattr(work, "connect", nullcontext)
     monkeypatch.setattr(work, "check_sources", lambda *_: None)
 
-    def do(step: Step) -> Any:
+    def do(step: Step, *_: object) -> Any:
         return register.run(step.config) if step.job == "register" else None
 
     monkeypatch.setattr(work, "run_here", do)
@@ -85,7 +85,7 @@ def test_what_could_not_be_told_is_told_by_the_next_tick(
 def test_a_failure_is_told_and_stays_the_jobs_error(
     retrain: Retrain, webhook: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(step: Step) -> None:
+    def fail(*_: object) -> None:
         raise UserError("no bucket 'photos' at http://joe:secret@store: create it")
 
     monkeypatch.setattr(work, "run_here", fail)
@@ -109,7 +109,7 @@ def test_who_stops_a_retraining_needs_no_news(
     webhook: WebhookServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def end(step: Step) -> None:
+    def end(*_: object) -> None:
         raise stop
 
     monkeypatch.setattr(work, "run_here", end)

@@ -15,11 +15,15 @@ from pipelines.retrain import Step, chain, follow, plan, work
 from pipelines.retrain.records import Record, load, records_of, save
 from pipelines.retrain.work import run, run_here, settled
 from pipelines.storage.ownership import files_in
-from pipelines.storage.store import open_store
+from pipelines.storage.store import Store, open_store
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
 
 TAUGHT = SMALL.with_name("taught.yaml")
+
+
+def records(run: str) -> Store:
+    return records_of(load_config([f"recipe={SMALL}", f"run.name={run}"]))
 
 
 def steps(**values: object) -> list[Step]:
@@ -51,7 +55,7 @@ def test_a_stage_that_needs_a_later_one_is_refused_before_the_first_step(tmp_pat
     recipe.write_text(f"base: {TAUGHT}\nstage1: [taught]\nstage2: [wide]\n")
     with pytest.raises(UserError, match="'taught' learns from stage 'wide'"):
         run(load_config([f"recipe={recipe}"]))
-    assert records_of("late").names() == []
+    assert records("late").names() == []
 
 
 def test_only_a_step_that_succeeded_leaves_a_record() -> None:
@@ -61,7 +65,7 @@ def test_only_a_step_that_succeeded_leaves_a_record() -> None:
 
     with pytest.raises(UserError, match="broken"):
         follow(steps(a=1, b=2, c=3), work)
-    store = records_of("small")
+    store = records("small")
     assert load(store, "a") == Record("a", {"manifest": 1})
     assert store.names() == ["a.json"]
 
@@ -71,7 +75,7 @@ def test_the_record_holds_the_inputs_that_a_step_began_with() -> None:
     [step] = steps(a=0)
     step = Step(step.name, step.job, (), step.config, lambda: {"manifest": values[0]})
     follow([step], lambda _: values.pop(0))
-    assert load(records_of("small"), "a") == Record("a", {"manifest": "before"})
+    assert load(records("small"), "a") == Record("a", {"manifest": "before"})
 
 
 def test_a_dry_run_tells_the_reason_and_the_plan_of_each_step(photos: Path, dataset: Path) -> None:
@@ -88,13 +92,18 @@ def test_a_dry_run_tells_the_reason_and_the_plan_of_each_step(photos: Path, data
     assert told[1].startswith("6 photo files")
     assert not Path(os.environ["SRMILL_HOME"]).exists()
 
-    save(records_of("small"), Record("stage joint", {"manifest": "other"}))
+    save(records("small"), Record("stage joint", {"manifest": "other"}))
     config = load_config(arguments)
-    save(records_of("small"), Record("register", chain(config)[-1].inputs()))
+    save(records("small"), Record("register", chain(config)[-1].inputs()))
     told = plan(config).splitlines()
     assert "3. stage joint: runs: manifest, start, " in "\n".join(told)
-    assert told[-2].startswith("7. register: same inputs as before (")
-    assert told[-2].endswith("checks its result, unless a step before changes them")
+    assert told[-5].startswith("7. register: same inputs as before (")
+    assert told[-5].endswith("checks its result, unless a step before changes them")
+    assert told[-3:] == [
+        "lease: nobody retrains 'small' now",
+        "record: nothing was tried with these photos, this configuration and this code",
+        "budget: no limit; 0 hours, 0 GPU hours are spent",
+    ]
 
 
 def test_stages_follow_each_other_and_are_not_trained_again(
@@ -148,7 +157,7 @@ def test_results_of_the_chain_go_to_a_bucket(
 
 def nothing_runs(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """Lets every step succeed without doing anything; the last one returns this version."""
-    monkeypatch.setattr(work, "run_here", lambda step: version)
+    monkeypatch.setattr(work, "run_here", lambda *_: version)
     monkeypatch.setattr(work, "connect", nullcontext)
     monkeypatch.setattr(work, "check_sources", lambda *_: None)
 
@@ -165,7 +174,7 @@ def test_a_refused_model_is_told_once_all_steps_are_done(
     with pytest.raises(NotPromotedError, match=r"small version 2: worse by psnr_y_crop4, better"):
         run(config)
     # Its record is there all the same. Where nothing is new, nothing is refused.
-    assert load(records_of("small"), "register") is not None
+    assert load(records("small"), "register") is not None
     assert run(config) == "2"
 
 
