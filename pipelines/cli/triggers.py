@@ -8,11 +8,11 @@ from typing import Any
 
 from pipelines.errors import Terminated, UserError
 from pipelines.registry.stale import tell_if_stale
-from pipelines.storage.clock import Clock
+from pipelines.storage.clock import Clock, utc
 from pipelines.triggers import Limits, Poll, Status, Watch, choose_starter
 from pipelines.triggers.hook import PATH, Hook, serve
 from pipelines.triggers.starters import CODES
-from pipelines.triggers.watch import utc
+from pipelines.triggers.ticks import skipped
 
 #: The largest number of hours or seconds: three years of either.
 _MOST_HOURS, _MOST_SECONDS = 26_280, 94_608_000
@@ -47,6 +47,17 @@ def add_commands(commands: Any) -> None:
         default=300.0,
         metavar="SECONDS",
         help="pause between two polls (default: %(default)g)",
+    )
+    watch.add_argument(
+        "--tick",
+        metavar="TIME",
+        help="with --once: the time that the schedule meant, in UTC, such as 02:00 or "
+        "2026-11-29T02:00:00Z; a poll that comes too late starts nothing",
+    )
+    watch.add_argument(
+        "--max-delay",
+        metavar="LENGTH",
+        help="how late a poll may come after --tick, such as 3h or 1d (default: 1h)",
     )
     watch.add_argument("--now", action="store_true", help="start one at the first poll")
     watch.add_argument("--once", action="store_true", help="poll once and end, as for cron")
@@ -136,6 +147,10 @@ def _check_every(parsed: argparse.Namespace) -> None:
 def _watch(parsed: argparse.Namespace, clock: Clock = Clock()) -> int:
     limits, watch = _limits(parsed), open_watch(parsed)
     try:
+        if late := _late(parsed):
+            print(f"{utc(time.time())} {watch.source}: {late}", flush=True)
+            tell_if_stale(watch.config)
+            return 0
         if parsed.dry_run:
             print(watch.poll(limits, time.time(), asked=parsed.now, dry=True).line)
             return 0
@@ -150,6 +165,17 @@ def _watch(parsed: argparse.Namespace, clock: Clock = Clock()) -> int:
         return code
     except (KeyboardInterrupt, Terminated) as error:
         return _stop(watch, error)
+
+
+def _late(parsed: argparse.Namespace) -> str | None:
+    """Returns in words why this tick of a schedule is skipped; None if it is not."""
+    if parsed.tick is None:
+        if parsed.max_delay is not None:
+            raise UserError("--max-delay needs --tick, the time that the schedule meant.")
+        return None
+    if not parsed.once:
+        raise UserError("--tick is for schedules: give --once as well.")
+    return skipped(parsed.tick, parsed.max_delay or "1h", time.time())
 
 
 def _hook(parsed: argparse.Namespace) -> int:
@@ -179,18 +205,19 @@ def _stop(watch: Watch, error: BaseException) -> int:
 
 
 def _poll(watch: Watch, limits: Limits, *, asked: bool = False) -> int:
-    """Polls once; returns 1 if a job that it started on this machine failed."""
+    """Polls once; returns 1 if a job that it started on this machine failed, or was stopped by its
+    budget."""
     poll = watch.poll(limits, time.time(), asked=asked)
     print(poll.line, flush=True)
     status = _wait(watch, poll)
     tell_if_stale(watch.config)
-    return int(status is Status.FAILED)
+    return int(status in (Status.FAILED, Status.STOPPED))
 
 
 def _wait(watch: Watch, poll: Poll) -> Status | None:
     if poll.started is None:
         return None
     status = watch.wait(poll.started)
-    if status in (Status.SUCCEEDED, Status.FAILED):
-        print(f"{utc(time.time())} {poll.started} has {status}.", flush=True)
+    if status not in (Status.ABSENT, Status.RUNS):
+        print(f"{utc(time.time())} {poll.started} {status.told}.", flush=True)
     return status

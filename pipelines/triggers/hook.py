@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.storage.clock import Clock
+from pipelines.storage.clock import Clock, utc
 from pipelines.triggers.starters import Status
-from pipelines.triggers.watch import Limits, Watch, utc
+from pipelines.triggers.watch import Limits, Watch
 
 PATH = "/retrain"
 #: Bytes of a request's body that are read, and thrown away.
@@ -53,8 +53,8 @@ class Hook:
 
     def _follow(self, job: str) -> None:
         status = self._watch.wait(job)
-        if status in (Status.SUCCEEDED, Status.FAILED):
-            print(f"{utc(time.time())} {job} has {status}.", flush=True)
+        if status is not Status.ABSENT:
+            print(f"{utc(time.time())} {job} {status.told}.", flush=True)
 
 
 def serve(hook: Hook, host: str, port: int, ready: Callable[[int], None]) -> None:

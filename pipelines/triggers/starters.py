@@ -19,7 +19,7 @@ import psutil
 from pipelines.config.addresses import check_place
 from pipelines.config.keys import Place
 from pipelines.errors import UserError
-from pipelines.job import NOT_PROMOTED
+from pipelines.job import BUDGET_SPENT, BUSY, NOT_PROMOTED
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import ROOT, resolve
 from pipelines.triggers.job_server import JobServer
@@ -32,8 +32,6 @@ CODES = "work/watch"
 #: Runs a job, waits for it whatever comes, and writes its code. A file appears whole.
 _SHELL = 'trap : TERM INT HUP; "$@"; echo $? > "$0.new"; mv "$0.new" "$0"'
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-#: The codes of a retraining that did its work: the gate may have refused what came of it.
-_DONE = (0, NOT_PROMOTED)
 
 
 class Status(StrEnum):
@@ -42,8 +40,35 @@ class Status(StrEnum):
     #: It never began, or was interrupted: the same start goes on with it.
     ABSENT = "absent"
     RUNS = "runs"
+    #: It did its work; the gate may have refused what came of it.
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    #: Its budget ended it: somebody has to decide whether it gets a larger one.
+    STOPPED = "stopped"
+    #: Another retraining of its model was at work: another start tries again.
+    BUSY = "busy"
+
+    @property
+    def told(self) -> str:
+        """What became of the job, in words."""
+        return {
+            Status.STOPPED: "was stopped by its budget",
+            Status.BUSY: "found another retraining of its model at work",
+        }.get(self, f"has {self}")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job is over, and only another reason starts another one."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.STOPPED)
+
+
+#: The statuses of jobs that ended with other codes than those of failures.
+_BY_CODE = {
+    0: Status.SUCCEEDED,
+    NOT_PROMOTED: Status.SUCCEEDED,
+    BUDGET_SPENT: Status.STOPPED,
+    BUSY: Status.BUSY,
+}
 
 
 class Starter(Protocol):
@@ -106,7 +131,7 @@ class Here:
         code = _read_code(_code_file(job))
         if code is None or code in _INTERRUPTED:
             return Status.ABSENT
-        return Status.SUCCEEDED if code in _DONE else Status.FAILED
+        return _BY_CODE.get(code, Status.FAILED)
 
     def start(self, job: str, settings: Sequence[str]) -> None:
         file = _code_file(job)
@@ -154,8 +179,8 @@ class OnCluster:
         status = self._server.status(job)
         known = {None: Status.ABSENT, "SUCCEEDED": Status.SUCCEEDED, "PENDING": Status.RUNS,
                  "RUNNING": Status.RUNS}  # fmt: skip
-        if status == "FAILED" and self._server.exit_code(job) in _DONE:
-            return Status.SUCCEEDED
+        if status == "FAILED" and (code := self._server.exit_code(job)) is not None:
+            return _BY_CODE.get(code, Status.FAILED)
         return known.get(status, Status.FAILED)
 
     def start(self, job: str, settings: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ class Start:
         number: counts the starts.
         run: its `run.name`.
         at: the time of the start, in seconds since 1970.
-        ended: `succeeded` or `failed`; None as long as nobody knows.
+        ended: `succeeded`, `failed` or `stopped`; None as long as nobody knows.
     """
 
     number: int

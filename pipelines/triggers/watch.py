@@ -1,6 +1,5 @@
 """Decides when a retraining is due: photos have come, time has passed, or somebody asks for it."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pipelines.config.arguments import written
 from pipelines.config.load import load_config
 from pipelines.data.sources import is_photo_name
 from pipelines.errors import UserError
+from pipelines.storage.clock import utc
 from pipelines.storage.digests import digest
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location, resolve
@@ -23,6 +23,8 @@ from pipelines.triggers.state import Start, Watched, load, save
 _PATIENCE_S = 60.0
 #: Letters of a mark, and of the digest in a run's name.
 _MARK, _SHORT = 16, 8
+#: The beginning of the settings that shape no result.
+_BUDGET = ("retrain.max_hours=", "retrain.max_gpu_hours=")
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,10 @@ class Watch:
             status = self._starter.status(last.job)
             if status is Status.RUNS:
                 return Poll(f"{told}; {last.job} runs", runs=True)
-            if status is not Status.ABSENT:
-                ended = f"; {last.job} has {status}"
+            if status is Status.BUSY:
+                ended, asked = f"; {last.job} {status.told}", True
+            elif status is not Status.ABSENT:
+                ended = f"; {last.job} {status.told}"
                 state = state if dry else self._note_end(state, status)
             elif last.run == self._run(photos):
                 return self._begin(last, f"{told}; {last.job} was interrupted", "goes on", dry)
@@ -142,7 +146,7 @@ class Watch:
         return Poll(f"{told}: {verb} {start.job} on {self._starter.where}", start.job)
 
     def _note_end(self, state: Watched, status: Status) -> Watched:
-        if state.start is None or status not in (Status.SUCCEEDED, Status.FAILED):
+        if state.start is None or not status.is_final:
             return state
         ended = replace(state, start=replace(state.start, ended=str(status)))
         save(self._store, self.name, ended)
@@ -160,8 +164,12 @@ class Watch:
         }
 
     def _run(self, photos: set[str]) -> str:
-        """Returns the `run.name` of these photos under these settings."""
-        return f"{self.name}-{digest([sorted(photos), self._settings])[:_SHORT]}"
+        """Returns the `run.name` of these photos under these settings.
+
+        With a larger budget it is the same: a retraining that was stopped by it goes on.
+        """
+        shaping = [each for each in self._settings if not each.startswith(_BUDGET)]
+        return f"{self.name}-{digest([sorted(photos), shaping])[:_SHORT]}"
 
     def _arguments(self, name: str, photos: str) -> list[str]:
         return [*self._settings, f"source={written(self.source)}", f"run.name={name}-{photos}"]
@@ -216,11 +224,6 @@ def waits(new: int, last: Start | None, limits: Limits) -> str:
 def count(number: int, what: str) -> str:
     """Returns a number of things in words."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def utc(seconds: float) -> str:
-    """Returns a time in UTC, as 2026-11-29T08:00:00Z."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _checked(source: str) -> str:

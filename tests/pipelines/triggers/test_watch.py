@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.config.load import load_config
 from pipelines.errors import UserError
+from pipelines.job import BUDGET_SPENT, BUSY
 from pipelines.storage.ownership import files_in
 from pipelines.storage.s3 import S3Store
 from pipelines.storage.store import open_store
@@ -110,6 +111,45 @@ def test_hours_start_one_too_but_never_without_photos(job: ShortJob, folder: Pat
     assert "2 hours have passed: starts" in again.line
     runs = [load_config(arguments).run.name for arguments in job.started]
     assert runs[0] == runs[1]  # the same photos: the job itself finds nothing to do
+
+
+def test_a_retraining_that_its_budget_stopped_goes_on_with_a_larger_one(
+    job: ShortJob, folder: Path
+) -> None:
+    add(folder, "a.png")
+    job.ends_with(BUDGET_SPENT)
+    limits, watch = Limits(1, None), opened(folder, "retrain.max_hours=1")
+    poll = watch.poll(limits, 0.0)
+    assert poll.started
+    assert watch.wait(poll.started) is Status.STOPPED
+    # It is not repeated by itself, since it would stop again.
+    for _ in range(2):
+        assert "0 new; waits for 1 more photo" in watch.poll(limits, 1.0).line
+    more = opened(folder, "retrain.max_hours=5", "retrain.max_gpu_hours=5")
+    again = more.poll(limits, 2.0, asked=True)
+    assert again.started
+    more.wait(again.started)
+    before, after = (load_config(arguments) for arguments in job.started)
+    assert before.run.name == after.run.name
+    assert (before.retrain.max_hours, after.retrain.max_hours) == (1, 5)
+
+
+def test_a_retraining_that_found_another_one_is_tried_again(job: ShortJob, folder: Path) -> None:
+    add(folder, "a.png")
+    job.ends_with(BUSY)
+    watch = opened(folder)
+    first = watch.poll(Limits(1, None), 0.0)
+    assert watch.wait(first.started or "") is Status.BUSY
+    job.ends_with(0)
+    again = watch.poll(Limits(1, None), 1.0)
+    told = (
+        f"; {first.started} found another retraining of its model at work; a new one is asked for"
+    )
+    assert told in again.line
+    # A cluster gives each name only once.
+    assert again.started != first.started
+    assert watch.wait(again.started or "") is Status.SUCCEEDED
+    assert "waits for 1 more photo" in watch.poll(Limits(1, None), 2.0).line
 
 
 def test_a_failed_retraining_waits_for_new_photos(job: ShortJob, folder: Path) -> None:

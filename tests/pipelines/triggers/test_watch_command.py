@@ -4,12 +4,14 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines.job import NOT_PROMOTED
+from pipelines.storage.clock import utc
 from tests.conftest import SMALL, Runner
 from tests.pipelines.test_cli import srmill
 from tests.support.receivers import WebhookServer
@@ -139,9 +141,27 @@ def test_a_dry_run_says_what_it_would_do(photos: Path, capsys: pytest.CaptureFix
     assert not Path(os.environ["SRMILL_HOME"]).exists()
 
 
+def test_a_tick_that_comes_late_is_skipped(watch: Start, job: ShortJob) -> None:
+    now = time.time()
+    for tick in (utc(now - 7.5 * 3600), utc(now - 7.5 * 3600)[11:16]):
+        code, said = ended(watch("--once", "--tick", tick, "--max-delay", "3h"))
+        assert code == 0
+        assert re.search(
+            r"photos: the tick of 20\S+Z comes 7\.5 hours late \(--max-delay 3h\): skipped\n$", said
+        )
+    assert job.started == []
+    code, said = ended(watch("--once", "--tick", utc(now - 60)))
+    assert code == 0
+    assert "has succeeded." in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--tick", "noon"], "--tick is 'noon': write the time of the schedule in UTC"),
+        (["--tick", "24:00"], "--tick is '24:00': write the time"),
+        (["--tick", "02:00", "--max-delay", "soon"], "--max-delay is 'soon': write a number of"),
+        (["--max-delay", "3h"], "--max-delay needs --tick"),
         (["--photos", "0"], "--photos must be at least 1, not 0."),
         (["--hours", "-1"], "--hours must be more than 0"),
         (["--hours", "nan"], "--hours must be more than 0"),
