@@ -97,13 +97,13 @@ def run(config: Config) -> str | None:
 
 
 def _run(config: Config, steps: Sequence[Step]) -> str:
-    # Everything that can be known is checked before the first step.
-    for step in steps:
-        _plan(step)
-    client = tracking.connect(config.mlflow)
-    check_sources(config, stages_of(config))
     assert config.mlflow.model is not None
     with turn(config) as mine:
+        # Everything that can be known is checked before the first step.
+        for step in steps:
+            _plan(step)
+        client = tracking.connect(config.mlflow)
+        check_sources(config, stages_of(config))
         inputs = history.given(config, Moves(client, config.mlflow.model).alias(CHAMPION))
         journal = open_journal(config, inputs, mine)
         with journal.kept(), connect():

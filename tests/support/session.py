@@ -23,6 +23,7 @@ PLATFORM_FILES = {
     "tests/infra/local/test_platform.py",
     "tests/pipelines/triggers/test_on_cluster.py",
     "tests/test_end_to_end.py",
+    "tests/test_retraining.py",
     "tests/test_your_own_network.py",
 }
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from pipelines.config.load import load_config
-from pipelines.errors import NotPromotedError, Terminated, UserError
+from pipelines.errors import (
+    BudgetSpentError,
+    BusyError,
+    NotPromotedError,
+    Terminated,
+    UserError,
+)
 from pipelines.notify.channels import WEBHOOK
 from pipelines.registry import actions, register
 from pipelines.retrain import Step, chain, plan, run, work
@@ -102,7 +108,21 @@ def test_a_failure_is_told_and_stays_the_jobs_error(
     assert webhook.events == ["failed"] * 4
 
 
-@pytest.mark.parametrize("stop", [Terminated("saved"), KeyboardInterrupt()])
+def test_a_budget_that_is_spent_is_told_since_somebody_has_to_decide(
+    retrain: Retrain, webhook: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise BudgetSpentError("retrain.max_hours=2 is spent (2 hours), and it is saved")
+
+    monkeypatch.setattr(work, "run_here", stop)
+    with pytest.raises(BudgetSpentError):
+        retrain("first")
+    [(_, _, document)] = webhook.got
+    assert document["event"] == "failed"
+    assert document["reason"] == "retrain.max_hours=2 is spent (2 hours), and it is saved"
+
+
+@pytest.mark.parametrize("stop", [Terminated("saved"), KeyboardInterrupt(), BusyError("a job is")])
 def test_who_stops_a_retraining_needs_no_news(
     stop: BaseException,
     retrain: Retrain,
