@@ -60,9 +60,10 @@ class Journal:
         """
         if step.job == "register":
             self._turn.check()
+        changes: dict[str, Any] = {"step": step.name, "steps": trained_steps(self._config)}
         if step.job != "shard" and self._record.after is None:
-            self._record = replace(self._record, after=photos_of(self._config))
-        self._write(step=step.name, steps=trained_steps(self._config))
+            changes["after"] = photos_of(self._config)
+        self._write(**changes)
 
     def registered(self, version: str) -> None:
         """Notes the version that came of it, and what the gate decided about it.

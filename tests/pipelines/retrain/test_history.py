@@ -14,7 +14,7 @@ import pytest
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.errors import NotPromotedError, Terminated, UserError
-from pipelines.registry import register
+from pipelines.registry import actions, register
 from pipelines.retrain import Step, chain, plan, run, work
 from pipelines.retrain.history import (
     SILENT_S,
@@ -251,3 +251,5 @@ def test_a_dry_run_tells_of_an_earlier_start(
 def test_an_action_of_another_job_is_refused() -> None:
     with pytest.raises(UserError, match=r"action=rollback is one of jobs/register\.py"):
         run(load_config([f"recipe={SMALL}", "action=rollback"]))
+    with pytest.raises(UserError, match=r"action=retrain is one of jobs/retrain\.py"):
+        actions.plan(load_config([f"recipe={SMALL}", "action=retrain"]))
