@@ -10,13 +10,19 @@ _MOST_HOURS = 1e8
 
 @dataclass
 class RetrainConfig:
-    """The keys `retrain.*`: the records of retrainings, and their budget."""
+    """The keys `retrain.*`: the records of retrainings, their samples and their budget."""
 
     records: str = key(
         "work/retrain",
         "folder or s3:// prefix with the records of retrainings and of their steps; all machines "
         "that retrain a model share it, since it says whose turn it is",
         place=Place.ANY,
+    )
+    replay: float | None = key(
+        None,
+        "train.replay of all stages (default: each has its own)",
+        minimum=0,
+        maximum=0.99,
     )
     max_hours: float | None = key(
         None,

@@ -79,7 +79,9 @@ def _parts(config: Config, stages: list[str]) -> Iterator[_Part]:
     places = _places(config, model)
     yield "shard", "shard", places["shard"], inputs.of_shard
     for stage in stages:
-        yield f"stage {stage}", "train", {"stage": stage}, inputs.of_stage
+        replay = config.retrain.replay
+        own = {} if replay is None else {f"stages.{stage}.train.replay": replay}
+        yield f"stage {stage}", "train", {"stage": stage, **own}, inputs.of_stage
     yield "evaluate", "evaluate", model | compare | places["evaluate"], inputs.of_evaluate
     yield "export", "export", model | places["export"], inputs.of_export
     yield "register", "register", places["register"], inputs.of_register
@@ -143,7 +145,7 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
         *sections, name = key.split(".")
         section: Any = changed
         for part in sections:
-            section = getattr(section, part)
+            section = section[part] if isinstance(section, dict) else getattr(section, part)
         assert hasattr(section, name), key
         setattr(section, name, value)
     return changed

@@ -40,7 +40,16 @@ def test_each_stage_is_a_step_of_its_own(arguments: tuple[str, ...], stages: lis
         assert last.config.model == f"run:small-{stages[-1]}"
 
 
-@pytest.mark.parametrize("output", [(), ("output=a, b/out",)])
+def test_one_key_lets_all_stages_replay() -> None:
+    stages = [s for s in steps_of("retrain.replay=0.5", "train.replay=0.1") if s.job == "train"]
+    for found in stages:
+        assert found.config.stages[str(found.config.stage)].train.replay == 0.5
+        others = [s for name, s in found.config.stages.items() if name != found.config.stage]
+        assert {other.train.replay for other in others} == {0.1}
+    assert step("stage joint", "train.replay=0.1").config.stages["joint"].train.replay == 0.1
+
+
+@pytest.mark.parametrize("output", [(), ("output=a, b/out", "retrain.replay=0.25")])
 def test_the_arguments_of_a_step_lead_to_its_configuration(output: tuple[str, ...]) -> None:
     for found in steps_of("source=photos", "seed=3", "evaluate.compare=[lanczos]", *output):
         assert found.arguments[0] == f"recipe={SMALL}"
