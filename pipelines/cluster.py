@@ -5,7 +5,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -62,6 +62,24 @@ def connect() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connected_when_needed() -> Iterator[Mapper]:
+    """Gives a mapper as `ray_map` is, which connects to Ray once there is something to do.
+
+    The connection lasts for the rest of the block. The first call raises as `connect`.
+    """
+    with ExitStack() as stack:
+
+        def mapped(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+            todo = list(calls)
+            if not todo:
+                return iter(())
+            stack.enter_context(connect())
+            return ray_map(function, todo)
+
+        yield mapped
 
 
 def check_interpreter() -> None:

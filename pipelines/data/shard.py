@@ -1,22 +1,29 @@
 """Makes a dataset of webdataset shards from photos. A repeated job continues, appends, or ends."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipelines.cluster import Mapper, connect, probing, ray_map
+from pipelines.cluster import Mapper, connected_when_needed, probing
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.data import preview, verify
 from pipelines.data.dataset import dataset_exists, intact_shards
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
-from pipelines.data.manifest import FILE_NAME, HISTORY, Manifest, Shard
+from pipelines.data.manifest import FILE_NAME, Manifest, Shard
 from pipelines.data.ownership import NOTE, REPORT, SHARD, check_output, is_ours
-from pipelines.data.sources import Entry, Inventory, describe_source, find_entries, inspect
+from pipelines.data.report import tell, tell_read, write_report
+from pipelines.data.sources import (
+    Entry,
+    Inventory,
+    KnownFiles,
+    describe_source,
+    find_entries,
+    inspect,
+)
 from pipelines.data.writer import Written, write_shard
 from pipelines.errors import UserError, listing, told
 from pipelines.progress import progress
@@ -73,8 +80,8 @@ def run(config: Config) -> str:
         verify.run(location, config.stream)
     elif not _only_preview(config):
         entries = photo_files(config)
-        with connect():
-            make_dataset(config, entries, ray_map)
+        with connected_when_needed() as mapper:
+            make_dataset(config, entries, mapper)
     if config.preview is not None:
         preview.run(config, location)
     return location
@@ -133,22 +140,25 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     with _alone(store), _seen_by_nodes(store, entries) as witnesses:
         mapper = probing(mapper, witnesses)
         history, before = check_output(store), _existing(store, settings)
-        inventory = inspect(entries, settings, mapper)
+        known = KnownFiles.load(store)
+        inventory = inspect(entries, settings, mapper, known)
+        tell_read(inventory)
         _check_same(store, inventory, before)
         _check_held_out(store, inventory, before, settings)
         _check_failures(store, inventory, settings)
+        known.update(store, inventory.files)
         layout = assign(inventory, settings, before, intact_shards(store, before), history)
         plans = plan_shards(layout, settings)
         written = _write(plans, store, inventory, settings, mapper)
         shards = sorted((*layout.kept, *written), key=lambda s: (s.split != "train", s.path))
         _check_splits(shards, settings)
         manifest = Manifest(identity_settings(settings), tuple(shards))
-        _report(store, inventory, manifest)
+        write_report(store, inventory, manifest)
         if before is None or manifest.digest != before.digest:
             _check_alone(store, before, manifest)
             manifest.save(store)
         _clean(store, history | {shard.path for shard in shards})
-    _tell(store, before, manifest, written)
+    tell(store, before, manifest, written)
     return manifest
 
 
@@ -271,7 +281,7 @@ def _check_failures(store: Store, inventory: Inventory, settings: ShardConfig) -
     failures = [s for s in inventory.skipped if s.failure]
     if len(failures) <= settings.max_failures * inventory.num_files:
         return
-    _report(store, inventory, None)
+    write_report(store, inventory, None)
     first = "; ".join(f"{s.name}: {s.reason}" for s in failures[:3])
     raise UserError(
         f"{len(failures)} of {inventory.num_files} photo files are broken, more than "
@@ -288,25 +298,6 @@ def _check_splits(shards: list[Shard], settings: ShardConfig) -> None:
                 f"tile ({settings.tile} px, validation {settings.val_tile} px), near-flat or "
                 "broken: set a smaller shard.tile or shard.val_tile, or give more photos."
             )
-
-
-def _report(store: Store, inventory: Inventory, manifest: Manifest | None) -> None:
-    report = {
-        "num_files": inventory.num_files,
-        "num_skipped": len(inventory.skipped),
-        "skipped": [asdict(skipped) for skipped in inventory.skipped],
-        "reasons": inventory.reasons(),
-        "manifest": manifest.digest if manifest else None,
-    }
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    store.write(REPORT, text.encode())
-    if inventory.skipped:
-        reasons = listing(f"{count} {reason}" for reason, count in inventory.reasons().items())
-        print(
-            f"Skipped {len(inventory.skipped)} of {inventory.num_files} files: {reasons}; "
-            f"{store.location}/{REPORT} names them.",
-            flush=True,
-        )
 
 
 def _check_alone(store: Store, before: Manifest | None, manifest: Manifest) -> None:
@@ -326,25 +317,3 @@ def _clean(store: Store, listed: set[str]) -> None:
         unlisted = SHARD.fullmatch(name) and name not in listed and is_ours(store, name)
         if unlisted or NOTE.fullmatch(name):
             store.delete(name)
-
-
-def _tell(store: Store, before: Manifest | None, now: Manifest, written: list[Shard]) -> None:
-    if before is not None and now.digest == before.digest:
-        mended = f" ({len(written)} shards were missing and are mended)" if written else ""
-        print(f"Nothing to do: {describe(now)} are in {store.location} already{mended}.")
-    elif before is None:
-        print(f"Wrote {describe(now)} to {store.location}.")
-    else:
-        shared = len({s.sha256 for s in before.shards} & {s.sha256 for s in now.shards})
-        print(
-            f"Wrote {len(written)} shards to {store.location} beside {shared} that stay: now "
-            f"{describe(now)}. The earlier manifest is {HISTORY}/{before.digest}.json."
-        )
-
-
-def describe(manifest: Manifest) -> str:
-    """Returns the numbers of tiles and shards and their size, in words."""
-    return (
-        f"{manifest.num_samples('train')} training and {manifest.num_samples('val')} validation "
-        f"tiles in {len(manifest.shards)} shards ({manifest.num_bytes / 2**20:.1f} MiB)"
-    )

@@ -17,6 +17,7 @@ from pipelines.data.cache import ShardCache
 from pipelines.data.download import _Note as DownloadNote
 from pipelines.data.manifest import Manifest
 from pipelines.data.ownership import check_output
+from pipelines.data.sources.known import FILE_NAME, KnownFile, KnownFiles
 from pipelines.data.writer import Note, read_note
 from pipelines.errors import UserError
 from pipelines.evaluation import shadow_history, shadow_page, side_by_side
@@ -179,6 +180,13 @@ def read_shard_note(folder: Path, data: bytes) -> None:
     check_output(store)
 
 
+def read_known_files(folder: Path, data: bytes) -> None:
+    store = LocalStore(folder / "known")
+    store.write(FILE_NAME, data)
+    KnownFiles.load(store)
+    read_typed(KnownFiles, data, FILE_NAME)
+
+
 def read_table(folder: Path, data: bytes) -> None:
     (folder / "images.csv").write_bytes(data)
     from_csv(folder / "images.csv")
@@ -223,6 +231,7 @@ RETRAINING = history.Retraining(
     "2026-11-29T09:00:00Z", after=history.Photos("m", 3), cost=history.Cost(1.0, 0.5, 0.0),
     verdict=history.Verdict.REFUSED, reason="worse by psnr_y",
 )  # fmt: skip
+KNOWN = KnownFiles((KnownFile("/photos", "a.png", 9, "1", SHA, 8, 8),))
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
     "bundle.json": Reader(None, read_bundle),
@@ -238,6 +247,7 @@ READERS = {
     "turn": Reader(as_json(turns.Holder("me@a", 1, "small", "2026-11-29T08:00:00Z")), read_holder),
     "measured": Reader(as_json(MEASURED), typed(Measured)),
     "note": Reader(as_json(Note(SHA, MANIFEST["shards"][0], [])), read_shard_note),  # type: ignore[index,arg-type]
+    "known files": Reader(as_json(KNOWN), read_known_files),
     "notification": Reader(as_json(NEWS), typed(Notification)),
     "watched": Reader(as_json(WATCHED), typed(Watched)),
     "told": Reader(as_json(Told("promoted 3", ("the webhook at a",))), typed(Told)),
@@ -246,7 +256,7 @@ READERS = {
 DOCUMENTS = {
     BundleFacts, EvaluationResults, side_by_side.SideBySide, shadow_history.ShadowRecord, RunState,
     records.Record, Note, DownloadNote, Notification, Told, Watched,
-    Measured, history.Retraining, turns.Holder,
+    Measured, history.Retraining, turns.Holder, KnownFiles,
 }  # fmt: skip
 
 

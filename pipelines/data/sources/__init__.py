@@ -2,12 +2,15 @@
 
 from pipelines.data.sources.entries import Entry, is_photo_name, read
 from pipelines.data.sources.find import SAMPLE, describe_source, find_entries
-from pipelines.data.sources.inspect import Inventory, Photo, Skipped, inspect
+from pipelines.data.sources.inspect import inspect
+from pipelines.data.sources.inventory import Inventory, Photo, Skipped
+from pipelines.data.sources.known import KnownFiles
 
 __all__ = [
     "SAMPLE",
     "Entry",
     "Inventory",
+    "KnownFiles",
     "Photo",
     "Skipped",
     "describe_source",

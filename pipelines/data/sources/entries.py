@@ -36,6 +36,8 @@ class Entry:
         split: the split of the photo, if its public set gives one.
         policy: limits the waiting for object storage.
         held_out: True for a photo of `shard.val_source`.
+        mark: changes when the file is replaced: the ETag of an object, or the time of the last
+            change of the file or its archive, ns; empty where a store gives none.
     """
 
     kind: Literal["file", "zip", "tar"]
@@ -46,6 +48,7 @@ class Entry:
     split: str | None = None
     policy: RetryPolicy = RetryPolicy()
     held_out: bool = False
+    mark: str = ""
 
     @property
     def label(self) -> str:

@@ -144,9 +144,9 @@ def _refuse_upload(name: str, path: Path) -> None:
 
 
 def _in_store(location: str, policy: RetryPolicy = RetryPolicy()) -> Iterator[Entry]:
-    for name, size in open_store(location, policy=policy).sizes().items():
+    for name, stamp in open_store(location, policy=policy).stamps().items():
         if is_photo_name(name):
-            yield Entry("file", location, name, size, policy=policy)
+            yield Entry("file", location, name, stamp.size, policy=policy, mark=stamp.mark)
 
 
 def _in_archive(
@@ -168,10 +168,12 @@ def _in_archive(
 
 def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
     try:
+        mark = _mark(path)
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if within in info.filename and is_photo_name(info.filename) and not info.is_dir():
-                    yield Entry("zip", str(path), info.filename, info.file_size, split=split)
+                name = info.filename
+                if within in name and is_photo_name(name) and not info.is_dir():
+                    yield Entry("zip", str(path), name, info.file_size, split=split, mark=mark)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path} is a damaged zip ({error}): copy it again.") from None
 
@@ -184,10 +186,12 @@ def _in_tar(path: Path, plain: Path, within: str, split: str | None) -> Iterator
         plain: its plain copy; the archive itself if it is not compressed.
     """
     try:
+        mark = _mark(plain)
         with tarfile.open(plain, "r:") as archive:
             for info in archive:
                 if within in info.name and is_photo_name(info.name) and info.isreg():
-                    yield Entry("tar", str(plain), info.name, info.size, info.offset_data, split)
+                    place = info.name, info.size, info.offset_data
+                    yield Entry("tar", str(plain), *place, split, mark=f"{mark} {info.offset_data}")
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
@@ -199,6 +203,11 @@ def _in_tar(path: Path, plain: Path, within: str, split: str | None) -> Iterator
         file.seek(end)
         if file.read(512) != bytes(512):
             raise UserError(f"{path} is cut or damaged at byte {end}: copy it again.")
+
+
+def _mark(archive: Path) -> str:
+    stat = archive.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _decompressed(path: Path, max_gib: float) -> Path:
