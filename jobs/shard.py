@@ -28,6 +28,8 @@ if __name__ == "__main__":
             "stream",
             "degradation",
             "train.crop",
+            "gate.benchmark",
+            "benchmark",
         ),
         shard.plan,
         shard.run,

@@ -74,6 +74,21 @@ class ShardConfig:
     max_failures: float = key(
         0.05, "share of photo files that may be broken before the job stops", minimum=0
     )
+    quality: bool = key(
+        True,
+        "leaves out new photos that are too small, blank, noise, near-duplicates, or show the "
+        "benchmark (docs/data.md); false takes every photo, for textures and test patterns",
+    )
+    min_side: int | None = key(
+        None, "new photos with a shorter side are junk, pixels (default: that of a tile)", minimum=1
+    )
+    max_junk: float = key(
+        0.5,
+        "share of the new photos that may be junk (too small, blank, noise, or of the benchmark) "
+        "before the job stops",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Gives every photo a split and a shard, by its content, before any photo is decoded."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,9 @@ def assign(
     return Layout(kept, tuple(again), new, {split: _next_number(used, split) for split in new})
 
 
-def split_photos(photos: Sequence[Photo], fraction: float, known: dict[str, str]) -> dict[str, str]:
+def split_photos(
+    photos: Sequence[Photo], fraction: float, known: Mapping[str, str]
+) -> dict[str, str]:
     """Returns `train` or `val` for the sha256 of every photo.
 
     The split comes from `known`, else from the public set (DIV2K has one), else from the photo's

@@ -12,18 +12,14 @@ from pipelines.cluster import Mapper, connected_when_needed, probing
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.data import preview, verify
 from pipelines.data.dataset import dataset_exists, intact_shards
+from pipelines.data.inspect import inspect
 from pipelines.data.layout import ShardPlan, assign, identity_settings, plan_shards
 from pipelines.data.manifest import FILE_NAME, Manifest, Shard
 from pipelines.data.ownership import NOTE, REPORT, SHARD, check_output, is_ours
+from pipelines.data.quality.benchmark import BenchmarkSets
+from pipelines.data.quality.judge import judge, warn_of_shown
 from pipelines.data.report import tell, tell_read, write_report
-from pipelines.data.sources import (
-    Entry,
-    Inventory,
-    KnownFiles,
-    describe_source,
-    find_entries,
-    inspect,
-)
+from pipelines.data.sources import Entry, Inventory, KnownFiles, describe_source, find_entries
 from pipelines.data.writer import Written, write_shard
 from pipelines.errors import UserError, listing, told
 from pipelines.progress import progress
@@ -140,12 +136,16 @@ def make_dataset(config: Config, entries: list[Entry], mapper: Mapper) -> Manife
     with _alone(store), _seen_by_nodes(store, entries) as witnesses:
         mapper = probing(mapper, witnesses)
         history, before = check_output(store), _existing(store, settings)
-        known = KnownFiles.load(store)
-        inventory = inspect(entries, settings, mapper, known)
+        known, benchmark = KnownFiles.load(store), _benchmark(config)
+        inventory = inspect(entries, settings, mapper, known, benchmark)
         tell_read(inventory)
         _check_same(store, inventory, before)
         _check_held_out(store, inventory, before, settings)
         _check_failures(store, inventory, settings)
+        if settings.quality:
+            placed = _splits(before)
+            judge(inventory, placed, settings, lambda entry: not known.lists(entry))
+            warn_of_shown(inventory.photos, placed)
         known.update(store, inventory.files)
         layout = assign(inventory, settings, before, intact_shards(store, before), history)
         plans = plan_shards(layout, settings)
@@ -220,9 +220,19 @@ def _existing(store: Store, settings: ShardConfig) -> Manifest | None:
     return manifest
 
 
+def _benchmark(config: Config) -> BenchmarkSets:
+    return BenchmarkSets.of(config) if config.shard.quality else BenchmarkSets()
+
+
+def _splits(manifest: Manifest | None) -> dict[str, str]:
+    """Returns the split of each photo in the dataset, by its sha256."""
+    shards = manifest.shards if manifest else ()
+    return {sha: shard.split for shard in shards for sha in shard.photos}
+
+
 def _check_same(store: Store, inventory: Inventory, before: Manifest | None) -> None:
     """Refuses a source that lacks most photos of the dataset: it is likely given by mistake."""
-    known = {sha for shard in before.shards for sha in shard.photos} if before else set()
+    known = _splits(before)
     left = sum(photo.sha256 in known for photo in inventory.photos)
     if 2 * left < len(known):
         raise UserError(
@@ -243,8 +253,7 @@ def _check_held_out(
             f"no photo of shard.val_source={told(settings.val_source)} can be read: mend them, or "
             "give others."
         )
-    known = before.shards if before else ()
-    splits = {sha: shard.split for shard in known for sha in shard.photos}
+    splits = _splits(before)
     if trained := [p for p in held_out if splits.get(p.sha256) == "train"]:
         raise UserError(
             f"{store.location} has {len(trained)} photos of shard.val_source among its training "

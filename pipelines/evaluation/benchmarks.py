@@ -11,26 +11,24 @@ from pipelines.config.schema import Config, DegradationConfig
 from pipelines.data.dataset import Dataset, open_dataset
 from pipelines.data.images import decode_photo
 from pipelines.data.order import sample_seed
-from pipelines.errors import UserError, listing
-from pipelines.evaluation.layouts import find_pairs
-from pipelines.evaluation.pictures import Pixels
-from pipelines.evaluation.protocol import low_resolution
-from pipelines.evaluation.set_files import (
+from pipelines.data.set_files import (
     EMBEDDED,
+    VALIDATION,
     ImageFile,
     find_files,
-    set_name,
     sha256_of,
+    title_of,
     where_is,
     witness_of,
 )
+from pipelines.errors import UserError
+from pipelines.evaluation.layouts import find_pairs
+from pipelines.evaluation.pictures import Pixels
+from pipelines.evaluation.protocol import low_resolution
 from pipelines.storage.digests import digest
 from pipelines.storage.probe import Witness
 from srmodels.degradation import PRESETS
 from srmodels.degradation.resize import bicubic
-
-#: Names the validation split of `data`.
-VALIDATION = "validation"
 
 
 class Benchmark(ABC):
@@ -74,24 +72,6 @@ class Benchmark(ABC):
         return key
 
 
-def parse_names(benchmark: Any) -> list[str]:
-    """Returns the sets that `benchmark=` names: one, several with commas between, or a list.
-
-    Raises:
-        UserError: it names nothing, or two sets of the same name.
-    """
-    if benchmark is None:
-        return [VALIDATION]
-    values = benchmark if isinstance(benchmark, list) else str(benchmark).split(",")
-    names = [str(value).strip() for value in values]
-    if not names or not all(names):
-        raise UserError("benchmark names nothing: give a folder, or several with commas between.")
-    titles = [title_of(name) for name in names]
-    if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        raise UserError(f"two benchmark sets are called {listing(twice)}: rename one's folder.")
-    return names
-
-
 def open_benchmark(location: str, config: Config) -> Benchmark:
     """Returns the benchmark set in a folder or under an `s3://` prefix; for `validation`, the
     validation split of `data`; for `embedded`, the set that comes with SRMill.
@@ -126,11 +106,6 @@ def open_benchmark(location: str, config: Config) -> Benchmark:
         max_megapixels=config.shard.max_megapixels,
         enlarged=pairs.enlarged,
     )
-
-
-def title_of(location: str) -> str:
-    """Returns the name of a benchmark set in results."""
-    return location if location in (VALIDATION, EMBEDDED) else set_name(location)
 
 
 class ValidationSplit(Benchmark):

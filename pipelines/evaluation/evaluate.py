@@ -11,8 +11,8 @@ from PIL import Image
 from pipelines import tracking
 from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, EvaluateConfig
+from pipelines.data.set_files import VALIDATION, parse_names, title_of, where_is
 from pipelines.errors import UserError, listing
-from pipelines.evaluation.benchmarks import VALIDATION, parse_names, title_of
 from pipelines.evaluation.frozen import evaluated_names, frozen_names, open_set
 from pipelines.evaluation.latency import measure_costs
 from pipelines.evaluation.measure import measure
@@ -35,7 +35,6 @@ from pipelines.evaluation.results import (
     rival,
     to_csv,
 )
-from pipelines.evaluation.set_files import where_is
 from pipelines.evaluation.sets import measure_sets
 from pipelines.evaluation.summary import Measurements, Subject, summarise
 from pipelines.models.bundle import IMAGES

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config, GateConfig
+from pipelines.data.set_files import VALIDATION, parse_names
 from pipelines.errors import UserError
-from pipelines.evaluation.benchmarks import VALIDATION, Benchmark, open_benchmark, parse_names
+from pipelines.evaluation.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluation.measure import ImageResult, measure
 from pipelines.evaluation.methods import BICUBIC, ModelMethod, open_method
 from pipelines.models.load import Model

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.data.set_files import ImageFile
 from pipelines.errors import UserError
-from pipelines.evaluation.set_files import ImageFile
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data import shard
 from pipelines.data.dataset import dataset_exists, open_dataset
+from pipelines.data.set_files import VALIDATION
 from pipelines.data.sources import find_entries
 from pipelines.data.sources.find import as_list
 from pipelines.data.sources.public import SETS
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
-from pipelines.evaluation.benchmarks import VALIDATION
 from pipelines.evaluation.frozen import evaluated_names, open_set
 from pipelines.evaluation.results import RESULTS
 from pipelines.export import export

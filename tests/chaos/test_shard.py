@@ -1,5 +1,6 @@
 """The shard job on real Ray: killed and started again, on one node and on two, the same bytes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pipelines.cluster import connect, ray_map
 from pipelines.config.load import load_config
 from pipelines.data.shard import make_dataset
 from pipelines.data.sources import find_entries
-from tests.conftest import ROOT, write_dataset
+from tests.conftest import ROOT, SMALL, write_dataset
+from tests.support.photos import noise, sample, save
 
 pytestmark = pytest.mark.slow
 
@@ -88,3 +90,23 @@ def test_two_nodes_make_the_same_bytes_as_none(
         assert len(ray.nodes()) == 2
         make_dataset(config, find_entries("sample"), ray_map)
     assert files(tmp_path) == expected
+
+
+def test_two_nodes_leave_out_the_same_photos_as_none(two_nodes: None, tmp_path: Path) -> None:
+    """Noise, copies, and a photo of the benchmark, which one node at a time compares."""
+    folder, frozen = tmp_path / "photos", tmp_path / "frozen"
+    for number in range(8):
+        save(sample(number, 0.5), folder / f"{number}.png")
+        save(noise("uniform", 300, number), folder / f"{number} noise.png")
+        save(sample(number, 0.4), folder / f"{number} smaller.png")
+    save(sample(9, 0.5), folder / "shown.png")
+    save(sample(9)[450:674, 800:1024], frozen / "crop.png")
+    settings = [*SETTINGS[2:], f"source={folder}", f"gate.benchmark={frozen}"]
+    write_dataset(folder, tmp_path / "none", *settings)
+    config = load_config([f"recipe={SMALL}", *settings, f"output={tmp_path / 'two'}"])
+    with connect():
+        make_dataset(config, find_entries(str(folder)), ray_map)
+    assert files(tmp_path / "two") == files(tmp_path / "none")
+    reasons = json.loads((tmp_path / "two" / "report.json").read_text())["reasons"]
+    copies = sum(count for reason, count in reasons.items() if reason.startswith("near-dup"))
+    assert (reasons["noise"], reasons["shows the benchmark"], copies) == (8, 1, 8)

@@ -10,10 +10,10 @@ import pytest
 from infra.local import platform
 from pipelines import cluster
 from pipelines.cluster import connect, ray_map
+from pipelines.data.set_files import EMBEDDED_FOLDER
 from pipelines.data.sources import SAMPLE
 from pipelines.data.sources.entries import EXTENSIONS
 from pipelines.errors import UserError
-from pipelines.evaluation.set_files import EMBEDDED_FOLDER
 from srmodels import system
 from tests.conftest import ROOT
 

@@ -2,7 +2,6 @@
 
 from pipelines.data.sources.entries import Entry, is_photo_name, read
 from pipelines.data.sources.find import SAMPLE, describe_source, find_entries
-from pipelines.data.sources.inspect import inspect
 from pipelines.data.sources.inventory import Inventory, Photo, Skipped
 from pipelines.data.sources.known import KnownFiles
 
@@ -15,7 +14,6 @@ __all__ = [
     "Skipped",
     "describe_source",
     "find_entries",
-    "inspect",
     "is_photo_name",
     "read",
 ]

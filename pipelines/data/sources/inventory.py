@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipelines.data.images import Size
+from pipelines.data.quality.figures import Quality
 from pipelines.data.sources.entries import Entry, printable
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo file that can be opened, identified by the sha256 of its bytes."""
+    """A photo file that can be opened, identified by the sha256 of its bytes.
+
+    Attributes:
+        quality: the figures by which it is judged; None where `shard.quality` is false.
+    """
 
     entry: Entry
     sha256: str
     size: Size
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ last change. The record stands with the dataset, and is no part of its identity.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from pipelines.config.schema import ShardConfig
 from pipelines.data.images import Size
+from pipelines.data.quality.figures import Quality
 from pipelines.data.sources.entries import Entry
 from pipelines.data.sources.inventory import Photo
 from pipelines.errors import UserError
@@ -28,6 +30,7 @@ class KnownFile:
     Attributes:
         container, name, size, mark: see `Entry`.
         width, height: pixels, as the photo is stored.
+        quality: see `Photo`.
     """
 
     container: str
@@ -37,13 +40,14 @@ class KnownFile:
     sha256: Sha256
     width: PositiveInt
     height: PositiveInt
+    quality: Quality | None = None
 
     @staticmethod
     def of(photo: Photo) -> "KnownFile":
         """Returns the record of a photo file."""
         entry, size = photo.entry, photo.size
         place = entry.container, entry.name, entry.size, entry.mark
-        return KnownFile(*place, photo.sha256, size.width, size.height)
+        return KnownFile(*place, photo.sha256, size.width, size.height, photo.quality)
 
 
 @dataclass(frozen=True)
@@ -81,23 +85,45 @@ class KnownFiles(Document):
         if now != self:
             store.write(FILE_NAME, to_json(now))
 
-    def find(self, entries: Iterable[Entry], settings: ShardConfig) -> list[Photo | None]:
-        """Returns the photo in each file; None for a file that has to be read."""
-        known = {(f.container, f.name, f.size, f.mark): f for f in self.files}
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str, int, str], KnownFile]:
+        return {(f.container, f.name, f.size, f.mark): f for f in self.files}
+
+    def lists(self, entry: Entry) -> bool:
+        """Returns True for a photo file that the last job found, too."""
+        return self._file(entry) is not None
+
+    def find(
+        self, entries: Iterable[Entry], settings: ShardConfig, compared: str
+    ) -> list[Photo | None]:
+        """Returns the photo in each file; None for a file that has to be read.
+
+        Args:
+            compared: the identity of the benchmark with which photos must have been compared.
+        """
         found: list[Photo | None] = []
         for entry in entries:
-            file = known.get((entry.container, entry.name, entry.size, entry.mark))
+            file = self._file(entry)
             # Whoever reads a file that is too large now says so.
-            if file is None or not _can_be_known(entry) or _exceeds(file, settings):
+            if file is None or _exceeds(file, settings) or _lacks(file, settings, compared):
                 found.append(None)
             else:
-                found.append(Photo(entry, file.sha256, Size(file.width, file.height)))
+                size = Size(file.width, file.height)
+                found.append(Photo(entry, file.sha256, size, file.quality))
         return found
+
+    def _file(self, entry: Entry) -> KnownFile | None:
+        place = entry.container, entry.name, entry.size, entry.mark
+        return self._by_place.get(place) if _can_be_known(entry) else None
 
 
 def _can_be_known(entry: Entry) -> bool:
     """Returns False for a file that no listing can tell from a changed one, or JSON cannot name."""
     return bool(entry.mark) and entry.label == entry.name
+
+
+def _lacks(file: KnownFile, settings: ShardConfig, compared: str) -> bool:
+    return settings.quality and (file.quality is None or file.quality.compared != compared)
 
 
 def _exceeds(file: KnownFile, settings: ShardConfig) -> bool:

@@ -13,8 +13,9 @@ from PIL import Image
 from pipelines.config.load import load_config
 from pipelines.config.schema import ShardConfig
 from pipelines.data import shard
+from pipelines.data.inspect import inspect
 from pipelines.data.manifest import Manifest
-from pipelines.data.sources import find_entries, inspect
+from pipelines.data.sources import find_entries
 from pipelines.data.sources.known import FILE_NAME, KnownFiles
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL, write_dataset

@@ -14,8 +14,9 @@ from PIL import Image
 from pipelines.config.load import load_config
 from pipelines.config.schema import ShardConfig, StreamConfig
 from pipelines.data.dataset import Dataset, open_dataset
+from pipelines.data.inspect import inspect
 from pipelines.data.manifest import Manifest
-from pipelines.data.sources import Entry, inspect
+from pipelines.data.sources import Entry
 from pipelines.data.stream import Batch, CropSettings, TrainingStream
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
@@ -69,7 +70,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(photos / f"{number}.png", compress_level=0)
     directory = tmp_path_factory.mktemp("large")
     tiles = ("shard.tile=64", "shard.val_tile=64", "shard.effort=0", "train.crop=64")
-    write_dataset(photos, directory, *tiles, "shard.val_fraction=0.0001", "shard.shard_mib=0.14")
+    sizes = ("shard.val_fraction=0.0001", "shard.shard_mib=0.14", "shard.quality=false")
+    write_dataset(photos, directory, *tiles, *sizes)
     return directory
 
 

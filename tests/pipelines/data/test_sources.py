@@ -12,12 +12,12 @@ from PIL import Image
 
 from pipelines.config.schema import ShardConfig
 from pipelines.data.images import UnusableError
+from pipelines.data.inspect import inspect
 from pipelines.data.sources import (
     SAMPLE,
     Entry,
     find,
     find_entries,
-    inspect,
     is_photo_name,
     read,
 )

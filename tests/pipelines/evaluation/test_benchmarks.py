@@ -10,8 +10,9 @@ from PIL import Image
 
 from pipelines.config.load import load_config
 from pipelines.data.dataset import open_dataset
+from pipelines.data.set_files import parse_names
 from pipelines.errors import UserError
-from pipelines.evaluation.benchmarks import Benchmark, open_benchmark, parse_names
+from pipelines.evaluation.benchmarks import Benchmark, open_benchmark
 from pipelines.storage.files import file_sha256
 from srmodels.degradation.resize import bicubic
 from tests.conftest import SMALL, data_directory, write_dataset

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.data.images import decode_photo
+from pipelines.data.set_files import EMBEDDED_FOLDER
 from pipelines.data.sources import SAMPLE
 from pipelines.errors import UserError
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.frozen import evaluated_names, open_frozen, open_set
 from pipelines.evaluation.results import from_csv
-from pipelines.evaluation.set_files import EMBEDDED_FOLDER
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle

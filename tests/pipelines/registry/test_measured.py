@@ -13,11 +13,11 @@ from torch import Tensor
 from pipelines import tracking
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
+from pipelines.data.set_files import EMBEDDED_FOLDER
 from pipelines.errors import UserError
 from pipelines.evaluation.frozen import open_frozen
 from pipelines.evaluation.measure import ImageResult
 from pipelines.evaluation.results import from_csv, to_csv
-from pipelines.evaluation.set_files import EMBEDDED_FOLDER
 from pipelines.models.bundle import IMAGES, WEIGHTS, Bundle, load_bundle, seal
 from pipelines.models.load import weights_sha256
 from pipelines.registry import register

@@ -1,10 +1,10 @@
-"""Finds the image files of a benchmark set: in a folder, under an s3:// prefix, or in SRMill."""
+"""Names benchmark sets, and finds their image files: in a folder, in a bucket, or in SRMill."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipelines.data.sources.entries import EXTENSIONS, is_photo_name
 from pipelines.errors import UserError, listing
@@ -14,10 +14,12 @@ from pipelines.storage.probe import Witness
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import Store, open_store
 
+#: Names the validation split of `data`.
+VALIDATION = "validation"
 #: Names the set that comes with SRMill.
 EMBEDDED = "embedded"
 #: Its crops, and where they come from (CREDITS.md).
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "evaluation" / "embedded"
 
 
 class ImageFile(Protocol):
@@ -58,6 +60,24 @@ class HeldFile:
 
     def read_bytes(self) -> bytes:
         return self.content
+
+
+def parse_names(benchmark: Any) -> list[str]:
+    """Returns the sets that `benchmark=` names: one, several with commas between, or a list.
+
+    Raises:
+        UserError: it names nothing, or two sets of the same name.
+    """
+    if benchmark is None:
+        return [VALIDATION]
+    values = benchmark if isinstance(benchmark, list) else str(benchmark).split(",")
+    names = [str(value).strip() for value in values]
+    if not names or not all(names):
+        raise UserError("benchmark names nothing: give a folder, or several with commas between.")
+    titles = [title_of(name) for name in names]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise UserError(f"two benchmark sets are called {listing(twice)}: rename one's folder.")
+    return names
 
 
 def find_files(location: str, policy: RetryPolicy = RetryPolicy()) -> Mapping[str, ImageFile]:
@@ -109,6 +129,11 @@ def where_is(location: str) -> str:
     if location == EMBEDDED:
         return "the crops that come with SRMill"
     return location if location.startswith("s3://") else str(find_folder(location))
+
+
+def title_of(location: str) -> str:
+    """Returns the name of a benchmark set in results."""
+    return location if location in (VALIDATION, EMBEDDED) else set_name(location)
 
 
 def set_name(location: str) -> str:
