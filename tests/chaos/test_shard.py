@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ from pipelines.data.shard import make_dataset
 from pipelines.data.sources import find_entries
 from tests.conftest import ROOT, SMALL, write_dataset
 from tests.support.photos import noise, sample, save
+from tests.support.ray_nodes import Nodes
 
 pytestmark = pytest.mark.slow
 
@@ -68,26 +68,24 @@ def test_killed_again_and_again_it_arrives_at_the_same_bytes(
 
 
 @pytest.fixture
-def two_nodes() -> Iterator[None]:
-    from ray.cluster_utils import Cluster
+def two_nodes(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes.add(2)
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    os.environ["RAY_ADDRESS"] = cluster.address
-    yield
-    del os.environ["RAY_ADDRESS"]
-    cluster.shutdown()
+
+def num_nodes() -> int:
+    """The nodes that take tasks."""
+    import ray
+
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
 
 
 def test_two_nodes_make_the_same_bytes_as_none(
     two_nodes: None, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    import ray
-
     config = load_config([*SETTINGS, f"output={tmp_path}"])
     with connect():
-        assert len(ray.nodes()) == 2
+        assert num_nodes() == 2
         make_dataset(config, find_entries("sample"), ray_map)
     assert files(tmp_path) == expected
 
@@ -105,6 +103,7 @@ def test_two_nodes_leave_out_the_same_photos_as_none(two_nodes: None, tmp_path: 
     write_dataset(folder, tmp_path / "none", *settings)
     config = load_config([f"recipe={SMALL}", *settings, f"output={tmp_path / 'two'}"])
     with connect():
+        assert num_nodes() == 2
         make_dataset(config, find_entries(str(folder)), ray_map)
     assert files(tmp_path / "two") == files(tmp_path / "none")
     reasons = json.loads((tmp_path / "two" / "report.json").read_text())["reasons"]
