@@ -17,6 +17,7 @@ from pipelines.data.cache import ShardCache
 from pipelines.data.download import _Note as DownloadNote
 from pipelines.data.manifest import Manifest
 from pipelines.data.ownership import check_output
+from pipelines.data.quality.figures import Quality
 from pipelines.data.sources.known import FILE_NAME, KnownFile, KnownFiles
 from pipelines.data.writer import Note, read_note
 from pipelines.errors import UserError
@@ -231,7 +232,12 @@ RETRAINING = history.Retraining(
     "2026-11-29T09:00:00Z", after=history.Photos("m", 3), cost=history.Cost(1.0, 0.5, 0.0),
     verdict=history.Verdict.REFUSED, reason="worse by psnr_y",
 )  # fmt: skip
-KNOWN = KnownFiles((KnownFile("/photos", "a.png", 9, "1", SHA, 8, 8),))
+KNOWN = KnownFiles(
+    (
+        KnownFile("/photos", "a.png", 9, "1", SHA, 8, 8),
+        KnownFile("s3://b/c", "d.png", 9, "e", SHA, 8, 8, Quality(9.5, 0.9, SHA, SHA, "f", 10)),
+    )
+)
 READERS = {
     "manifest": Reader(MANIFEST, read_manifest, sealed_manifest),
     "bundle.json": Reader(None, read_bundle),
