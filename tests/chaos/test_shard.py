@@ -108,4 +108,4 @@ def test_two_nodes_leave_out_the_same_photos_as_none(two_nodes: None, tmp_path: 
     assert files(tmp_path / "two") == files(tmp_path / "none")
     reasons = json.loads((tmp_path / "two" / "report.json").read_text())["reasons"]
     copies = sum(count for reason, count in reasons.items() if reason.startswith("near-dup"))
-    assert (reasons["noise"], reasons["shows the benchmark"], copies) == (8, 1, 8)
+    assert (reasons["noise"], reasons["shown in the benchmark"], copies) == (8, 1, 8)

@@ -157,7 +157,7 @@ def _shown(photo: Photo) -> str | None:
     quality = _quality(photo)
     if quality.shows is None:
         return None
-    return f"shows the benchmark ({quality.shows}, {quality.num_matches} points match)"
+    return f"shown in the benchmark ({quality.shows}, {quality.num_matches} points match)"
 
 
 def _check_junk(

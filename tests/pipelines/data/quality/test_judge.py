@@ -53,7 +53,7 @@ def spoil(folder: Path, photos: Path) -> dict[str, str]:
         "x small.png": "smaller than a tile",
         "x resized.png": "near-duplicate",
         "x re-encoded.jpg": "near-duplicate",
-        "x shown.png": "shows the benchmark",
+        "x shown.png": "shown in the benchmark",
     }
 
 
@@ -87,7 +87,7 @@ def test_each_is_left_out_for_its_own_reason(
     for name, figure in figures.items():
         assert figure in reasons[name]
     assert "Skipped 7 of 13 files: " in said
-    assert all(part in said for part in ("2 noise", "1 blank", "1 shows the benchmark"))
+    assert all(part in said for part in ("2 noise", "1 blank", "1 shown in the benchmark"))
     # What is left is what would be there without them, and the source stays as it was.
     assert made.digest == clean.digest
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
@@ -281,4 +281,4 @@ def test_a_photo_in_a_bucket_is_judged_by_a_benchmark_in_a_bucket(
     assert manifest.digest == Manifest.load(open_store(output)).digest
     (skipped,) = json.loads(open_store(output).read("report.json"))["skipped"]
     assert skipped["name"] == "shown.jpg"
-    assert skipped["reason"].startswith("shows the benchmark (frozen/crop.png, ")
+    assert skipped["reason"].startswith("shown in the benchmark (frozen/crop.png, ")
