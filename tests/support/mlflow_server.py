@@ -18,10 +18,20 @@ LEASH = 'setsid "$@" & server=$!; read _; kill -9 -$server; wait $server 2>/dev/
 
 
 class MLflowServer:
-    """An sqlite backend, and artifacts through the server, as on a cluster."""
+    """Artifacts go through the server, as on a cluster.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder of its log, and of what has no other place.
+        database: the address of its database; by default an sqlite file.
+        artifacts: the folder or `s3://` prefix that holds the artifacts.
+    """
+
+    def __init__(
+        self, folder: Path, database: str | None = None, artifacts: str | None = None
+    ) -> None:
         self.folder = folder
+        self.database = database or f"sqlite:///{folder}/mlflow.db"
+        self.artifacts = artifacts or f"{folder}/artifacts"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -36,8 +46,8 @@ class MLflowServer:
             *("sh", "-c", LEASH, "sh"),
             str(Path(sys.executable).parent / "mlflow"), "server", "--host=127.0.0.1",
             f"--port={self.port}", "--workers=1",
-            f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db",
-            f"--artifacts-destination={self.folder}/artifacts",
+            f"--backend-store-uri={self.database}",
+            f"--artifacts-destination={self.artifacts}",
         ]  # fmt: skip
         # The server starts Python by name.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -1,4 +1,4 @@
-"""A training job as users start it, followed closely enough to break it at a given moment."""
+"""Jobs as users start them, followed closely enough to break them at a given moment."""
 
 import os
 import re
@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import psutil
 from mlflow.entities import Metric
@@ -21,28 +22,25 @@ DEADLINE_S = 300.0
 RESUMING = re.compile(r"resuming at step (\d+) of")
 
 
-class Run:
-    """One run of `jobs/train.py`, started as often as a test likes.
+class Job:
+    """One job, started as often as a test likes.
 
-    The driver has the environment of this process, where SRMILL_HOME is its home.
+    Its process has the environment of this one.
 
-    address: address of the Ray cluster.
+    Args:
+        script: such as jobs/train.py.
+        environment: what its environment has beside.
     """
 
-    def __init__(self, address: str, *settings: str) -> None:
-        self.arguments = [f"recipe={SMALL}", *settings]
-        self.environment = {"RAY_ADDRESS": address}
-        #: (time, line) of everything that the driver has said.
+    def __init__(self, script: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        self.script, self.arguments, self.environment = script, list(arguments), environment
+        #: (time, line) of everything that the job has said.
         self.lines: list[tuple[float, str]] = []
-        config = load_config(self.arguments)
-        self.name = f"{config.run.name}-{config.stage}"
-        self.checkpoints: Checkpoints = run_checkpoints(config, self.name)
-        self._config = config
 
     def start(self) -> None:
-        """Starts the driver, with the same command each time."""
+        """Starts the job, with the same command each time."""
         self.process = subprocess.Popen(
-            [sys.executable, "jobs/train.py", *self.arguments],
+            [sys.executable, self.script, *self.arguments],
             cwd=ROOT,
             env=os.environ | self.environment,
             stdout=subprocess.PIPE,
@@ -52,7 +50,7 @@ class Run:
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -65,13 +63,51 @@ class Run:
             self.lines.append((time.time(), line.rstrip()))
 
     def until(self, condition: Callable[[], bool], what: str, *, running: bool = True) -> None:
-        """Waits for a condition, while the driver lives."""
+        """Waits for a condition, while the job lives."""
         deadline = time.monotonic() + DEADLINE_S
         while not condition():
             ended = running and self.process.poll() is not None
-            assert not ended, f"the driver ended before {what}:\n{self.output}"
+            assert not ended, f"the job ended before {what}:\n{self.output}"
             assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.output}"
             time.sleep(0.2)
+
+    def until_said(self, text: str) -> None:
+        self.until(lambda: text in self.output, f"'{text}'")
+
+    def wait(self) -> int:
+        """The job's exit code."""
+        code = self.process.wait(timeout=DEADLINE_S)
+        self._reader.join(timeout=30)
+        return code
+
+    def kill(self) -> None:
+        """The job and what it started itself, at once."""
+        if self.process.poll() is None:
+            driver = psutil.Process(self.process.pid)
+            family = [driver, *driver.children(recursive=True)]
+            for member in family:
+                member.kill()
+            psutil.wait_procs(family, timeout=20)
+        self.wait()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(line for _, line in list(self.lines))
+
+
+class Run(Job):
+    """One run of `jobs/train.py`, whose home is SRMILL_HOME.
+
+    Args:
+        address: address of the Ray cluster.
+    """
+
+    def __init__(self, address: str, *settings: str) -> None:
+        super().__init__("jobs/train.py", [f"recipe={SMALL}", *settings], {"RAY_ADDRESS": address})
+        config = load_config(self.arguments)
+        self.name = f"{config.run.name}-{config.stage}"
+        self.checkpoints: Checkpoints = run_checkpoints(config, self.name)
+        self._config = config
 
     def until_step(self, step: int) -> None:
         """Waits until MLflow knows a step."""
@@ -85,29 +121,6 @@ class Run:
         newest = self.checkpoints.newest()
         assert newest is not None
         return newest
-
-    def until_said(self, text: str) -> None:
-        self.until(lambda: text in self.output, f"'{text}'")
-
-    def wait(self) -> int:
-        """The driver's exit code."""
-        code = self.process.wait(timeout=DEADLINE_S)
-        self._reader.join(timeout=30)
-        return code
-
-    def kill(self) -> None:
-        """The driver and what it started itself, at once."""
-        if self.process.poll() is None:
-            driver = psutil.Process(self.process.pid)
-            family = [driver, *driver.children(recursive=True)]
-            for member in family:
-                member.kill()
-            psutil.wait_procs(family, timeout=20)
-        self.wait()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(line for _, line in list(self.lines))
 
     def history(self) -> list[Metric]:
         """Each value of `train/loss` that MLflow holds, by step."""

