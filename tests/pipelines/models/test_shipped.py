@@ -16,7 +16,7 @@ from tests.conftest import needs_weights
 from tests.support.quality import scores
 
 #: Bytes that each may have.
-SIZES = {"edge_sd_sr_tiny": 12 * 2**20, "rdsr": 5_000_000}
+SIZES = {"edge_sd_sr_tiny": 12 * 2**20, "light_mobile": 200_000, "rdsr": 5_000_000}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -43,7 +43,10 @@ def test_its_evidence_can_be_compared_with_a_candidate_s(name: str) -> None:
     both = Contender.of(bundle)
     decision = decide(both, both, GateConfig())
     assert decision.promote
-    assert decision.reason.startswith("no difference that matters: psnr_y_crop4 +0.000 dB")
+    first = next(iter(metrics.benchmarks))
+    several = f" on {first}" * (len(metrics.benchmarks) > 1)
+    told = f"no difference that matters: psnr_y_crop4{several} +0.000 dB"
+    assert decision.reason.startswith(told)
 
 
 def test_the_default_can_be_finetuned() -> None:
@@ -58,6 +61,13 @@ def test_the_default_can_be_finetuned() -> None:
 )
 def test_rdsr_reaches_fsrcnn(benchmark: str, bar: float) -> None:
     assert scores("rdsr", [benchmark], ["psnr_y"]).mean() >= bar
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "bar"), [("Set5", 30.7), pytest.param("BSD100", 26.9, marks=pytest.mark.slow)]
+)
+def test_the_smallest_one_is_no_toy(benchmark: str, bar: float) -> None:
+    assert scores("light_mobile", [benchmark], ["psnr_y"]).mean() >= bar
 
 
 @pytest.mark.parametrize(("benchmark", "every"), [("Set5", 1), ("BSD100", 5)])
