@@ -280,7 +280,7 @@ def training_order(
     shards = dataset.manifest.shard_numbers("train")
     if replay is None:
         return _order(dataset, seed, shards), shards
-    new = [shard for shard in shards if shard not in replay.earlier]
+    new = sorted(set(shards) - set(replay.earlier))
     if replay.share == 0:
         return _order(dataset, seed, new), new
     earlier, counts = list(replay.earlier), dataset.manifest.shards

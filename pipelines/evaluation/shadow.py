@@ -27,7 +27,7 @@ from pipelines.evaluation.shadow_page import render
 from pipelines.evaluation.shadow_photos import Fresh, find_fresh, measure_photos
 from pipelines.evaluation.side_by_side import subject_of
 from pipelines.models.load import champion
-from pipelines.notify import Event, choose_channels, deliver, make_notification
+from pipelines.notify import Event, choose_channels, deliver, make_notification, people
 from pipelines.storage.paths import absolute_location
 from pipelines.storage.store import check_name, open_store
 from srmodels.latency import num_threads
@@ -44,7 +44,7 @@ def plan(config: Config) -> str:
     Raises:
         UserError: the source, the model or the history is unusable.
     """
-    history, reference = _history(config), _reference(config)
+    history, reference, told_to = _history(config), _reference(config), people(config.notify)
     check_method(reference, config.stream.policy)
     records = history.read()
     fresh = find_fresh(config, _source(config), records)
@@ -52,7 +52,8 @@ def plan(config: Config) -> str:
     return (
         f"measure {reference} on {count} of {len(fresh.new)} new photos "
         f"({fresh.num_files} in all) of {listing(as_list(_source(config)))}, and compare with the "
-        f"{len(records)} ticks in {history.store.location}{_people(config)}"
+        f"{len(records)} ticks in {history.store.location}"
+        f"{f'; drift is told {told_to}' if told_to else ''}"
     )
 
 
@@ -95,16 +96,6 @@ def _history(config: Config) -> History:
     name = check_name(_name(_reference(config)))
     folder = absolute_location(config.output or "work/shadow").rstrip("/")
     return History(open_store(f"{folder}/{name}", policy=config.stream.policy))
-
-
-def _people(config: Config) -> str:
-    """Says who is told of drift, if anybody is.
-
-    Raises:
-        UserError: an address has another form, or no server sends the mail.
-    """
-    names = [way.name for way in choose_channels(config.notify)]
-    return f"; drift is told {listing(names, ' and ')}" if names else ""
 
 
 def _reference(config: Config) -> ModelReference:

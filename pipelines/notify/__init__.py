@@ -1,6 +1,6 @@
 """Tells people what became of a retraining: by a webhook, by mail."""
 
-from pipelines.notify.channels import Channel, choose_channels
+from pipelines.notify.channels import Channel, choose_channels, people
 from pipelines.notify.notification import Event, Notification, make_notification
 from pipelines.notify.send import deliver, deliver_once, note
 
@@ -13,4 +13,5 @@ __all__ = [
     "deliver_once",
     "make_notification",
     "note",
+    "people",
 ]

@@ -16,7 +16,7 @@ from pipelines import __version__
 from pipelines.config.addresses import check_place
 from pipelines.config.keys import Place
 from pipelines.config.schema import NotifyConfig
-from pipelines.errors import UserError, told
+from pipelines.errors import UserError, listing, told
 from pipelines.notify.notification import Notification
 from pipelines.storage.typed import to_json
 
@@ -67,6 +67,15 @@ def choose_channels(settings: NotifyConfig) -> list[Channel]:
             )
         found.append(Mail(settings.mail, server))
     return found
+
+
+def people(settings: NotifyConfig) -> str:
+    """Returns in words who is told; an empty text if nobody is.
+
+    Raises:
+        UserError: as `choose_channels`.
+    """
+    return listing((way.name for way in choose_channels(settings)), " and ")
 
 
 def _from_environment(name: str, place: Place) -> str | None:

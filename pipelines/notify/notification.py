@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pipelines.config.schema import Config
 from pipelines.errors import printable, redacted
+from pipelines.storage.clock import utc
 from pipelines.storage.typed import Document
 
 #: Characters of a reason that are told.
@@ -85,5 +86,5 @@ def make_notification(
         run=config.run.name,
         reason=reason,
         host=socket.gethostname(),
-        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        time=utc(time.time()),
     )

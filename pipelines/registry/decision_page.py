@@ -7,9 +7,10 @@ from pipelines.evaluation.plots import intervals
 from pipelines.evaluation.statistics import Comparison
 from pipelines.models.facts import MetricFacts
 from pipelines.registry.gate import Decision
+from pipelines.registry.measured import FOLDER
 
 #: The page's name among the artifacts of the version's run.
-PAGE = "decision.html"
+PAGE = f"{FOLDER}/decision.html"
 
 
 @dataclass(frozen=True)

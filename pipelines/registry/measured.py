@@ -30,8 +30,8 @@ from srmodels.metrics.suite import Metric
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: The folder among a run's artifacts.
-_FOLDER = "gate"
+#: The gate's folder among the artifacts of the run that a version came of.
+FOLDER = "gate"
 #: The model's name among the scores.
 _MODEL = "model"
 
@@ -87,7 +87,7 @@ class Measurer:
 
     def _kept(self, version: str, bundle: Bundle) -> Measured | None:
         run_id, name = self._run(version), self._file(bundle)
-        files = [file.path for file in self.client.list_artifacts(run_id, _FOLDER)]
+        files = [file.path for file in self.client.list_artifacts(run_id, FOLDER)]
         if name not in files:
             return None
         with TemporaryDirectory(prefix="srmill-") as folder:
@@ -112,7 +112,7 @@ class Measurer:
         with TemporaryDirectory(prefix="srmill-") as folder:
             path = Path(folder) / Path(self._file(bundle)).name
             path.write_bytes(to_json(found))
-            self.client.log_artifact(self._run(version), str(path), _FOLDER)
+            self.client.log_artifact(self._run(version), str(path), FOLDER)
         return found
 
     def _metrics(self) -> dict[str, Metric]:
@@ -132,7 +132,7 @@ class Measurer:
             for label, metric in self._metrics().items()
         }
         measured = digest([bundle.facts.weights_sha256, sets, protocols])
-        return f"{_FOLDER}/{measured[:32]}.json"
+        return f"{FOLDER}/{measured[:32]}.json"
 
     def _run(self, version: str) -> str:
         run_id = self.client.get_model_version(self.name, version).run_id

@@ -34,7 +34,7 @@ _AGAINST_TAG = "srmill.against"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the gate decided about a version.
+    """The decision of the gate about a version.
 
     Attributes:
         promoted: whether it became champion.
@@ -195,10 +195,8 @@ def _show(client: "MlflowClient", name: str, version: str, decision: Decision) -
     run_id = client.get_model_version(name, version).run_id
     if not run_id or decision.rival is None:
         return
-    client.log_text(
-        run_id, decision_page.render(name, version, decision), f"gate/{decision_page.PAGE}"
-    )
-    print(f"The decision as a page: gate/{decision_page.PAGE} of MLflow run {run_id}.")
+    client.log_text(run_id, decision_page.render(name, version, decision), decision_page.PAGE)
+    print(f"The decision as a page: {decision_page.PAGE} of MLflow run {run_id}.")
 
 
 def _decide(

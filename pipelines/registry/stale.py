@@ -1,6 +1,5 @@
 """Tells people that a model has had no promotion for long, by whichever job notices it."""
 
-import calendar
 import time
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,13 @@ from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.notify import Event, choose_channels, deliver_once, make_notification, note
 from pipelines.registry.moves import ROLLBACK, Moves
+from pipelines.storage.clock import from_utc, utc
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 #: The tag of a registered model that says what was told about it.
 TOLD_TAG = "srmill.told"
-_FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def tell_if_stale(config: Config, now: float | None = None) -> None:
@@ -45,7 +44,7 @@ def tell_if_stale(config: Config, now: float | None = None) -> None:
         return
     times = int(((now or time.time()) - since) // seconds("notify.stale_after", after))
     if times > 0:
-        day = time.strftime(_FORM, time.gmtime(since))
+        day = utc(since)
         reason = f"the last one was at {day}, more than {after} ago"
         deliver_once(
             make_notification(config, Event.STALE, reason),
@@ -67,6 +66,6 @@ def last_promotion(client: "MlflowClient", name: str) -> float | None:
     """
     promotions = [move for move in Moves(client, name).all() if move.kind != ROLLBACK]
     if promotions:
-        return float(calendar.timegm(time.strptime(promotions[-1].when, _FORM)))
+        return from_utc(promotions[-1].when)
     model = tracking.lookup(client.get_registered_model, name)
     return model.creation_timestamp / 1000 if model else None

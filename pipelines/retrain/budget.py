@@ -34,7 +34,7 @@ class Budget(Meter):
 
     @property
     def cost(self) -> Cost:
-        """What this start took until now."""
+        """The hours that this start has taken until now."""
         with self._lock:
             now, trained = self._clock.now(), self._trained
             if self._now is not None:
@@ -43,7 +43,7 @@ class Budget(Meter):
 
     @property
     def spent(self) -> str | None:
-        """Which limit is reached, in words; None if none is."""
+        """The limit that is reached, in words; None if none is."""
         for name, limit, used in self._each():
             if used >= limit:
                 return f"retrain.{name}={limit:g} is spent ({hours(used)} hours)"

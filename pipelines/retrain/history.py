@@ -27,7 +27,7 @@ BEAT_S, SILENT_S = 10.0, 60.0
 
 
 class Verdict(StrEnum):
-    """What became of a retraining."""
+    """The verdict on a retraining: how it ended, or that it still runs."""
 
     RUNNING = "running"
     PROMOTED = "promoted"

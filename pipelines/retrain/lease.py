@@ -68,7 +68,7 @@ class Turn:
 
     @property
     def is_newest(self) -> bool:
-        """Whether no other job has got the lease since.
+        """True as long as no other job has got the lease since.
 
         Raises:
             UserError: the store fails.

@@ -5,21 +5,12 @@ from contextlib import contextmanager
 
 from pipelines import tracking
 from pipelines.config.schema import Config
-from pipelines.errors import BusyError, UserError, first_line, listing
+from pipelines.errors import BusyError, UserError, first_line
 from pipelines.models.load import CHAMPION
 from pipelines.notify import Event, choose_channels, deliver, deliver_once, make_notification, note
 from pipelines.registry.moves import PROMOTE, Moves
 from pipelines.registry.register import GATE_TAG
 from pipelines.registry.stale import TOLD_TAG, tell_if_stale
-
-
-def people(config: Config) -> str:
-    """Returns in words who is told; an empty text if nobody is.
-
-    Raises:
-        UserError: an address has another form, or no server sends the mail.
-    """
-    return listing((way.name for way in choose_channels(config.notify)), " and ")
 
 
 @contextmanager

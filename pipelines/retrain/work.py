@@ -12,6 +12,7 @@ from pipelines.errors import Terminated, UserError
 from pipelines.evaluation import evaluate
 from pipelines.export import export
 from pipelines.models.load import CHAMPION
+from pipelines.notify import people
 from pipelines.registry import register
 from pipelines.registry.moves import Moves
 from pipelines.retrain import history, tell
@@ -46,7 +47,7 @@ def plan(config: Config) -> str:
     if _lists(config):
         place = history.model_store(config).location
         return f"print the retrainings of '{config.mlflow.model}' in {place}"
-    steps, people = chain(config), tell.people(config)
+    steps, told_to = chain(config), people(config.notify)
     plans = [_plan(step) for step in steps]
     lines, anything_runs = [], False
     for number, (step, text) in enumerate(zip(steps, plans, strict=True), 1):
@@ -58,8 +59,8 @@ def plan(config: Config) -> str:
             told += ", unless a step before changes them"
         lines += [f"{number}. {step.name}: {told}", text]
     lines += standing(config)
-    if people:
-        lines.append(f"{len(steps) + 1}. notify: tell {people} what became of it")
+    if told_to:
+        lines.append(f"{len(steps) + 1}. notify: tell {told_to} what became of it")
     return "\n".join(lines)
 
 

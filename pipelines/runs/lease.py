@@ -34,7 +34,7 @@ POLICY = RetryPolicy(budget_s=20.0, timeout_s=5.0)
 
 @dataclass(frozen=True)
 class Words:
-    """What a lease is on, as messages tell it.
+    """The words by which messages name a lease.
 
     Attributes:
         what: its name, such as `run 'x'`.

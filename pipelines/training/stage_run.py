@@ -117,6 +117,7 @@ class StageRun:
         """
         if start is not None:
             config = with_structure(config, stage, structure_of(start.state().networks))
+        identity = identity_of(config, stage, dataset, start, teacher)
         return cls(
             config=config,
             stage=stage,
@@ -124,9 +125,9 @@ class StageRun:
             checkpoints=run_checkpoints(config, run_name(config, stage)),
             start=start,
             teacher=teacher,
-            identity=identity_of(config, stage, dataset, start, teacher),
+            identity=identity,
             weights_folder=weights_folder(),
-            replay=_replay(config, stage, dataset, start),
+            replay=_replay(config.stages[stage].train, dataset, identity["replayed"]),
             parent_version=start.state().parent_version if start else None,
         )
 
@@ -173,13 +174,15 @@ def _replayed(train: TrainConfig, dataset: Dataset, start: Checkpoint | None) ->
     return state.manifest
 
 
-def _replay(
-    config: Config, stage: str, dataset: Dataset, start: Checkpoint | None
-) -> Replay | None:
-    """Returns the part of the dataset that is replayed; None if that is all of it, or nothing."""
-    train = config.stages[stage].train
-    digest = _replayed(train, dataset, start)
-    earlier = earlier_shards(dataset, digest) if digest else ()
+def _replay(train: TrainConfig, dataset: Dataset, replayed: str | None) -> Replay | None:
+    """Returns the part of the dataset that is replayed; None if that is all of it, or nothing.
+
+    Args:
+        replayed: as `_replayed` returns it.
+    """
+    if train.replay is None or replayed is None:
+        return None
+    earlier = earlier_shards(dataset, replayed)
     if not 0 < len(earlier) < len(dataset.manifest.shard_numbers("train")):
         return None
     return Replay(train.replay, earlier)

@@ -50,7 +50,7 @@ class Status(StrEnum):
 
     @property
     def told(self) -> str:
-        """What became of the job, in words."""
+        """The end of the job in words, as a line tells it after its name."""
         return {
             Status.STOPPED: "was stopped by its budget",
             Status.BUSY: "found another retraining of its model at work",
@@ -58,7 +58,7 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job is over, and only another reason starts another one."""
+        """True if the job is over, so that only new photos, or time, start another one."""
         return self in (Status.SUCCEEDED, Status.FAILED, Status.STOPPED)
 
 

@@ -31,7 +31,7 @@ def resized(pixels: Pixels, factor: float) -> Pixels:
 
 
 def as_jpeg(pixels: Pixels, quality: int) -> Pixels:
-    """What a JPEG of that quality leaves of an image."""
+    """Returns an image as a JPEG of that quality shows it."""
     return opened_bytes(jpeg_bytes(pixels, quality))
 
 

@@ -16,8 +16,8 @@ from pipelines.errors import UserError, listing, told
 
 #: A photo of less contrast is blank (standard deviation of luma, 8-bit levels).
 BLANK = 2.0
-#: A photo whose neighbouring pixels correlate less is noise. 292 real photos have 0.58 and more,
-#: white noise has 0.21 and less, enlarged or as JPEG of any quality (docs/data.md).
+#: A photo whose neighbouring pixels correlate less is noise. The 282 real photos of docs/data.md
+#: have 0.58 and more.
 NOISE = 0.3
 #: The bits of the perceptual hash in which near-duplicates differ at most. Different photos differ
 #: in 90 and more of 256, and a photo from itself in 12 as JPEG of quality 30.

@@ -1,4 +1,4 @@
-"""What the files of a source turn out to be: photos, and files that give none."""
+"""The inventory of a source: its photos, and the files that give none."""
 
 from collections import Counter
 from collections.abc import Sequence

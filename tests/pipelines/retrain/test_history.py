@@ -4,7 +4,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.errors import NotPromotedError, Terminated, UserError
-from pipelines.registry import actions, register
-from pipelines.retrain import Step, chain, plan, run, work
+from pipelines.registry import actions
+from pipelines.retrain import Step, plan, run, work
 from pipelines.retrain.history import (
     SILENT_S,
     Cost,
@@ -31,9 +30,8 @@ from pipelines.retrain.history import (
 from pipelines.storage.clock import utc
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL, write_dataset
-from tests.support.bundles import make_bundle
+from tests.support.retraining import TAUGHT, only_register, with_bundle
 
-TAUGHT = SMALL.with_name("taught.yaml")
 RECORD = Retraining(
     Given("p", "c", None, "6"),
     run="small-1f0c7a52",
@@ -67,21 +65,10 @@ Retrain = Callable[..., Config]
 @pytest.fixture
 def retrain(settings: list[str], photos: Path, tmp_path: Path, monkeypatch: Any) -> Retrain:
     """Runs a chain whose bundle is there already, with a score, so that it shards and registers."""
-    monkeypatch.setattr(work, "connect", nullcontext)
-    monkeypatch.setattr(work, "check_sources", lambda *_: None)
-
-    def do(step: Step, *_: object) -> Any:
-        if step.job == "shard":
-            write_dataset(photos, tmp_path / "shards")
-        return register.run(step.config) if step.job == "register" else None
-
-    monkeypatch.setattr(work, "run_here", do)
+    only_register(monkeypatch, lambda: write_dataset(photos, tmp_path / "shards"))
 
     def retrain(name: str, psnr: float = 30.0, *more: str) -> Config:
-        config = load_config([*settings, f"run.name={name}", *more])
-        place = Path(register.bundle_location(chain(config)[-1].config))
-        if not place.exists():
-            make_bundle(place, TAUGHT, psnr=psnr)
+        config = with_bundle([*settings, f"run.name={name}", *more], psnr)
         run(config)
         return config
 

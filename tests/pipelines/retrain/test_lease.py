@@ -1,15 +1,12 @@
 """One job at a time retrains a model: real processes, over a folder and a real S3 server."""
 
-import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +27,7 @@ from pipelines.storage.retries import RetryPolicy
 from tests.conftest import ROOT, SMALL
 from tests.pipelines.retrain.test_history import RECORD
 from tests.support.clock import TurnedClock
-
-#: A fork of a process with threads may hang.
-SPAWN = multiprocessing.get_context("spawn")
+from tests.support.holders import SPAWN, Hasty, holder
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -44,11 +39,8 @@ def config_for(records: str, run: str = "mine") -> Config:
     return load_config([f"recipe={SMALL}", f"run.name={run}", f"retrain.records={records}"])
 
 
-class Hasty(TurnedClock):
-    """A wait lasts only for a moment, so that a holder renews its lease all the time."""
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        return event.wait(0.02)
+class Restless(Hasty):
+    """A sleep lasts for a moment, so that a holder can renew its lease meanwhile."""
 
     def sleep(self, seconds: float) -> None:
         super().sleep(seconds)
@@ -56,7 +48,7 @@ class Hasty(TurnedClock):
 
 
 def hasty() -> RetryPolicy:
-    return replace(POLICY, clock=Hasty())
+    return replace(POLICY, clock=Restless())
 
 
 def _hold(records: str, held: "threading.Event") -> None:
@@ -65,22 +57,8 @@ def _hold(records: str, held: "threading.Event") -> None:
         time.sleep(600)
 
 
-@contextmanager
-def holder(records: str) -> Iterator[Any]:
-    """A process that retrains the model."""
-    held = SPAWN.Event()
-    process = SPAWN.Process(target=_hold, args=(records, held))
-    process.start()
-    try:
-        assert held.wait(30)
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
 def test_a_second_retraining_is_told_who_holds_the_model_since_when(records: str) -> None:
-    with holder(records) as process:
+    with holder(_hold, records) as process:
         with pytest.raises(BusyError) as caught, turn(config_for(records), hasty()):
             pass
         assert re.fullmatch(
@@ -119,7 +97,7 @@ def test_of_two_that_start_at_once_one_is_left(records: str) -> None:
 
 def test_a_killed_holder_is_followed_by_the_next_number(records: str) -> None:
     config = config_for(records)
-    with holder(records) as process:
+    with holder(_hold, records) as process:
         process.kill()
         process.join()
         left = last_holder(config)

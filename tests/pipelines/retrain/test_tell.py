@@ -1,9 +1,7 @@
 """A retraining tells a real webhook what became of it; register and gate are real, too."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,13 +14,11 @@ from pipelines.errors import (
     UserError,
 )
 from pipelines.notify.channels import WEBHOOK
-from pipelines.registry import actions, register
-from pipelines.retrain import Step, chain, plan, run, work
-from tests.conftest import SMALL
-from tests.support.bundles import make_bundle
+from pipelines.registry import actions
+from pipelines.retrain import plan, run, work
 from tests.support.receivers import WebhookServer
+from tests.support.retraining import TAUGHT, only_register, with_bundle
 
-TAUGHT = SMALL.with_name("taught.yaml")
 Retrain = Callable[..., str]
 
 
@@ -37,20 +33,10 @@ def retrain(
 ) -> Retrain:
     """Runs a chain whose bundle is there already, with a score, so that it only registers."""
     monkeypatch.setenv(WEBHOOK, webhook.url)
-    monkeypatch.setattr(work, "connect", nullcontext)
-    monkeypatch.setattr(work, "check_sources", lambda *_: None)
-
-    def do(step: Step, *_: object) -> Any:
-        return register.run(step.config) if step.job == "register" else None
-
-    monkeypatch.setattr(work, "run_here", do)
+    only_register(monkeypatch)
 
     def retrain(name: str, psnr: float = 30.0, *settings: str) -> str:
-        config = load_config([*arguments, f"run.name={name}", *settings])
-        place = Path(register.bundle_location(chain(config)[-1].config))
-        if not place.exists():
-            make_bundle(place, TAUGHT, psnr=psnr)
-        return run(config)
+        return run(with_bundle([*arguments, f"run.name={name}", *settings], psnr))
 
     return retrain
 

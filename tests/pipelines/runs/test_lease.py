@@ -1,10 +1,7 @@
 """Leases on runs in a folder and on a real S3 server, between real processes."""
 
-import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +27,7 @@ from pipelines.storage.store import Store
 from tests.support.checkpoints import open_run
 from tests.support.clock import TurnedClock
 from tests.support.faulty_proxy import FaultyProxy
-
-FORK = multiprocessing.get_context("fork")
+from tests.support.holders import Hasty, holder
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -42,13 +38,6 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 
 def by(clock: Clock) -> RetryPolicy:
     return replace(POLICY, clock=clock)
-
-
-class Hasty(TurnedClock):
-    """A wait lasts only for a moment, so that a holder renews its lease all the time."""
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        return event.wait(0.02)
 
 
 class Patient(TurnedClock):
@@ -71,23 +60,9 @@ def _hold(run: Checkpoints, held: "threading.Event") -> None:
         time.sleep(600)
 
 
-@contextmanager
-def holder(run: Checkpoints) -> Iterator[Any]:
-    """A process that holds the lease."""
-    held = FORK.Event()
-    process = FORK.Process(target=_hold, args=(run, held))
-    process.start()
-    try:
-        assert held.wait(30)
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
 def test_a_second_job_is_refused_while_the_first_lives(run: Checkpoints) -> None:
     told = r"is being trained by another job.*run\.name\.$"
-    with holder(run):
+    with holder(_hold, run):
         clock = TurnedClock() if run.directory else Patient(run.store)
         with pytest.raises(UserError, match=told), lease(run.store, of_run(run.name), by(clock)):
             pass
@@ -113,7 +88,7 @@ def test_a_lease_that_was_released_is_free_at_once(
 def test_the_lease_of_a_killed_job_is_taken_over(
     run: Checkpoints, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with holder(run) as process:
+    with holder(_hold, run) as process:
         process.kill()
         process.join()
         clock = TurnedClock()
