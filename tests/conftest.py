@@ -17,7 +17,7 @@ from pipelines.config.load import load_config
 from pipelines.data import shard
 from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE
-from tests.support import session
+from tests.support import processes, session  # noqa: F401
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.mlflow_database import open_copy

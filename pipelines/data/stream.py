@@ -1,5 +1,6 @@
 """Prepares batches of LR/HR crops for one rank, and makes LR from HR on the fly."""
 
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -27,6 +28,9 @@ from srmodels.transfer import to_device
 
 #: The number of batches that a loader prepares ahead of the training.
 PREFETCH = 4
+#: Modules that the server of loader processes imports once, instead of each of them: PyTorch alone
+#: takes seconds of a core.
+PRELOADED = ["__main__", __name__]
 
 #: (epoch, shard, row) of a sample. `shard` is the shard's number in the manifest.
 Place = tuple[int, int, int]
@@ -216,6 +220,10 @@ class TrainingStream:
     def _in_processes(
         self, draws: Iterator[list[Place]]
     ) -> "Generator[Batch | UserError, None, None]":
+        # A fork of a process with threads of Ray, gRPC or CUDA may hang. A spawned process runs
+        # C++ destructors at its end, and some of them abort.
+        processes = multiprocessing.get_context("forkserver")
+        processes.set_forkserver_preload(PRELOADED)
         loader: DataLoader[Any] = DataLoader(
             self._maker(),  # type: ignore[arg-type]
             sampler=_Draws(draws),
@@ -223,9 +231,7 @@ class TrainingStream:
             num_workers=self.processes,
             prefetch_factor=PREFETCH,
             worker_init_fn=partial(_start_process, dict(os.environ)),
-            # A fork of a process with threads of Ray, gRPC or CUDA may hang. A spawned
-            # process runs C++ destructors at its end, and some of them abort.
-            multiprocessing_context="forkserver",
+            multiprocessing_context=processes,
         )
         yield from loader
 

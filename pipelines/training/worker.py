@@ -1,6 +1,8 @@
 """Runs one rank of a stage's run: builds its engine, stream and callbacks, and starts the loop."""
 
+import importlib
 import os
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Generator
@@ -137,12 +139,22 @@ def _recorder(run: StageRun) -> "Recorder":
 
 
 def prepare_deepspeed(device: torch.device) -> None:
-    """Prepares the environment for the import of DeepSpeed.
+    """Imports DeepSpeed in an environment that suits it.
 
     DeepSpeed picks its accelerator when it is imported. It builds a small extension with ninja,
-    which is not on the PATH of a virtual environment that is not activated.
+    which is not on the PATH of a virtual environment that is not activated. Its autotuner, which
+    nobody uses here, imports MLflow where that is installed: that would take longer than all the
+    rest, in every rank.
     """
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{os.environ.get('PATH', '')}"
     # DeepSpeed calls collectives by names that torch deprecates.
     warnings.filterwarnings("ignore", message=".*is deprecated.*_single", category=FutureWarning)
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("deepspeed")
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]

@@ -1,15 +1,12 @@
 """Processes that hold a lease, for tests of those who meet one."""
 
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.support.clock import TurnedClock
-
-#: A fork of a process with threads may hang.
-SPAWN = multiprocessing.get_context("spawn")
+from tests.support.processes import FORK, inherit
 
 
 class Hasty(TurnedClock):
@@ -27,11 +24,11 @@ def holder(hold: Callable[[Any, Any], None], place: object) -> Iterator[Any]:
         hold: a function of a module; it takes `place` and an event, sets the event once it holds
             the lease, and stays.
     """
-    held = SPAWN.Event()
-    process = SPAWN.Process(target=hold, args=(place, held))
+    held = FORK.Event()
+    process = FORK.Process(target=inherit(hold), args=(place, held))
     process.start()
     try:
-        assert held.wait(30)
+        assert held.wait(120)
         yield process
     finally:
         process.kill()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from pipelines.config.load import load_config
@@ -16,6 +15,7 @@ from pipelines.training.stage_run import StageRun
 from pipelines.training.worker import run_rank
 from tests.conftest import ROOT
 from tests.support.checkpoints import at
+from tests.support.processes import run_ranks
 from tests.support.training import join, recorded_in
 
 RDSR = ROOT / "tests" / "recipes" / "small_rdsr.yaml"
@@ -55,7 +55,7 @@ def home(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("SRMILL_HOME", str(home))
         join()
         train_all("grown", str(dataset), Notice.STOP)
-    torch.multiprocessing.spawn(train_as_one_of_two, (str(home), str(dataset)), nprocs=2)
+    run_ranks(train_as_one_of_two, (str(home), str(dataset)), 2)
     return home
 
 

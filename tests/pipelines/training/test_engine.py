@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from pipelines.training.worker import prepare_deepspeed
 from srmodels.network import SRNetwork
 from srmodels.stage import ParameterGroup, Stage
 from tests.conftest import ROOT, SMALL
+from tests.support.processes import run_ranks
 from tests.support.training import CPU, join
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for zero_stage in (0, 1, 2, 3):
         (folder / f"zero-{zero_stage}").mkdir()
     for world_size, resume in ((2, False), (2, True), (1, True)):
-        torch.multiprocessing.spawn(train_all, (world_size, str(folder), resume), nprocs=world_size)
+        run_ranks(train_all, (world_size, str(folder), resume), world_size)
     return folder
 
 
@@ -243,7 +243,7 @@ def train_rdsr(rank: int, folder: str) -> None:
 
 def test_convolutions_of_branches_train_on_two_ranks(tmp_path: Path) -> None:
     """ECB's, whose kernel reads the weights of layers that it does not call, under ZeRO 3 too."""
-    torch.multiprocessing.spawn(train_rdsr, (str(tmp_path),), nprocs=2)
+    run_ranks(train_rdsr, (str(tmp_path),), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["repvgg-0"]["statistics"]

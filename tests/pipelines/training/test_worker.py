@@ -18,10 +18,23 @@ from pipelines.training.preemption import Notice
 from pipelines.training.stage_run import StageRun, Tracked
 from pipelines.training.worker import PATIENCE_S, prepare_deepspeed, run_rank
 from srmodels.weights import FOLDER
+from tests.conftest import Runner
 from tests.support.checkpoints import at
 from tests.support.training import CPU, configure, join, recorded_in
 
 STAGE = "autoencoder"
+
+
+def test_a_rank_imports_deepspeed_without_mlflow(run_python: Runner) -> None:
+    """That import would take longer than DeepSpeed's own; a rank that records makes it later."""
+    code = (
+        "import sys, torch; from pipelines.training.worker import prepare_deepspeed; "
+        "prepare_deepspeed(torch.device('cpu')); import pipelines.training.build; "
+        "print([name in sys.modules for name in ('deepspeed', 'mlflow')]); import mlflow"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[True, False]\n"
 
 
 def describe(dataset: Path, *settings: str) -> StageRun:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from pipelines.training.launch import run_stages
 from srmodels.degradation.resize import bicubic
 from srmodels.edge_sd_sr.stages import JointStage
 from srmodels.upscale import to_pixels, to_tensor
+from tests.support.processes import run_ranks
 from tests.support.training import (
     CPU,
     configure,
@@ -266,7 +266,7 @@ def test_validation_under_zero_3_ends_where_the_ranks_have_no_equal_shares(
         open_dataset(str(dataset), configure(dataset).stream).manifest.split("val")[:5]
     )
     assert num_images % 2 == 1
-    torch.multiprocessing.spawn(sharded_rank_of_two, (dataset, tmp_path), nprocs=2)
+    run_ranks(sharded_rank_of_two, (dataset, tmp_path), 2)
     scores = [float((tmp_path / f"score-{rank}").read_text()) for rank in (0, 1)]
     assert scores[0] == scores[1] > 0
 
@@ -292,7 +292,7 @@ def test_two_ranks_share_the_images_and_average_what_they_measure(
     alone = tmp_path / "alone"
     callback = validation(configure(dataset, *EVERY), alone)
     callback.after_step(result(4, loss=0.0))
-    torch.multiprocessing.spawn(rank_of_two, (dataset, tmp_path), nprocs=2)
+    run_ranks(rank_of_two, (dataset, tmp_path), 2)
     (_, metrics), (_, measured) = recorded_in(tmp_path)
     assert metrics["train/loss"] == 3.5
     assert measured == pytest.approx(recorded_in(alone)[0][1])
