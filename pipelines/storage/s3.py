@@ -1,8 +1,10 @@
 """Makes an s3:// prefix a store, over a network that drops, stalls and answers 503.
 
-boto3 finds addresses and credentials by itself (AWS_ENDPOINT_URL, AWS_PROFILE, …).
+botocore, the core of boto3, finds addresses and credentials by itself (AWS_ENDPOINT_URL,
+AWS_PROFILE, …).
 """
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-from botocore import exceptions as boto  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
+from botocore import exceptions as boto
 from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.loaders import Loader, create_loader  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from urllib3.exceptions import HTTPError
 
@@ -33,7 +36,7 @@ CHUNK = 1 << 16
 
 NETWORK = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, HTTPError)
 TRANSIENT = (*NETWORK, ResponseParserError, ConnectionError, TimeoutError)
-# boto3 raises ValueError for a malformed AWS_ENDPOINT_URL.
+# botocore raises ValueError for a malformed AWS_ENDPOINT_URL.
 FAILURES = (*TRANSIENT, boto.BotoCoreError, boto.ClientError, ValueError)
 # The beginnings of error codes below 500 that another attempt cures: the server is overloaded,
 # bytes were damaged on their way to it, or two created one object at once.
@@ -50,6 +53,21 @@ NEEDED = {"list_objects_v2": "IsTruncated", "create_multipart_upload": "UploadId
 #: Endpoints that have answered this process.
 _ANSWERED: set[str] = set()
 NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
+
+
+def _session() -> Any:
+    """Returns a new session: another store may have other settings and credentials.
+
+    All sessions share what botocore reads of its own files, which takes most of a client's time.
+    """
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    return session
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    return create_loader(data_path)
 
 
 class _ReplacedError(Exception):
@@ -90,12 +108,12 @@ class S3Store:
         pid = os.getpid()
         with self._locks.setdefault(pid, threading.Lock()):
             if pid not in self._clients:
-                # boto3's own retries would multiply with those of `Retries`, and hide them.
+                # botocore's own retries would multiply with those of `Retries`, and hide them.
                 once, wait = {"total_max_attempts": 1}, self._policy.answer_s
                 config = Config(
                     retries=once, connect_timeout=wait, read_timeout=wait, max_pool_connections=32
                 )
-                self._clients = {pid: boto3.session.Session().client("s3", config=config)}
+                self._clients = {pid: _session().create_client("s3", config=config)}
             return self._clients[pid]
 
     def _where(self, name: str) -> str:
