@@ -154,12 +154,21 @@ def _measure_turns(
     bf16: bool,
     watch: Sequence[nn.Module] = (),
 ) -> list[list[Measurement]]:
-    """Measures every turn on every batch: one list for each turn."""
+    """Measures every turn on both batches: one list for each turn.
+
+    The bytes of the second batch are all that is wanted, so its backward is left out.
+    """
     turns, found = stage.turns(), []
     for turn in turns.values():
         train_only(turn, turns.values())
         turn.step = step
-        found.append([measure(turn, batch, bf16=bf16, watch=watch) for batch in batches])
+        one, two = batches
+        found.append(
+            [
+                measure(turn, one, bf16=bf16, watch=watch),
+                measure(turn, two, bf16=bf16, watch=watch, backward=False),
+            ]
+        )
     return found
 
 
@@ -198,6 +207,7 @@ def measure(
     *,
     bf16: bool,
     watch: Sequence[nn.Module] = (),
+    backward: bool = True,
 ) -> Measurement:
     """Measures one forward and backward of a stage, on fake CPU tensors or real ones.
 
@@ -206,13 +216,15 @@ def measure(
         batch: x_l, x_h and seeds, see `Stage.forward`.
         bf16: whether forward runs under autocast to bfloat16.
         watch: modules, none inside another, whose saved bytes are compared.
+        backward: False to measure the forward alone.
     """
     saved = _SavedTensors(stage, watch)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor)
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = stage(*batch)["loss"]
-        loss.backward()
+        if backward:
+            loss.backward()
     saved.close()
     return Measurement(counter.get_total_flops(), *saved.total_and_largest())
 
