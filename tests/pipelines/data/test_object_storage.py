@@ -130,7 +130,10 @@ def test_a_store_that_fails_for_longer_than_the_budget_ends_training_in_one_sent
         take(remote, 1, processes=processes)
 
 
-@pytest.mark.parametrize(("ranks", "processes"), [(1, 0), (2, 0), (1, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "processes"),
+    [(2, 0), *(pytest.param(1, n, marks=pytest.mark.slow) for n in (0, 2))],
+)
 def test_a_set_ten_times_the_cache_is_fetched_once_an_epoch(
     large: Path, s3_url: str, s3_proxy: FaultyProxy, tmp_path: Path, ranks: int, processes: int
 ) -> None:

@@ -70,7 +70,9 @@ def test_the_smallest_one_is_no_toy(benchmark: str, bar: float) -> None:
     assert scores("light_mobile", [benchmark], ["psnr_y"]).mean() >= bar
 
 
-@pytest.mark.parametrize(("benchmark", "every"), [("Set5", 1), ("BSD100", 5)])
+@pytest.mark.parametrize(
+    ("benchmark", "every"), [("Set5", 1), pytest.param("BSD100", 5, marks=pytest.mark.slow)]
+)
 def test_the_default_beats_bicubic(benchmark: str, every: int) -> None:
     needs_weights()
     metrics = ("psnr_y", "ssim_y", "lpips_alex")

@@ -16,10 +16,12 @@ import atexit
 import torch
 from deepspeed.utils import groups
 atexit.register(lambda: print("DeepSpeed's copy at the end:", groups._WORLD_GROUP))
+from pipelines.training.extensions import load_extension
 from pipelines.training.local import join_group
 from pipelines.training.worker import prepare_deepspeed
 join_group(cuda=False)
 prepare_deepspeed(torch.device("cpu"))
+load_extension()
 import deepspeed
 deepspeed.init_distributed("gloo")
 print("DeepSpeed's copy:", type(groups._clone_world_group()).__name__)
