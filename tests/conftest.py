@@ -20,6 +20,7 @@ from pipelines.data.sources import SAMPLE
 from tests.support import processes, session  # noqa: F401
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
+from tests.support.jobs import run_here  # noqa: F401
 from tests.support.mlflow_database import open_copy
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
 from tests.support.receivers import mail_server, webhook  # noqa: F401

@@ -1,14 +1,13 @@
 import os
-import runpy
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, SMALL, Runner
+from tests.support.jobs import Done, RunHere
 
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 
@@ -24,36 +23,13 @@ def test_the_nine_jobs_are_there_and_executable() -> None:
         assert "\ninterrupts.end_quietly(__name__)\n\nfrom pipelines" in path.read_text()
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 Job = Callable[..., Done]
 
 
 @pytest.fixture
-def run_job(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Job:
-    """Runs a job that starts no Ray in this process: a process of its own takes seconds to import
-    what it needs."""
-
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    # A job leaves without waiting for threads that servers left behind; the test session stays.
-    monkeypatch.setattr(os, "_exit", leave)
-
-    def run(job: str, *arguments: str) -> Done:
-        monkeypatch.setattr("sys.argv", [f"jobs/{job}.py", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
-        said = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, said.out, said.err)
-
-    return run
+def run_job(run_here: RunHere) -> Job:
+    """Runs a job by its name, in this process."""
+    return lambda job, *arguments: run_here(ROOT / "jobs" / f"{job}.py", *arguments)
 
 
 @pytest.mark.parametrize("job", JOBS)

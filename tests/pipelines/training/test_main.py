@@ -17,6 +17,9 @@ from pipelines.runs.names import run_checkpoints
 from pipelines.training.__main__ import train_stage
 from pipelines.training.launch import run_stages
 from tests.conftest import ROOT, SMALL, Runner
+from tests.support.jobs import RunHere
+
+MAIN = ROOT / "pipelines" / "training" / "__main__.py"
 
 
 def arguments(dataset: Path, *more: str) -> list[str]:
@@ -52,14 +55,12 @@ def test_one_process_trains_what_the_job_trains_without_ray_and_mlflow(
     assert all(torch.equal(value, there[name]) for name, value in expected.weights().items())
 
 
-def test_a_mistake_is_told_in_a_sentence(dataset: Path, run_python: Runner) -> None:
-    done = run_python("-m", "pipelines.training", *arguments(dataset)[:2])
+def test_a_mistake_is_told_in_a_sentence(dataset: Path, run_here: RunHere) -> None:
+    done = run_here(MAIN, *arguments(dataset)[:2])
     assert done.returncode == 2
     assert done.stderr.startswith("error: which stage?")
-    assert (
-        "usage: python -m pipelines.training [key=value ...]"
-        in run_python("-m", "pipelines.training", "--help").stdout
-    )
+    help_text = run_here(MAIN, "--help").stdout
+    assert "usage: python -m pipelines.training [key=value ...]" in help_text
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(
@@ -71,29 +72,31 @@ def test_a_gpu_that_is_asked_for_must_be_there(
         train_stage(config)
 
 
-def test_more_ranks_than_samples_are_refused(dataset: Path, run_python: Runner) -> None:
-    done = run_python("-m", "pipelines.training", *arguments(dataset), WORLD_SIZE="9")
+def test_more_ranks_than_samples_are_refused(
+    dataset: Path, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "9")
+    done = run_here(MAIN, *arguments(dataset))
     assert done.returncode == 2
     assert "must be at least train.workers=9" in done.stderr
 
 
 def test_weights_that_cannot_be_had_end_a_run_before_it_starts(
-    dataset: Path, run_python: Runner, tmp_path: Path
+    dataset: Path, run_here: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = {"SRMILL_WEIGHTS": str(tmp_path / "none")}
-    done = run_python("-m", "pipelines.training", *arguments(dataset), **nowhere)
+    monkeypatch.setenv("SRMILL_WEIGHTS", str(tmp_path / "none"))
+    done = run_here(MAIN, *arguments(dataset))
     assert done.returncode == 2
     assert done.stderr.startswith("error: stage 'autoencoder' cannot start: $SRMILL_WEIGHTS is")
-    offline = {
-        "SRMILL_WEIGHTS": str(tmp_path), "TORCH_HOME": str(tmp_path),
-        "https_proxy": "http://127.0.0.1:9",
-    }  # fmt: skip
+    for name in ("SRMILL_WEIGHTS", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     lpips = (
         "stage=decoder",
         "stages.decoder.init_from=null",
         "stages.decoder.options.lpips_weight=1",
     )
-    done = run_python("-m", "pipelines.training", *arguments(dataset, *lpips), **offline)
+    done = run_here(MAIN, *arguments(dataset, *lpips))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "stage 'decoder' cannot start: the weights 'vgg16_features' cannot be had" in done.stderr
@@ -140,7 +143,7 @@ def test_two_processes_that_are_terminated_save_their_work_for_one(
     assert newest().step == stopped.step + 2
 
 
-def test_a_dry_run_tells_the_plan(dataset: Path, run_python: Runner) -> None:
-    done = run_python("-m", "pipelines.training", *arguments(dataset), "--dry-run")
+def test_a_dry_run_tells_the_plan(dataset: Path, run_here: RunHere) -> None:
+    done = run_here(MAIN, *arguments(dataset), "--dry-run")
     assert done.returncode == 0
     assert "stage autoencoder" in done.stdout
