@@ -23,7 +23,6 @@ from pipelines.models.load import weights_sha256
 from pipelines.registry import register
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
-from tests.support.mlflow_server import MLflowServer
 
 Weights = Mapping[str, Tensor]
 
@@ -73,17 +72,19 @@ def few(tmp_path: Path) -> str:
     return f"gate.benchmark={folder}"
 
 
-@pytest.mark.parametrize("place", ["database", "server"])
+@pytest.mark.parametrize("place", ["database", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_champion_is_measured_once_and_a_broken_decoder_refused(
     tmp_path: Path,
     ran: list,
     few: str,
     capsys: pytest.CaptureFixture[str],
-    mlflow_server: MLflowServer,
+    request: pytest.FixtureRequest,
     place: str,
 ) -> None:
-    server = (f"mlflow.uri={mlflow_server.url}", "mlflow.model=frozen") * (place == "server")
-    registry = (few, *server)
+    registry: tuple[str, ...] = (few,)
+    if place == "server":
+        url = request.getfixturevalue("mlflow_server").url
+        registry = few, f"mlflow.uri={url}", "mlflow.model=frozen"
     paths = {kind: bundle_of(tmp_path, kind) for kind in ("plain", "noisy", "broken")}
     # A champion of the time before the gate had a benchmark.
     first = config_for(paths["noisy"], "register.promote=always", *registry)
