@@ -123,6 +123,20 @@ class Stage(nn.Module, ABC):
         """
         return []
 
+    def prepare(self) -> Sequence[str]:
+        """Makes ready what the losses need of the networks' structure, which stays from here on.
+
+        It is called before the first step of a run, after `start`, and before a resumed run goes
+        on.
+
+        Returns:
+            lines for people.
+
+        Raises:
+            ValueError: these networks have no such structure.
+        """
+        return []
+
     def pretrained_names(self) -> Sequence[str]:
         """Returns the names of the pretrained weights that the losses need (`srmodels.weights`)."""
         return ()

@@ -95,8 +95,7 @@ def build_engine(
     elif start is not None:
         weights = start.weights()
     stage = build_stage(config, name, weights, teacher).to(device)
-    if resume is None:
-        _start(name, stage, samples)
+    _prepare(name, stage, samples, anew=resume is None)
     engine = Engine(stage, train, device, universal=universal)
     ema = EMA(engine.averaged, train.ema_half_life)
     if resume is not None:
@@ -105,11 +104,13 @@ def build_engine(
     return engine, ema
 
 
-def _start(name: str, stage: Stage, samples: Samples | None) -> None:
+def _prepare(name: str, stage: Stage, samples: Samples | None, *, anew: bool) -> None:
+    """Starts a new run of a stage, and prepares a new or a resumed one; rank 0 says how."""
     none = torch.empty(0, 3, 1, 1)
-    x_l, x_h = samples(stage.num_samples) if samples and stage.num_samples else (none, none)
+    number = stage.num_samples if anew else 0
+    x_l, x_h = samples(number) if samples and number else (none, none)
     try:
-        lines = stage.start(x_l, x_h)
+        lines = [*(stage.start(x_l, x_h) if anew else ()), *stage.prepare()]
     except ValueError as error:
         raise UserError(f"stage '{name}' cannot start: {error}") from None
     if dist.get_rank() == 0:

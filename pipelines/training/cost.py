@@ -16,7 +16,8 @@ from srmodels.cost import TrainingCost
 def training_cost(config: Config, name: str, teacher: Teacher | None = None) -> TrainingCost:
     """Returns the cost of a stage's last step, when all of its losses count.
 
-    The forward pass of the teacher counts, unless the teacher is others' network.
+    The forward pass of the teacher counts, unless the teacher is others' network. A group lasso,
+    which is a few operations for each weight, does not.
 
     Args:
         teacher: the teacher that was found; None: the one that the configuration names.

@@ -6,7 +6,7 @@ This module teaches it the pixel shuffle, and leaves alone what it does not unde
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +14,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from srmodels.checks import check_one_of
 from srmodels.compression.structure import changed_widths, widths_of
+from srmodels.network import SRNetwork
 
 #: The ways to judge a channel, by name.
 IMPORTANCES = ("lamp", "l1", "taylor", "random")
+#: Side of the LR image that dependencies are traced with, pixels.
+_TRACED = 32
 
 
 @dataclass(frozen=True)
-class Channels:
+class Removable:
     """Channels of a module that can be removed, in units that only go together.
 
     Attributes:
         group: the number of their group, see `Dependencies.groups`.
         units: for each unit the channels of the group's first layer.
-        scores: the importance of each unit, `[len(units)]`; the least important goes first.
         narrows: what one unit takes from the widths of the layers, by name.
     """
 
     group: int
     units: Sequence[Sequence[int]]
-    scores: Tensor
     narrows: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Channels(Removable):
+    """Channels that can be removed, with their worth.
+
+    Attributes:
+        scores: the importance of each unit, `[len(units)]`; the least important goes first.
+    """
+
+    scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,21 @@ class Calls:
     def again(self, module: nn.Module) -> Any:
         """Returns what a module says to these arguments."""
         return module(*self.args, **self.kwargs)
+
+
+def traced(network: SRNetwork, names: Sequence[str]) -> tuple[SRNetwork, dict[str, Calls]]:
+    """Returns the networks as they ship, a fused copy in main memory, and the calls of the child
+    modules with these names; without names, of all that ship.
+
+    Raises:
+        ValueError: a name is that of no module that ships.
+    """
+    plain = copy.deepcopy(network).cpu().float().fuse()
+    shipped = plain.inference_modules()
+    for name in names:
+        check_one_of("networks", name, tuple(shipped))
+    black = torch.zeros(1, 3, _TRACED, _TRACED)
+    return plain, {name: Calls.of(plain, shipped[name], black) for name in names or shipped}
 
 
 class Dependencies:
@@ -102,13 +130,30 @@ class Dependencies:
 
     def remove(self, group: Any, channels: Sequence[int]) -> None:
         """Removes channels of a group's first layer, with all that depend on them."""
+        self._with(group, channels).prune()
+
+    def weights_of(self, group: Any, channels: Sequence[int]) -> dict[tuple[str, int], list[int]]:
+        """Returns the weights that go with channels of a group's first layer: by the layer's name
+        and the axis of its weight, their places on that axis.
+
+        They are those of convolutions, linear layers and batch norms. What else goes along is not
+        among them: biases, slopes and the gains of group norms.
+        """
+        names = {module: name for name, module in self.module.named_modules()}
+        found: dict[tuple[str, int], set[int]] = {}
+        for dep, places in self._with(group, channels):
+            axis = _axis_of_weight(dep)
+            if axis is not None:
+                found.setdefault((names[dep.target.module], axis), set()).update(places)
+        return {part: sorted(places) for part, places in found.items()}
+
+    def _with(self, group: Any, channels: Sequence[int]) -> Any:
         first = group[0].dep
-        self.graph.get_pruning_group(first.target.module, first.handler, list(channels)).prune()
+        return self.graph.get_pruning_group(first.target.module, first.handler, list(channels))
 
 
 def find_channels(module: nn.Module, calls: Calls, importance: str, seed: int) -> list[Channels]:
-    """Returns the channels that can be removed: those that layers of the module make and that none
-    of its results holds, and without which the module still computes.
+    """Returns the channels that can be removed, see `find_removable`, with their importance.
 
     Args:
         module: see `Dependencies`.
@@ -118,23 +163,30 @@ def find_channels(module: nn.Module, calls: Calls, importance: str, seed: int) -
     Raises:
         ValueError: DepGraph cannot follow the module.
     """
-    kinds, found = _kinds(), []
-    known = {kinds.CONV, kinds.DEPTHWISE_CONV, kinds.LINEAR, kinds.BN, kinds.PRELU, kinds.GN}
-    known |= {kinds.CONCAT, kinds.SPLIT, kinds.ELEMENTWISE, kinds.RESHAPE}
-    judge = _judge(importance)
+    found, judge = [], _judge(importance)
+    dependencies = Dependencies(module, calls)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for number, group in enumerate(Dependencies(module, calls).groups):
-            if not _is_made(group) or any(dep.target.type not in known for dep, _ in group):
-                continue
-            narrows, units = _narrows(module, calls, number), _units(group)
-            if narrows is None:
-                continue
-            scores = judge(group)
+        for that in find_removable(dependencies, calls):
+            scores = judge(dependencies.groups[that.group])
             assert scores is not None, "a group has no weights"
-            scores = torch.stack([scores[unit].sum() for unit in units]).detach()
-            found.append(Channels(number, units, scores, narrows))
+            scores = torch.stack([scores[unit].sum() for unit in that.units]).detach()
+            found.append(Channels(that.group, that.units, that.narrows, scores))
     return found
+
+
+def find_removable(dependencies: Dependencies, calls: Calls) -> Iterator[Removable]:
+    """Yields the channels that can be removed: those that layers of the module make and that none
+    of its results holds, and without which the module still computes."""
+    kinds = _kinds()
+    known = {kinds.CONV, kinds.DEPTHWISE_CONV, kinds.LINEAR, kinds.BN, kinds.PRELU, kinds.GN}
+    known |= {kinds.CONCAT, kinds.SPLIT, kinds.ELEMENTWISE, kinds.RESHAPE}
+    for number, group in enumerate(dependencies.groups):
+        if not _is_made(group) or any(dep.target.type not in known for dep, _ in group):
+            continue
+        narrows = _narrows(dependencies.module, calls, number)
+        if narrows is not None:
+            yield Removable(number, _units(group), narrows)
 
 
 def _is_made(group: Any) -> bool:
@@ -177,6 +229,25 @@ def _narrows(module: nn.Module, calls: Calls, number: int) -> dict[str, list[int
     ):
         return None
     return narrows
+
+
+def _axis_of_weight(dep: Any) -> int | None:
+    """Returns the axis of a layer's weight that a dependency narrows; None where it has no weight
+    that counts."""
+    kinds, layer = _kinds(), dep.target.module
+    match dep.target.type:
+        case kinds.CONV | kinds.LINEAR if "out_channels" in dep.handler.__name__:
+            return 0
+        case kinds.LINEAR:
+            return 1
+        case kinds.CONV:
+            # The groups of a grouped convolution share the places on this axis.
+            return 1 if layer.groups == 1 else None
+        case kinds.DEPTHWISE_CONV:
+            return 0
+        case kinds.BN:
+            return 0 if layer.affine else None
+    return None
 
 
 def _kinds() -> Any:

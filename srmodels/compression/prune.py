@@ -4,20 +4,23 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from srmodels.checks import check_one_of
 from srmodels.compression.budget import Budget
-from srmodels.compression.channels import IMPORTANCES, Calls, Channels, Dependencies, find_channels
+from srmodels.compression.channels import (
+    IMPORTANCES,
+    Channels,
+    Dependencies,
+    find_channels,
+    traced,
+)
 from srmodels.compression.structure import changed_widths, set_widths, widths_of
 from srmodels.network import SRNetwork
 
 #: How channels compete: all of a network with each other, or each group's with its own.
 SCOPES = ("global", "uniform")
-#: Side of the LR image that dependencies are traced with, pixels.
-_TRACED = 32
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,17 @@ class _Search:
         agree: Callable[[float], float],
     ) -> None:
         self.pruning, self.budget, self.agree = pruning, budget, agree
-        self.plain = copy.deepcopy(network).cpu().float().fuse()
-        shipped = self.plain.inference_modules()
-        names = pruning.networks or list(shipped)
-        for name in names:
-            check_one_of("networks", name, tuple(shipped))
-        black = torch.zeros(1, 3, _TRACED, _TRACED)
-        self.calls = {name: Calls.of(self.plain, shipped[name], black) for name in names}
+        self.plain, self.calls = traced(network, pruning.networks)
         if pruning.importance == "taylor":
             assert x_l is not None
             assert x_h is not None
             self.plain.requires_grad_(True)
             F.l1_loss(self.plain(x_l.cpu()), x_h.cpu()).backward()  # type: ignore[no-untyped-call]
         self.found: dict[str, list[Channels]] = {
-            name: find_channels(shipped[name], self.calls[name], pruning.importance, pruning.seed)
-            for name in names
+            name: find_channels(
+                self.plain.get_submodule(name), calls, pruning.importance, pruning.seed
+            )
+            for name, calls in self.calls.items()
         }
         self.num_units = sum(len(c.units) for groups in self.found.values() for c in groups)
         self.order = self._order()

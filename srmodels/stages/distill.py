@@ -117,4 +117,4 @@ class DistillStage(PixelStage):
             compare = self.afd or attention_transfer
             losses["features"] = compare(seen, shown)
             loss = loss + self.features_weight * losses["features"]
-        return {"loss": loss} | losses
+        return self.with_group_lasso({"loss": loss} | losses)

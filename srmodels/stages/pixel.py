@@ -1,12 +1,14 @@
 """The stage that any network can be trained by: pixel for pixel, from LR to HR."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srmodels.checks import check_not_negative, check_positive
+from srmodels.checks import check_not_negative, check_one_of, check_positive
+from srmodels.compression.group_lasso import GroupLasso
 from srmodels.network import SRNetwork
 from srmodels.stage import ParameterGroup, Stage
 
@@ -18,8 +20,12 @@ class PixelStage(Stage):
     weights are above 0; each is a mean over all elements. What a network has for training alone
     stays as it is.
 
+    A group_lasso_weight adds as many times the penalty `GroupLasso`, which empties channels that a
+    later stage of the kind `prune` removes. group_lasso_networks are the `networks` of that stage.
+
     Raises:
-        ValueError: weights that are negative or all 0, or an eps that is not above 0.
+        ValueError: weights that are negative or all 0, an eps that is not above 0, or a group lasso
+            of networks that cannot be pruned.
     """
 
     @dataclass
@@ -29,8 +35,11 @@ class PixelStage(Stage):
         charbonnier_eps: float = 1e-3
         l2_weight: float = 0.0
         fft_weight: float = 0.0
+        group_lasso_weight: float = 0.0
+        group_lasso_networks: list[str] = field(default_factory=list)
 
     options: Options
+    group_lasso: GroupLasso | None = None
 
     def __init__(self, network: SRNetwork, options: Options) -> None:
         check_positive("charbonnier_eps", options.charbonnier_eps)
@@ -38,6 +47,8 @@ class PixelStage(Stage):
         weights = {name: getattr(options, name) for name in names if name.endswith("_weight")}
         for name, weight in weights.items():
             check_not_negative(name, weight)
+        if weights.pop("group_lasso_weight"):
+            _check_prunable(network, options.group_lasso_networks)
         if not any(weights.values()):
             raise ValueError(
                 f"all weights are 0, so there is nothing to learn: set one of {', '.join(weights)}."
@@ -52,8 +63,25 @@ class PixelStage(Stage):
         )
         return [group for group in groups if group.parameters]
 
+    def prepare(self) -> Sequence[str]:
+        weight = self.options.group_lasso_weight
+        if not weight:
+            return []
+        lasso = GroupLasso(self.network, self.options.group_lasso_networks)
+        self.group_lasso = lasso
+        units = f"{lasso.num_units} units of channels in {len(lasso.groups)} groups"
+        return [f"Group lasso over {units}, with a weight of {weight:g}."]
+
     def forward(self, x_l: Tensor, x_h: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        return self.distances(self.upscale(x_l, x_h), x_h)
+        return self.with_group_lasso(self.distances(self.upscale(x_l, x_h), x_h))
+
+    def with_group_lasso(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns these losses, with the penalty `group_lasso` where it has a weight."""
+        if self.group_lasso is None:
+            return losses
+        penalty = self.group_lasso(self.network)
+        loss = losses["loss"] + self.options.group_lasso_weight * penalty
+        return losses | {"loss": loss, "group_lasso": penalty}
 
     def upscale(self, x_l: Tensor, x_h: Tensor) -> Tensor:
         """Returns the network's images for x_l, `[B, 3, scale·h, scale·w]`, about [0, 1].
@@ -90,6 +118,17 @@ class PixelStage(Stage):
         losses = {name: terms[name][1]() for name in weights}
         loss = torch.stack([weights[name] * losses[name] for name in weights]).sum()
         return {"loss": loss} | losses
+
+
+def _check_prunable(network: SRNetwork, names: Sequence[str]) -> None:
+    network.check_compressible()
+    if network.quantised:
+        raise ValueError(
+            "these networks are quantised already, and nothing can be pruned then: set "
+            "group_lasso_weight to 0."
+        )
+    for name in names:
+        check_one_of("group_lasso_networks", name, tuple(network.inference_modules()))
 
 
 def charbonnier_loss(x: Tensor, x_h: Tensor, eps: float) -> Tensor:

@@ -40,6 +40,11 @@ class QuantizeStage(PixelStage):
         check_one_of("precision", options.precision, tuple(QUANTISED))
         if network.quantised not in ("", options.precision):
             raise ValueError(f"these networks are quantised for {network.quantised} already.")
+        if options.group_lasso_weight:
+            raise ValueError(
+                "what is quantised cannot be pruned: set group_lasso_weight to 0, or in a stage "
+                "before the one that prunes."
+            )
 
     @property
     def num_samples(self) -> int:
