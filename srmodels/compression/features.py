@@ -171,3 +171,46 @@ class AttentionBasedDistillation(nn.Module):
         places = self.teacher_places @ self.student_places.T
         weights: Tensor = ((match + places) / _ATTENTION_WIDTH**0.5).softmax(dim=-1)
         return weights
+
+
+class ChannelWiseDistillation(nn.Module):
+    """Compares where each channel of a student's layer is large with its teacher's.
+
+    Channel-wise distillation (Shu et al., ICCV 2021, arXiv 2011.13256, Sec. 3.2): the softmax over
+    the image of a channel, divided by a temperature T, is a distribution over places. The loss is
+    T² / C · Σ_c KL(teacher_c ‖ student_c), layer by layer. Where a student's layer has fewer or
+    more channels, a 1x1 convolution makes as many as the teacher's of them; it is learned with the
+    student.
+
+    Args:
+        student, teacher: the channels of the layers, as many layers of each.
+        temperature: T; the higher, the more places count.
+    """
+
+    def __init__(
+        self, student: Sequence[int], teacher: Sequence[int], temperature: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.widened = nn.ModuleList(
+            nn.Identity() if mine == theirs else nn.Conv2d(mine, theirs, 1)
+            for mine, theirs in zip(student, teacher, strict=True)
+        )
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """Returns the loss, a scalar.
+
+        Args:
+            student, teacher: features `[B, C, h, w]` of the layers.
+        """
+        seen = [widen(h) for widen, h in zip(self.widened, student, strict=True)]
+        pairs = zip(seen, teacher, strict=True)
+        return torch.stack([self._divergence(s, t) for s, t in pairs]).mean()
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the mean over samples and channels, a scalar."""
+        s, t = (
+            (h.float() / self.temperature).flatten(2).log_softmax(-1) for h in (student, teacher)
+        )
+        each = F.kl_div(s, t, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * each.mean()

@@ -118,6 +118,27 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert all(torch.equal(weights[weight], whole[weight]) for weight in whole)
 
 
+def test_a_stopped_run_keeps_the_convolutions_that_kl_learns(
+    trained: dict[str, Checkpoint], dataset: Path, home: Path, tmp_path: Path
+) -> None:
+    """They are no weights of the networks, so the engine's files alone hold them."""
+    found = []
+    for name, steps in (("whole", [4]), ("halves", [2, 4])):
+        shutil.copytree(home / "runs", tmp_path / name / "runs")
+        shutil.rmtree(tmp_path / name / "runs" / "compressed-finetune")
+        for count in steps:
+            settings = [
+                f"stages.finetune.train.steps={count}",
+                "stages.finetune.options.features=kl",
+            ]
+            (last,) = run_stages(configure(dataset, tmp_path / name, *settings), ["finetune"])
+        found.append(last.weights())
+    whole, halves = found
+    assert all(torch.equal(whole[weight], halves[weight]) for weight in whole)
+    with_afd = trained["finetune"].weights()
+    assert any(not torch.equal(whole[weight], with_afd[weight]) for weight in whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_every_zero_stage_compresses_the_same(

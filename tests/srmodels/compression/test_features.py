@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from srmodels.compression.features import (
     AttentionBasedDistillation,
+    ChannelWiseDistillation,
     attention,
     attention_transfer,
     chosen_layers,
@@ -81,6 +82,39 @@ def test_afd_learns_which_layers_belong_together() -> None:
     assert (weights[:, 1, 0] > 0.9).all()
 
 
+def test_channel_wise_distillation_is_the_papers_sum() -> None:
+    student, teacher = [features(4), features(6, 2)], [features(4, 3), features(6, 4)]
+    kl = ChannelWiseDistillation([4, 6], [4, 6], temperature=2.0)
+    assert not list(kl.parameters())
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        for sample in range(3):
+            for channel in range(s.shape[1]):
+                p, q = ((h[sample, channel].flatten() / 2).softmax(0) for h in (t, s))
+                divergence = (p * (p / q).log()).sum()
+                total += 4 * divergence.item() / (3 * s.shape[1] * 2)
+    assert kl(student, teacher).item() == pytest.approx(total, rel=1e-5)
+    assert kl(student, student).item() == pytest.approx(0, abs=1e-6)
+    # What a channel has in common everywhere says nothing of places.
+    assert kl([s + 5 for s in student], student).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_convolution_brings_channels_to_the_teachers_number() -> None:
+    torch.manual_seed(0)
+    kl = ChannelWiseDistillation([4, 6], [4, 9])
+    assert [p.shape for p in kl.parameters()] == [(9, 6, 1, 1), (9,)]
+    student, teacher = [features(4), features(6, 2)], [features(4), features(9, 3)]
+    optimizer = torch.optim.Adam(kl.parameters(), lr=0.05)
+    found = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = kl(student, teacher)
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < 0.8 * found[0]
+
+
 def test_layers_stand_evenly_in_a_network_and_the_last_is_one() -> None:
     assert chosen_layers(make(), [], "student") == {
         "generator.layers.1": 8,
@@ -112,7 +146,7 @@ def stage(features: str, **options: Any) -> DistillStage:
     return made
 
 
-@pytest.mark.parametrize("kind", ["at", "afd"])
+@pytest.mark.parametrize("kind", ["at", "afd", "kl"])
 def test_a_student_learns_to_look_where_its_teacher_looks(kind: str) -> None:
     made = stage(kind, teacher_weight=0.0)
     x_l, x_h = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 48, 48)
@@ -125,22 +159,43 @@ def test_a_student_learns_to_look_where_its_teacher_looks(kind: str) -> None:
         optimizer.step()
         found.append(losses["features"].item())
     assert found[-1] < 0.8 * found[0]
-    weight = {"at": 1e3, "afd": 200.0}[kind]
+    weight = {"at": 1e3, "afd": 200.0, "kl": 50.0}[kind]
     expected = losses["l1"] + weight * losses["features"]
     torch.testing.assert_close(losses["loss"], expected)
 
 
-def test_afds_own_parameters_are_trained() -> None:
+def test_what_a_comparison_learns_of_its_own_is_trained() -> None:
     groups = {group.name: group.parameters for group in stage("afd").parameter_groups()}
     assert groups.keys() == {"generator", "afd"}
     assert sum(parameter.numel() for parameter in groups["afd"]) > 4 * 128 * 128
     assert [group.name for group in stage("at").parameter_groups()] == ["generator"]
+    widening = {group.name: group.parameters for group in stage("kl").parameter_groups()}
+    assert widening.keys() == {"generator", "kl"}
+    # Both last ones have 48 channels, to be shuffled.
+    assert [p.shape[:2] for p in widening["kl"] if p.dim() == 4] == [(12, 8)] * 3
+    told = DistillStage(make(), DistillStage.Options(features="kl"))
+    told.learn_from(make())
+    assert [group.name for group in told.parameter_groups()] == ["generator"]
+
+
+def test_the_temperature_is_that_of_the_options() -> None:
+    x_l, x_h, seeds = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 48, 48), torch.arange(2)
+    found = []
+    for temperature in (1.0, 4.0):
+        torch.manual_seed(0)
+        options = DistillStage.Options(features="kl", kl_temperature=temperature)
+        told = DistillStage(make(), options).train()
+        told.learn_from(make(num_blocks=5))
+        found.append(told(x_l, x_h, seeds)["features"].item())
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"features": "kl"}, "features is 'kl': use one of none, at, afd"),
+        ({"features": "fsp"}, "features is 'fsp': use one of none, at, afd, kl"),
+        ({"features": "kl", "kl_temperature": 0.0}, "kl_temperature must be greater than 0"),
+        ({"features": "kl", "student_layers": ["generator.tail"]}, "features=kl compares layer by"),
         ({"features": "at", "features_weight": -1.0}, "features_weight must be at least 0"),
         ({"features": "none", "teacher_weight": 0.0}, "teacher_weight must be above 0"),
         ({"features": "at", "student_layers": ["body"]}, "'body' is no convolution of the student"),
