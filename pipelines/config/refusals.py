@@ -259,6 +259,10 @@ def _check_export(export: ExportConfig, lr_multiple: int) -> None:
             raise UserError(
                 f"export.artifacts names {shown(artifact)}: use some of {listing(TARGETS)}, or []."
             )
+    if export.latency_budget_ms is not None and not export.artifacts:
+        raise UserError("export.latency_budget_ms judges artifacts: name some in export.artifacts.")
+    if export.candidates and export.latency_budget_ms is None:
+        raise UserError("export.candidates needs export.latency_budget_ms, which chooses of them.")
 
 
 def _check_train(where: str, train: TrainConfig, tile: int, hr_multiple: int) -> None:

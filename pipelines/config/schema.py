@@ -375,6 +375,18 @@ class ExportConfig:
         False, "an artifact that misses its threshold ends the job, instead of being left out"
     )
     latency_runs: int = key(10, "timed runs per artifact", minimum=1)
+    latency_budget_ms: float | None = key(
+        None,
+        "largest accepted latency of an artifact on this machine, median ms for one LR tile; the "
+        "job names the best artifact within it",
+        above=0,
+    )
+    candidates: list[str] = key(
+        [],
+        "models to choose from, in place of model: the one with the best artifact within "
+        "export.latency_budget_ms is exported",
+        place=Place.MODEL,
+    )
 
 
 @dataclass

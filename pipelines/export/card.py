@@ -4,12 +4,13 @@ from pipelines.models.bundle import IMAGES
 from pipelines.models.facts import BenchmarkFacts, BundleFacts, EdgeArtifact, MetricFacts
 
 
-def model_card(description: str, degradation: str, facts: BundleFacts) -> str:
+def model_card(description: str, degradation: str, facts: BundleFacts, best: str = "") -> str:
     """Returns the card as Markdown.
 
     Args:
         description: the description of the recipe, in one line.
         degradation: the name of the degradation that the model was trained with.
+        best: the best artifact within a budget of latency, where there is a budget.
     """
     metrics, edge = facts.metrics, facts.edge.values()
     measured = (_measured(name, found, metrics.by) for name, found in metrics.benchmarks.items())
@@ -25,7 +26,7 @@ def model_card(description: str, degradation: str, facts: BundleFacts) -> str:
 {"".join(map(_artifact_use, edge))}
 ## Measured
 Every image's scores are in `{IMAGES}`.
-{"".join(measured)}{"".join(map(_artifact_evidence, edge))}{_left_out(facts.left_out)}
+{"".join(measured)}{"".join(map(_artifact_evidence, edge))}{_left_out(facts.left_out)}{_best(best)}
 ## Trained on
 - dataset `{facts.manifest}`
 - recipe `{facts.recipe}`, configuration `{facts.config_digest}`
@@ -39,6 +40,10 @@ check results before they are used as evidence of anything.
 
 def _left_out(reasons: dict[str, str]) -> str:
     return "".join(f"\nLeft out: {reason}\n" for reason in reasons.values())
+
+
+def _best(best: str) -> str:
+    return f"\nThe best {best}.\n" if best else ""
 
 
 def _shown(value: float | None) -> str:

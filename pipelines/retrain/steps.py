@@ -47,9 +47,14 @@ def chain(config: Config, arguments: Sequence[str] = ()) -> list[Step]:
         arguments: the `key=value` arguments that gave it, without `recipe`.
 
     Raises:
-        UserError: the recipe has no stages, or the last one leaves networks that inference needs
-            untrained.
+        UserError: the recipe has no stages, the last one leaves networks that inference needs
+            untrained, or `export.candidates` names other models than its own.
     """
+    if config.export.candidates:
+        raise UserError(
+            "export.candidates is for jobs/export.py alone, since a retraining exports the model "
+            "that it trained: leave it out."
+        )
     stages, shared = stages_of(config), (f"recipe={config.recipe}", *arguments)
     _check_last(config, stages[-1])
     return [_step(config, shared, *part) for part in _parts(config, stages)]

@@ -18,7 +18,7 @@ ELSEWHERE = {
     # It reads results, and measures nothing; of archives, it reads none.
     "export": {"evaluate.metrics", "gate.benchmark", "gate.digest", "shard.max_unpacked_gib"},
     "register": {"data", "evaluate.preset"},  # it opens no dataset, and takes photos whole
-    "retrain": {"stage"},  # it names each stage itself
+    "retrain": {"model", "stage"},  # it names the model and each stage itself
     "stage1": {"stage"},
     "stage2": {"stage"},
 }

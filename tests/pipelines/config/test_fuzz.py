@@ -335,5 +335,5 @@ def test_every_address_is_declared() -> None:
         "source", "mirror", "data", "output", "model", "bundle", "benchmark", "preview",
         "run.storage", "run.scratch", "stream.cache", "evaluate.compare", "export.evidence",
         "mlflow.uri", "notify.mail", "notify.smtp", "notify.webhook", "shard.val_source",
-        "gate.benchmark", "retrain.records",
+        "gate.benchmark", "retrain.records", "export.candidates",
     } == set(PLACES)  # fmt: skip

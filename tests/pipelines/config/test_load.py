@@ -56,6 +56,8 @@ def test_names_default_to_the_recipe() -> None:
         ("seed=-1", "seed must be at least 0"),
         ("evaluate.crop_border=-4", r"evaluate\.crop_border must be at least 0"),
         ("export.latency_runs=0", r"export\.latency_runs must be at least 1"),
+        ("export.latency_budget_ms=0", r"export\.latency_budget_ms must be greater than 0"),
+        ("export.candidates=[run:a]", r"export\.candidates needs export\.latency_budget_ms"),
         ("networks.unet.num_groups=0", r"networks\.unet\.num_groups must be greater than 0"),
         ("networks.lr_encoder.channels=-1", r"networks\.lr_encoder\.channels must be greater"),
         ("stages.joint.kind=decoder", "can only be set in a recipe"),
@@ -168,6 +170,11 @@ def test_mistakes_get_one_clear_sentence(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_config([argument])
     assert "\n" not in str(error.value)
+
+
+def test_a_budget_of_latency_needs_artifacts() -> None:
+    with pytest.raises(UserError, match=r"export\.latency_budget_ms judges artifacts: name some"):
+        load_config(["export.latency_budget_ms=20", "export.artifacts=[]"])
 
 
 def test_workers_are_a_number_or_a_range() -> None:

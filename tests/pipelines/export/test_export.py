@@ -29,13 +29,11 @@ from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import home as home_folder
 from pipelines.storage.store import open_store
 from pipelines.storage.typed import to_json
-from pipelines.training.launch import run_stages
 from srmodels.edge.onnx import OnnxFp16, OnnxRunner
 from srmodels.edge.target import ExportSettings
+from tests.pipelines.export.conftest import MODEL
 from tests.support.results import BENCHMARK, make_results
 from tests.support.training import configure
-
-MODEL = "run:small-joint"
 
 
 def write_evidence(config: Config, model: str = MODEL, **changes: object) -> EvaluationResults:
@@ -61,16 +59,6 @@ def write_evidence(config: Config, model: str = MODEL, **changes: object) -> Eva
 
 
 @pytest.fixture(scope="module")
-def home(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a run that was trained for one step, in this process."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SRMILL_HOME", str(folder))
-        run_stages(configure(dataset, "train.steps=1"), ["autoencoder", "joint"])
-    return folder
-
-
-@pytest.fixture(scope="module")
 def half(dataset: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's weights as an ONNX file in fp16."""
     path = tmp_path_factory.mktemp("half") / "model.onnx"
@@ -79,14 +67,6 @@ def half(dataset: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) ->
         network = load_model(ModelReference.parse(MODEL), configure(dataset)).network
     OnnxFp16().export(network, path, ExportSettings(tile=32))
     return path
-
-
-@pytest.fixture
-def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The configuration of the export, with folders of this test for evidence and bundle."""
-    monkeypatch.setenv("SRMILL_HOME", str(home))
-    folders = f"export.evidence={tmp_path / 'evidence'}", f"output={tmp_path / 'bundles'}"
-    return configure(dataset, "train.steps=1", f"model={MODEL}", *folders)
 
 
 def test_the_plan_says_where_the_bundle_goes(dataset: Path, tmp_path: Path) -> None:

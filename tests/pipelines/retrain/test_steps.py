@@ -70,6 +70,12 @@ def test_a_chain_that_ends_before_inference_works_is_refused() -> None:
         steps_of("stage1=[autoencoder]", "stage2=[]")
 
 
+def test_other_models_than_its_own_are_refused() -> None:
+    settings = ("export.candidates=[run:a,run:b]", "export.latency_budget_ms=20")
+    with pytest.raises(UserError, match="a retraining exports the model that it trained"):
+        steps_of(*settings)
+
+
 @pytest.mark.parametrize("place", ["/out", "s3://bucket/out"])
 def test_results_go_under_output(place: str) -> None:
     output = (f"output={place}",)
