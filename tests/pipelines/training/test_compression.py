@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
@@ -26,6 +25,7 @@ from srmodels.f2srgan.system import SYSTEM
 from srmodels.stages import PixelStage, PruneStage, QuantizeStage
 from tests.conftest import SMALL
 from tests.pipelines.training.test_engine import batch
+from tests.support.processes import run_ranks
 from tests.support.training import CPU, join
 
 STAGES = ["pixel", "prune", "finetune", "quantize"]
@@ -178,7 +178,7 @@ def train_with_group_lasso(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_train_with_one_group_lasso_under_every_zero_stage(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(train_with_group_lasso, (str(tmp_path),), nprocs=2)
+    run_ranks(train_with_group_lasso, (str(tmp_path),), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     plain, again, *zero = first
