@@ -173,6 +173,49 @@ def test_a_worse_model_is_refused_and_a_rollback_is_one_command(
     assert len(moves) >= 3
 
 
+def test_a_broken_decoder_is_refused_for_its_images(
+    site: Site, first: list[str], run_python: Runner
+) -> None:
+    """It starts from the champion, and its learning rate breaks it within a few steps."""
+    champion = site.champion()
+    arguments = site.settings(
+        "broken", "stage1=[]", "stage2=[decoder]",
+        f"stages.decoder.init_from=models:/{MODEL}@champion",
+        "stages.decoder.train.learning_rate=100", "stages.decoder.train.steps=4",
+        "evaluate.latency_runs=1", "evaluate.num_pictures=0",
+    )  # fmt: skip
+    done = run_python("jobs/retrain.py", *arguments, RAY_ADDRESS=site.address)
+    assert done.returncode == 3, done.stdout + done.stderr
+    version = max(site.versions(), key=int)
+    said = f"not promoted: {MODEL} version {version}: worse by psnr_y_crop4, better by none: "
+    assert said in done.stderr
+    loss = re.search(r"psnr_y_crop4 (-\d+\.\d+) dB .*, better on 0% of \d+ images", done.stderr)
+    assert loss, done.stderr
+    # No training that is merely worse comes near to this.
+    assert float(loss[1]) < -5
+    assert site.champion() == champion
+    tags = MlflowClient(site.mlflow).get_model_version(MODEL, version).tags
+    assert tags["srmill.parent"] == f"models:/{MODEL}/{champion}"
+
+
+def test_a_slower_artifact_is_refused_although_the_images_are_the_same(
+    site: Site, first: list[str], run_python: Runner
+) -> None:
+    """It is the champion itself, exported for tiles so small that each pixel takes far longer."""
+    champion, folder = site.champion(), f"{site.bucket}/out/slower"
+    arguments = site.settings("slower", "export.tile=8", f"output={folder}")
+    made = run_python("jobs/export.py", *arguments, f"model=models:/{MODEL}@champion")
+    assert made.returncode == 0, made.stdout + made.stderr
+    done = run_python("jobs/register.py", *arguments, f"bundle={folder}/slower")
+    assert done.returncode == 3, done.stdout + done.stderr
+    slower = (
+        r"onnx_fp32 is \d+% slower \(gate\.max_slowdown=0\.25\); its images: no difference that"
+    )
+    version = max(site.versions(), key=int)
+    assert re.search(f"not promoted: {MODEL} version {version}: {slower}", done.stderr), done.stderr
+    assert site.champion() == champion
+
+
 def test_photos_of_noise_stop_a_retraining_before_it_changes_anything(
     site: Site, first: list[str], run_python: Runner
 ) -> None:
