@@ -13,6 +13,7 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.data import shard
 from pipelines.data.dataset import dataset_exists, open_dataset
+from pipelines.data.quality.benchmark import BenchmarkSets
 from pipelines.data.set_files import VALIDATION
 from pipelines.data.sources import find_entries
 from pipelines.data.sources.find import as_list
@@ -38,12 +39,19 @@ Inputs = dict[str, Any]
 
 
 def of_shard(config: Config) -> Inputs:
-    """Returns the source's listing, the settings of the shards, and their location."""
+    """Returns the source's listing, the settings of the shards, their location, and the benchmark
+    that no photo may show.
+
+    Raises:
+        UserError: the source or a set of the benchmark cannot be listed.
+    """
     held_out = config.shard.val_source
     names = [*as_list(shard.source(config)), *(as_list(held_out) if held_out else ())]
     listings = [_listing(name, config) for name in names]
     place = {"source": digest(listings), "data": shard.output_location(config)}
-    return place | _settings("shard", config.shard)
+    # Photos that show it are left out; of another one they may be trained on.
+    benchmark = BenchmarkSets.of(config).identity if config.shard.quality else None
+    return place | _settings("shard", config.shard) | {"benchmark": benchmark}
 
 
 def of_stage(config: Config) -> Inputs:

@@ -40,6 +40,32 @@ def test_a_new_photo_and_a_new_setting_change_the_shards(photos: Path, tmp_path:
     assert differing(before, shard()) == ["source"]
 
 
+def test_another_benchmark_changes_which_photos_may_be_trained_on(
+    photos: Path, tmp_path: Path
+) -> None:
+    def shard(*arguments: str) -> Inputs:
+        settings = [f"recipe={SMALL}", f"source={photos}", f"gate.benchmark={frozen}", *arguments]
+        return inputs.of_shard(load_config(settings))
+
+    frozen = tmp_path / "frozen"
+    frozen.mkdir()
+    names = sorted(photos.iterdir())
+    shutil.copy(names[0], frozen)
+    before = shard()
+    assert differing(before, shard()) == []
+    # jobs/evaluate.py would not notice: it measures on the sets of `benchmark` alone.
+    assert differing(before, shard(f"benchmark={frozen}")) == []
+    assert differing(before, shard(f"benchmark={photos}")) == ["benchmark"]
+    assert differing(before, shard("gate.benchmark=[]")) == ["benchmark"]
+    shutil.copy(names[1], frozen)
+    assert differing(before, shard()) == ["benchmark"]
+    # Where no photo is judged, none is compared.
+    assert (
+        differing(shard("shard.quality=false"), shard("shard.quality=false", "gate.benchmark=[]"))
+        == []
+    )
+
+
 def test_a_public_set_is_not_downloaded_for_its_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "find_entries", lambda *_: pytest.fail("looked for photos"))
     assert inputs.of_shard(load_config([f"recipe={SMALL}", "source=div2k"]))["source"]
