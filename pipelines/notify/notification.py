@@ -21,6 +21,8 @@ class Event(StrEnum):
 
     PROMOTED = "promoted"
     REFUSED = "refused"
+    #: The gate was not asked: register.promote=never.
+    REGISTERED = "registered"
     FAILED = "failed"
     STALE = "stale"
     DRIFT = "drift"
@@ -74,6 +76,7 @@ def make_notification(
     said = {
         Event.PROMOTED: f"{about} is the champion",
         Event.REFUSED: f"{about} was not promoted",
+        Event.REGISTERED: f"{about} is registered, and the gate was not asked",
         Event.FAILED: f"the retraining of {about} failed",
         Event.STALE: f"{about} has had no promotion for long",
         Event.DRIFT: f"{about} sees other photos than before",

@@ -1,5 +1,6 @@
 """A bundle becomes a version of a registered model, and the champion if the gate lets it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ _AGAINST_TAG = "srmill.against"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The decision of the gate about a version.
+    """The decision of the gate about a version, whatever has moved the champion since.
 
     Attributes:
         promoted: whether it became champion.
@@ -47,6 +48,13 @@ class Outcome:
     refused: bool
     reason: str
     against: str | None
+
+    @staticmethod
+    def of(tags: Mapping[str, str]) -> "Outcome":
+        """Returns what the gate has left among the tags of a version."""
+        refused, reason = tags.get(_REFUSED_TAG) == "true", tags.get(GATE_TAG, "")
+        promoted = not refused and reason not in ("", _NEVER)
+        return Outcome(promoted, refused, reason, tags.get(_AGAINST_TAG) or None)
 
 
 def bundle_location(config: Config) -> str:
@@ -124,10 +132,7 @@ def outcome(config: Config, version: str) -> Outcome:
     """
     assert config.mlflow.model is not None
     client = tracking.connect(config.mlflow)
-    tags = client.get_model_version(config.mlflow.model, version).tags
-    refused, reason = tags.get(_REFUSED_TAG) == "true", tags.get(GATE_TAG, "")
-    promoted = not refused and reason not in ("", _NEVER)
-    return Outcome(promoted, refused, reason, tags.get(_AGAINST_TAG) or None)
+    return Outcome.of(client.get_model_version(config.mlflow.model, version).tags)
 
 
 def tell_champion(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Tells people what became of a retraining: promoted, refused or failed."""
+"""Tells people what became of a retraining: promoted, refused, registered or failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from pipelines import tracking
 from pipelines.config.schema import Config
 from pipelines.errors import BusyError, UserError, first_line
-from pipelines.models.load import CHAMPION
 from pipelines.notify import Event, choose_channels, deliver, deliver_once, make_notification, note
-from pipelines.registry.moves import PROMOTE, Moves
-from pipelines.registry.register import GATE_TAG
+from pipelines.registry.register import Outcome
 from pipelines.registry.stale import TOLD_TAG, tell_if_stale
 
 
@@ -47,14 +45,14 @@ def outcome(config: Config, version: str) -> None:
     try:
         client = tracking.connect(config.mlflow)
         tags = client.get_model_version(name, version).tags
-        reason = tags.get(GATE_TAG, "")
-        event = Event.PROMOTED if _promoted(Moves(client, name), version) else Event.REFUSED
     except UserError as error:
         note(f"could not find out what to tell about version {version}: {error}")
         return
+    found = Outcome.of(tags)
+    event = _event(found)
     deliver_once(
-        make_notification(config, event, reason, version),
-        f"{event}: {reason}",
+        make_notification(config, event, found.reason, version),
+        f"{event}: {found.reason}",
         ways,
         tags.get(TOLD_TAG),
         lambda text: client.set_model_version_tag(name, version, TOLD_TAG, text),
@@ -62,7 +60,7 @@ def outcome(config: Config, version: str) -> None:
     tell_if_stale(config)
 
 
-def _promoted(moves: Moves, version: str) -> bool:
-    """Returns whether the gate made a version champion; later moves do not change that."""
-    became = any(move.kind == PROMOTE and move.to == version for move in moves.all())
-    return became or moves.alias(CHAMPION) == version
+def _event(found: Outcome) -> Event:
+    if found.refused:
+        return Event.REFUSED
+    return Event.PROMOTED if found.promoted else Event.REGISTERED

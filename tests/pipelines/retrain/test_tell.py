@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,30 @@ def test_promoted_and_refused_are_told_once_with_the_figures(
     for name in ("first", "worse", "better"):
         retrain(name)
     assert len(webhook.got) == 3
+
+
+def test_what_the_gate_decided_is_told_whoever_moves_the_champion_later(
+    retrain: Retrain, webhook: WebhookServer
+) -> None:
+    retrain("first")
+    with pytest.raises(NotPromotedError):
+        retrain("worse", 29.5)
+    by_hand = "action=promote", "model=models:/taught/2"
+    actions.run(load_config([f"recipe={TAUGHT}", *by_hand]))
+    # It is the champion now, and that is no news of this retraining.
+    assert retrain("worse", 29.5) == "2"
+    assert webhook.events == ["promoted", "refused"]
+
+
+def test_a_version_that_the_gate_was_not_asked_about_is_told_as_registered(
+    retrain: Retrain, webhook: WebhookServer
+) -> None:
+    retrain("first")
+    assert retrain("later", 30.5, "register.promote=never") == "2"
+    assert webhook.events == ["promoted", "registered"]
+    assert webhook.got[-1][2]["text"] == (
+        "taught version 2 is registered, and the gate was not asked: register.promote=never"
+    )
 
 
 def test_what_could_not_be_told_is_told_by_the_next_tick(
@@ -133,7 +158,7 @@ def test_a_registry_that_is_away_at_the_end_changes_no_result(
     def gone(*_: object) -> None:
         raise UserError("the MLflow server does not answer")
 
-    monkeypatch.setattr("pipelines.retrain.tell._promoted", gone)
+    monkeypatch.setattr("pipelines.retrain.tell.tracking", SimpleNamespace(connect=gone))
     assert retrain("first") == "1"
     assert "could not find out what to tell about version 1" in capsys.readouterr().err
     assert webhook.got == []
