@@ -85,7 +85,7 @@ class ShardConfig:
     max_junk: float = key(
         0.5,
         "share of the new photos that may be junk (too small, blank, noise, or of the benchmark) "
-        "before the job stops",
+        "before the job stops; one or two never stop it, unless it is 0",
         minimum=0,
         maximum=1,
     )

@@ -34,13 +34,15 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     #: The gate was not asked: register.promote=never.
     REGISTERED = "registered"
+    #: No photo came that could be trained on.
+    NOTHING = "nothing new"
     FAILED = "failed"
     STOPPED = "stopped by the budget"
     INTERRUPTED = "interrupted"
 
 
 #: The verdicts of retrainings that have done their work.
-DONE = (Verdict.PROMOTED, Verdict.REFUSED, Verdict.REGISTERED)
+DONE = (Verdict.PROMOTED, Verdict.REFUSED, Verdict.REGISTERED, Verdict.NOTHING)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,14 @@ class Journal:
             reason=found.reason,
         )
 
+    def nothing_new(self, reason: str) -> None:
+        """Notes that the retraining ended once its photos were sharded, and why.
+
+        Raises:
+            UserError: the store fails.
+        """
+        self._end(verdict=Verdict.NOTHING, after=photos_of(self._config), reason=reason)
+
     @contextmanager
     def kept(self) -> Iterator["Journal"]:
         """Writes the record every few seconds during the block, and how the block ended."""

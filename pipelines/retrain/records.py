@@ -49,15 +49,19 @@ def reason(record: Record | None, inputs: Inputs) -> str:
     """Says in one line why a step runs, or that it only checks its result."""
     if record is None:
         return "runs: never done"
+    if names := changed(record, inputs):
+        return f"runs: {listing(names)} changed"
+    return f"same inputs as before ({digest(inputs)[:6]}…): checks its result"
+
+
+def changed(record: Record, inputs: Inputs) -> list[str]:
+    """Returns the names of the inputs that are not what they were when a step succeeded."""
     # As JSON, in which a record is kept: there a tuple is a list.
     now, before = (
         {name: canonical(value) for name, value in values.items()}
         for values in (inputs, record.inputs)
     )
-    changed = [name for name in now | before if now.get(name) != before.get(name)]
-    if changed:
-        return f"runs: {listing(changed)} changed"
-    return f"same inputs as before ({digest(inputs)[:6]}…): checks its result"
+    return [name for name in now | before if now.get(name) != before.get(name)]
 
 
 def _file(step: str) -> str:

@@ -20,6 +20,7 @@ from pipelines.retrain.budget import Budget
 from pipelines.retrain.journal import open_journal
 from pipelines.retrain.lease import turn
 from pipelines.retrain.records import Record, load, reason, records_of, save
+from pipelines.retrain.settled import Settled, settled
 from pipelines.retrain.standing import standing
 from pipelines.retrain.steps import Step, chain, stages_of
 from pipelines.runs.names import run_checkpoints, run_name
@@ -58,6 +59,8 @@ def plan(config: Config) -> str:
         elif anything_runs:
             told += ", unless a step before changes them"
         lines += [f"{number}. {step.name}: {told}", text]
+    if (nothing := settled(config, steps)) is not None:
+        lines.append(f"nothing to do: {nothing.reason}")
     lines += standing(config)
     if told_to:
         lines.append(f"{len(steps) + 1}. notify: tell {told_to} what became of it")
@@ -68,8 +71,9 @@ def run(config: Config) -> str | None:
     """Runs every step that is not done yet; returns the registered version. With action=history, it
     prints the retrainings of the model instead.
 
-    Where no input has changed, it ends at once, without Ray. The people whom `notify.*` names are
-    told what became of it.
+    Where no input has changed, it ends at once, without Ray. Where no photo has come that can be
+    trained on, it ends once the photos are sharded. The people whom `notify.*` names are told what
+    became of it.
 
     Raises:
         UserError: a step cannot work, or failed.
@@ -83,21 +87,20 @@ def run(config: Config) -> str | None:
         return None
     with tell.failures(config):
         steps = chain(config)
-        before = settled(steps)
-        version = _run(config, steps) if before is None else before
-    if before is not None:
-        print(
-            f"Nothing to do: all {len(steps)} steps have the inputs that they had, and "
-            f"{config.mlflow.model} version {before} came of them."
-        )
-        register.tell_champion(steps[-1].config)
-    tell.outcome(config, version)
-    if before is None:
-        register.check_promoted(steps[-1].config, version)
-    return version
+        found = settled(config, steps) or _run(config, steps)
+    if isinstance(found, Settled):
+        print(f"Nothing to do: {found.reason}.")
+        register.tell_champion(config)
+        tell.outcome(found.config, found.version)
+        return found.version
+    tell.outcome(config, found)
+    register.check_promoted(config, found)
+    return found
 
 
-def _run(config: Config, steps: Sequence[Step]) -> str:
+def _run(config: Config, steps: Sequence[Step]) -> str | Settled:
+    """Returns the version that came of the steps, or why none was to do once the photos were
+    sharded."""
     assert config.mlflow.model is not None
     with turn(config) as mine:
         # Everything that can be known is checked before the first step.
@@ -108,7 +111,12 @@ def _run(config: Config, steps: Sequence[Step]) -> str:
         inputs = history.given(config, Moves(client, config.mlflow.model).alias(CHAMPION))
         journal = open_journal(config, inputs, mine)
         with journal.kept(), connect():
-            version = str(follow(steps, partial(_metered, journal.budget), journal.begins))
+            do = partial(_metered, journal.budget)
+            follow(steps, do, journal.begins, slice(1))
+            if (nothing := settled(config, steps)) is not None:
+                journal.nothing_new(nothing.reason)
+                return nothing
+            version = str(follow(steps, do, journal.begins, slice(1, None)))
             journal.registered(version)
             return version
 
@@ -145,26 +153,11 @@ def _lists(config: Config) -> bool:
     return config.action == "history"
 
 
-def settled(steps: Sequence[Step]) -> str | None:
-    """Returns the version that came of these steps, if none of their inputs has changed since and
-    the registry still has it; else None.
-
-    It writes nothing, and starts nothing. It reads the source's listing, and no photos.
-
-    Raises:
-        UserError: an input cannot be read, or the registry does not answer.
-    """
-    for step in steps:
-        record = load(records_of(step.config), step.name)
-        if record is None or reason(record, step.inputs()).startswith("runs"):
-            return None
-    return register.registered(steps[-1].config)
-
-
 def follow(
     steps: Sequence[Step],
     work: Callable[[Step], Any],
     begins: Callable[[Step], None] = lambda step: None,
+    part: slice = slice(None),
 ) -> Any:
     """Does `work` on each step in order, under a heading that says why; returns the last result.
 
@@ -172,9 +165,10 @@ def follow(
 
     Args:
         begins: is called before the work on a step.
+        part: the steps of the chain that are followed now.
     """
     result = None
-    for number, step in enumerate(steps, 1):
+    for number, step in list(enumerate(steps, 1))[part]:
         store, inputs = records_of(step.config), step.inputs()
         told = reason(load(store, step.name), inputs)
         print(f"── {number}/{len(steps)} {step.name}: {told}", flush=True)

@@ -22,6 +22,8 @@ NOISE = 0.3
 #: The bits of the perceptual hash in which near-duplicates differ at most. Different photos differ
 #: in 90 and more of 256, and a photo from itself in 12 as JPEG of quality 30.
 NEAR = 40
+#: Fewer junk photos stop no job: a share of so few says nothing about the source.
+FEW = 3
 _BITS = HASH_SIDE**2
 
 
@@ -41,8 +43,9 @@ def judge(
         is_new: tells files that no earlier job has judged.
 
     Raises:
-        UserError: more than `shard.max_junk` of the new photos are junk, or one photo alone is
-            left, which cannot be in both splits.
+        UserError: more than `shard.max_junk` of the new photos are junk, and they are `FEW` or
+            more (with 0, one is enough); or one photo alone is left, which cannot be in both
+            splits.
     """
     junk, copies = _verdicts(inventory.photos, placed, settings)
     _check_junk(inventory.photos, junk, settings, is_new)
@@ -168,7 +171,8 @@ def _check_junk(
 ) -> None:
     new = [photo for photo in photos if is_new(photo.entry)]
     junk = [photo for photo in new if photo.sha256 in reasons]
-    if len(junk) <= settings.max_junk * len(new):
+    few = settings.max_junk > 0 and len(junk) < FEW
+    if few or len(junk) <= settings.max_junk * len(new):
         return
     counts = Counter(reasons[p.sha256].partition(" (")[0] for p in junk).most_common()
     raise UserError(

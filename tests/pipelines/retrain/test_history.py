@@ -30,6 +30,7 @@ from pipelines.retrain.history import (
 from pipelines.storage.clock import utc
 from pipelines.storage.store import open_store
 from tests.conftest import SMALL, write_dataset
+from tests.support.photos import noise, sample, save
 from tests.support.retraining import TAUGHT, only_register, with_bundle
 
 RECORD = Retraining(
@@ -120,6 +121,53 @@ def test_a_retraining_without_anything_new_writes_no_record(
     run(config)
     assert "Nothing to do: all 6 steps have the inputs" in capsys.readouterr().out
     assert store.stamps() == before
+
+
+def test_a_retraining_whose_new_photos_are_junk_has_nothing_to_do(
+    settings: list[str],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, report = tmp_path / "photos", tmp_path / "shards" / "report.json"
+    shutil.copytree(photos, source)
+    only_register(monkeypatch, lambda: write_dataset(source, tmp_path / "shards"))
+    arguments = [*settings, f"source={source}"]
+    run(with_bundle([*arguments, "run.name=first"], 30.0))
+    # Under the name of the last retraining, and under one of its own, as a trigger gives it.
+    whys = {
+        "first": "all 6 steps have the inputs that they had",
+        "second": f"no photo that can be trained on has come since run first ({report} names what",
+    }
+    for number, (name, why) in enumerate(whys.items()):
+        save(noise("uniform", 200, number), source / f"noise {number}.png")
+        config = load_config([*arguments, f"run.name={name}"])
+        capsys.readouterr()
+        assert run(config) == "1"
+        said = capsys.readouterr().out
+        assert f"Nothing to do: {why}" in said
+        assert ("── 1/6" in said, "── 2/6" in said) == (True, False)
+        record = next(record for record in records(settings) if record.reason.startswith(why))
+        ended = record.verdict, record.registered, record.photos_added
+        assert ended == (Verdict.NOTHING, None, 0)
+        # The next tick looks at the listing alone.
+        before = open_store(config.retrain.records).stamps()
+        with monkeypatch.context() as patch:
+            patch.setattr(work, "connect", lambda: pytest.fail("something was started"))
+            assert run(config) == "1"
+        assert f"Nothing to do: {why}" in capsys.readouterr().out
+        assert f"nothing to do: {why}" in plan(config)
+        assert open_store(config.retrain.records).stamps() == before
+    run(load_config([*arguments, "action=history"]))
+    assert capsys.readouterr().out.count("  nothing new  ") == 2
+
+    # Other settings are something to do, and so is a good photo.
+    with pytest.raises(UserError, match="there is no bundle in "):
+        run(load_config([*arguments, "run.name=third", "seed=1"]))
+    save(sample(8, 0.3), source / "good.png")
+    with pytest.raises(UserError, match="there is no bundle in "):
+        run(load_config([*arguments, "run.name=fourth"]))
 
 
 @pytest.mark.parametrize(

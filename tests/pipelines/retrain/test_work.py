@@ -13,7 +13,8 @@ from pipelines.errors import NotPromotedError, UserError
 from pipelines.registry import register
 from pipelines.retrain import Step, chain, follow, plan, work
 from pipelines.retrain.records import Record, load, records_of, save
-from pipelines.retrain.work import run, run_here, settled
+from pipelines.retrain.settled import came_of
+from pipelines.retrain.work import run, run_here
 from pipelines.storage.ownership import files_in
 from pipelines.storage.store import Store, open_store
 from tests.conftest import SMALL
@@ -144,8 +145,8 @@ def test_results_of_the_chain_go_to_a_bucket(
     assert "Promoted: taught@champion is version 1" in told
 
     # A tick without anything new ends there, and starts nothing.
-    assert settled(steps) == "1"
-    assert settled(chain(load_config([*arguments, "seed=1"]))[1:]) is None
+    assert came_of(steps) == "1"
+    assert came_of(chain(load_config([*arguments, "seed=1"]))[1:]) is None
     # Again: each step finds its result in the bucket.
     follow(steps, run_here)
     told = capsys.readouterr().out

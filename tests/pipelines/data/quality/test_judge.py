@@ -108,9 +108,7 @@ def test_switched_off_every_photo_is_taken(photos: Path, folder: Path, tmp_path:
     assert report(tmp_path / "all").keys() == {"x small.png"}
     # Switched on later, what is in the dataset stays, and new photos are judged.
     save(noise("gray", 256), folder / "y noise.png")
-    with pytest.raises(UserError, match=r"1 of 1 new photos are junk.*shard\.quality=false"):
-        write_dataset(folder, tmp_path / "all")
-    after = write_dataset(folder, tmp_path / "all", "shard.max_junk=1")
+    after = write_dataset(folder, tmp_path / "all")
     assert after.digest == manifest.digest
     assert {n for n, r in report(tmp_path / "all").items() if r.startswith("noise")} == {
         "y noise.png"
@@ -190,6 +188,7 @@ def test_a_set_that_is_mostly_junk_stops_with_nothing_written(
         "6 of 9 new photos are junk, more than shard.max_junk=0.5 allows (5 noise, 1 blank; the "
         "first: black.png, noise 0.png, noise 1.png): "
     )
+    assert message.endswith("or set shard.quality=false to take every photo.")
     assert "\n" not in message
     write_dataset(folder, output)
     before = snapshot(output)
@@ -206,6 +205,35 @@ def test_a_set_that_is_mostly_junk_stops_with_nothing_written(
     # Even if the record is lost, so that all of them are read once more.
     (output / "srmill-photos.json").unlink()
     assert write_dataset(both, output).digest == more.digest
+
+
+def test_one_bad_photo_or_two_are_set_aside_and_stop_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "shards"
+    before = write_dataset(folder, output)
+    for number in range(2):
+        save(noise("uniform", 200, number), folder / f"x noise {number}.png")
+        with pytest.raises(UserError, match=r"1 of 1 new photos are junk, more than .*max_junk=0 "):
+            write_dataset(folder, output, "shard.max_junk=0")
+        capsys.readouterr()
+        assert write_dataset(folder, output).digest == before.digest
+        said = capsys.readouterr().out
+        assert f"Skipped {number + 1} of {number + 7} files: {number + 1} noise; " in said
+        assert f"Read 1 photo files; {number + 6} more are known." in said
+    assert report(output).keys() == {"x noise 0.png", "x noise 1.png"}
+    # Nobody reads them again. Two that come at once are set aside, too, and three are not.
+    files = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.name != ".lock"}
+    write_dataset(folder, output)
+    assert "Read 0 photo files; 8 more are known." in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.name != ".lock"} == files
+    for number in (2, 3):
+        save(noise("uniform", 200, number), folder / f"x noise {number}.png")
+    assert write_dataset(folder, output).digest == before.digest
+    for number in (4, 5, 6):
+        save(noise("uniform", 200, number), folder / f"x noise {number}.png")
+    with pytest.raises(UserError, match="3 of 3 new photos are junk"):
+        write_dataset(folder, output)
 
 
 def test_a_shorter_side_than_the_key_is_junk(folder: Path, tmp_path: Path) -> None:
