@@ -1,5 +1,6 @@
 """Runs the files in jobs/: their arguments, --help, --dry-run, and errors in one sentence."""
 
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ def main(
         arguments: those of the command line, instead of `sys.argv`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _spare_modules()
     with standard_output():
         try:
             interrupts.raise_again()
@@ -78,6 +80,13 @@ def main(
             _exit(f"terminated: {error}", 128 + signal.SIGTERM)
         except KeyboardInterrupt:
             _exit("interrupted: start the same command again to go on.", 130)
+
+
+def _spare_modules() -> None:
+    """Keeps the garbage collector from looking at what was imported, time and again: that is an
+    eighth of the time of a job that finds nothing to do."""
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def help_text(

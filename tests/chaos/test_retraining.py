@@ -131,9 +131,12 @@ def test_without_anything_new_it_ends_at_once_without_ray(
     site: Site, first: list[str], run_python: Runner
 ) -> None:
     before = open_store(site.bucket).sizes()
-    done = run_python(*first, RAY_ADDRESS="127.0.0.1:1")
+    done = run_python("-X", "importtime", *first, RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing to do: all 7 steps have the inputs that they had" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" in imported
+    assert not {"ray", "deepspeed", "onnxruntime", "scipy.special", "torchvision"} & imported
     assert open_store(site.bucket).sizes() == before
 
 
