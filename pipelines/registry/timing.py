@@ -1,6 +1,6 @@
 """Times the artifacts of two bundles by turns on this machine, as no two exports were."""
 
-import statistics
+import math
 
 import torch
 from torch import Tensor
@@ -13,16 +13,19 @@ from srmodels.latency import num_threads, time_by_turns
 #: Side of the tile for an artifact that takes any size, LR pixels, before its multiple.
 _SIDE = 128
 _WARM_UP = 3
+#: Short runs are repeated until they have taken so long, milliseconds, but no more often than that:
+#: of a few, all may have met a pause of a busy machine.
+_LEAST_MS, _MOST_RUNS = 1000.0, 300
 
 
 def time_beside(new: Bundle, old: Bundle, runs: int) -> dict[str, float]:
     """Returns how much slower each artifact of a bundle is than another bundle's, per LR pixel, as
-    a share: the median over the turns.
+    a share. The fastest turn of each counts: what else runs on the machine only adds time.
 
     An artifact that only one of them has, or that does not run here, is left out.
 
     Args:
-        runs: timed runs of each artifact.
+        runs: timed runs of each artifact, at least; short ones are timed for a second.
     """
     found = {}
     for target in old.facts.edge:
@@ -38,14 +41,16 @@ def time_beside(new: Bundle, old: Bundle, runs: int) -> dict[str, float]:
 
 
 def _slower(runners: tuple[Runner, Runner], tiles: tuple[Tensor, Tensor], runs: int) -> float:
-    """Returns how much slower the first runner is, with its own tile."""
+    """Returns how much slower the first runner is, each with its own tile."""
     calls = {
         "ours": lambda: runners[0].run(tiles[0]),
         "theirs": lambda: runners[1].run(tiles[1]),
     }
-    times = time_by_turns(calls, runs, warm_up=_WARM_UP)
-    ratios = [mine / other for mine, other in zip(times["ours"], times["theirs"], strict=True)]
-    return round(statistics.median(ratios) * tiles[1].numel() / tiles[0].numel() - 1, 6)
+    warm = time_by_turns(calls, 1, warm_up=_WARM_UP)
+    enough = math.ceil(_LEAST_MS / sum(map(sum, warm.values())))
+    times = time_by_turns(calls, max(runs, min(enough, _MOST_RUNS)), warm_up=0)
+    ratio = min(times["ours"]) / min(times["theirs"])
+    return round(ratio * tiles[1].numel() / tiles[0].numel() - 1, 6)
 
 
 def _load(bundle: Bundle, target: str) -> Runner:
