@@ -16,60 +16,67 @@ from pipelines.retrain.steps import Step, chain
 
 
 @dataclass(frozen=True)
-class Settled:
-    """A retraining that has nothing to do.
+class Unchanged:
+    """A retraining whose result would be that of an earlier one.
 
     Attributes:
-        version: the registered version that came of the same dataset and settings.
-        reason: why nothing is to do, in words.
-        config: the configuration of the retraining that the version came of.
+        reason: why, in words.
+        config: the configuration of the earlier one.
+        register: that of its last step, which registered the result.
     """
 
-    version: str
     reason: str
     config: Config
+    register: Config
 
 
-def settled(config: Config, steps: Sequence[Step]) -> Settled | None:
-    """Returns why a chain has nothing to do; None if it has.
-
-    It has not if no input of its steps has changed since they succeeded. Nor has one whose photos
-    are sharded, if the model's last retraining had the same dataset and the same settings, and
-    another listing of the source: what came since gave no photo to train on.
+def settled(config: Config, steps: Sequence[Step]) -> tuple[str, Unchanged] | None:
+    """Returns the version that came of an earlier retraining which this one would repeat; None if
+    it would not, or the registry no longer has the version.
 
     Raises:
         UserError: an input or a record cannot be read, or the registry does not answer.
     """
-    model = config.mlflow.model
-    if (version := came_of(steps)) is not None:
+    if (found := unchanged(config, steps)) is None:
+        return None
+    version = register.registered(found.register)
+    return None if version is None else (version, found)
+
+
+def unchanged(config: Config, steps: Sequence[Step]) -> Unchanged | None:
+    """Returns the earlier retraining that a chain would repeat; None if it would not.
+
+    It would, if no input of its steps has changed since they succeeded. It would also, once its
+    photos are sharded, if the model's last retraining had the same dataset and the same settings,
+    and another listing of the source: what came since gave no photo to train on.
+
+    Raises:
+        UserError: an input or a record cannot be read.
+    """
+    if _have_their_inputs(steps):
         told = f"all {len(steps)} steps have the inputs that they had"
-        return Settled(version, f"{told}, and {model} version {version} came of them", config)
-    earlier = _last(config) if _is_sharded(steps[0]) else None
+        return Unchanged(told, config, steps[-1].config)
+    earlier = _last(config) if _have_their_inputs(steps[:1]) else None
     if earlier is None or not _only_the_listing_differs(steps[0], earlier):
         return None
     before = replace(config, run=replace(config.run, name=earlier))
-    if (version := came_of(chain(before)[1:])) is None:
+    if not _have_their_inputs(others := chain(before)[1:]):
         return None
     place = shard.output_location(steps[0].config)
     told = (
         f"no photo that can be trained on has come since run {earlier} ({place}/{REPORT} names "
         "what is left out, and why)"
     )
-    return Settled(version, f"{told}, and {model} version {version} came of the others", before)
+    return Unchanged(told, before, others[-1].config)
 
 
-def came_of(steps: Sequence[Step]) -> str | None:
-    """Returns the version that came of these steps, if none of their inputs has changed since and
-    the registry still has it; else None.
-
-    Raises:
-        UserError: an input cannot be read, or the registry does not answer.
-    """
+def _have_their_inputs(steps: Sequence[Step]) -> bool:
+    """Returns whether steps have the inputs with which they have succeeded."""
     for step in steps:
         record = load(records_of(step.config), step.name)
         if record is None or changed(record, step.inputs()):
-            return None
-    return register.registered(steps[-1].config)
+            return False
+    return True
 
 
 def _last(config: Config) -> str | None:
@@ -78,11 +85,6 @@ def _last(config: Config) -> str | None:
         if record.registered is not None:
             return record.run if record.run != config.run.name else None
     return None
-
-
-def _is_sharded(step: Step) -> bool:
-    record = load(records_of(step.config), step.name)
-    return record is not None and not changed(record, step.inputs())
 
 
 def _only_the_listing_differs(step: Step, run: str) -> bool:

@@ -20,7 +20,7 @@ from pipelines.retrain.budget import Budget
 from pipelines.retrain.journal import open_journal
 from pipelines.retrain.lease import turn
 from pipelines.retrain.records import Record, load, reason, records_of, save
-from pipelines.retrain.settled import Settled, settled
+from pipelines.retrain.settled import Unchanged, settled, unchanged
 from pipelines.retrain.standing import standing
 from pipelines.retrain.steps import Step, chain, stages_of
 from pipelines.runs.names import run_checkpoints, run_name
@@ -59,8 +59,8 @@ def plan(config: Config) -> str:
         elif anything_runs:
             told += ", unless a step before changes them"
         lines += [f"{number}. {step.name}: {told}", text]
-    if (nothing := settled(config, steps)) is not None:
-        lines.append(f"nothing to do: {nothing.reason}")
+    if (same := unchanged(config, steps)) is not None:
+        lines.append(f"nothing to do: {same.reason}")
     lines += standing(config)
     if told_to:
         lines.append(f"{len(steps) + 1}. notify: tell {told_to} what became of it")
@@ -87,20 +87,20 @@ def run(config: Config) -> str | None:
         return None
     with tell.failures(config):
         steps = chain(config)
-        found = settled(config, steps) or _run(config, steps)
-    if isinstance(found, Settled):
-        print(f"Nothing to do: {found.reason}.")
+        version, same = settled(config, steps) or _run(config, steps)
+    if same is not None:
+        model = config.mlflow.model
+        print(f"Nothing to do: {same.reason}. The result is {model} version {version}.")
         register.tell_champion(config)
-        tell.outcome(found.config, found.version)
-        return found.version
-    tell.outcome(config, found)
-    register.check_promoted(config, found)
-    return found
+    tell.outcome(same.config if same else config, version)
+    if same is None:
+        register.check_promoted(config, version)
+    return version
 
 
-def _run(config: Config, steps: Sequence[Step]) -> str | Settled:
-    """Returns the version that came of the steps, or why none was to do once the photos were
-    sharded."""
+def _run(config: Config, steps: Sequence[Step]) -> tuple[str, Unchanged | None]:
+    """Returns the version that came of the steps; or that of an earlier retraining which this one
+    would repeat, as was seen once the photos were sharded."""
     assert config.mlflow.model is not None
     with turn(config) as mine:
         # Everything that can be known is checked before the first step.
@@ -113,12 +113,12 @@ def _run(config: Config, steps: Sequence[Step]) -> str | Settled:
         with journal.kept(), connect():
             do = partial(_metered, journal.budget)
             follow(steps, do, journal.begins, slice(1))
-            if (nothing := settled(config, steps)) is not None:
-                journal.nothing_new(nothing.reason)
-                return nothing
+            if (found := settled(config, steps)) is not None:
+                journal.nothing_new(found[1].reason)
+                return found
             version = str(follow(steps, do, journal.begins, slice(1, None)))
             journal.registered(version)
-            return version
+            return version, None
 
 
 def _metered(budget: Budget, step: Step) -> Any:

@@ -156,8 +156,12 @@ def test_a_retraining_whose_new_photos_are_junk_has_nothing_to_do(
         with monkeypatch.context() as patch:
             patch.setattr(work, "connect", lambda: pytest.fail("something was started"))
             assert run(config) == "1"
-        assert f"Nothing to do: {why}" in capsys.readouterr().out
-        assert f"nothing to do: {why}" in plan(config)
+        said = capsys.readouterr().out
+        assert f"Nothing to do: {why}" in said
+        assert ". The result is taught version 1.\n" in said
+        with monkeypatch.context() as patch:  # the registry is not asked
+            patch.setattr("pipelines.tracking.connect", lambda *_: pytest.fail("asked"))
+            assert f"nothing to do: {why}" in plan(config)
         assert open_store(config.retrain.records).stamps() == before
     run(load_config([*arguments, "action=history"]))
     assert capsys.readouterr().out.count("  nothing new  ") == 2

@@ -13,7 +13,7 @@ from pipelines.errors import NotPromotedError, UserError
 from pipelines.registry import register
 from pipelines.retrain import Step, chain, follow, plan, work
 from pipelines.retrain.records import Record, load, records_of, save
-from pipelines.retrain.settled import came_of
+from pipelines.retrain.settled import settled
 from pipelines.retrain.work import run, run_here
 from pipelines.storage.ownership import files_in
 from pipelines.storage.store import Store, open_store
@@ -136,7 +136,8 @@ def test_results_of_the_chain_go_to_a_bucket(
         "stage1=[wide]", "stage2=[]", "evaluate.metrics=[psnr_y]", "evaluate.latency_sizes=[16]",
         "evaluate.latency_runs=1", "evaluate.num_pictures=0", "export.artifacts=[]",
     ]  # fmt: skip
-    steps = chain(load_config(arguments))[1:]
+    config = load_config(arguments)
+    steps = chain(config)[1:]
     assert follow(steps, run_here) == "1"
     written = open_store(f"{s3_url}/out").names()
     assert {"evaluate/taught-wide/results.json", "export/taught/bundle.json"} <= set(written)
@@ -145,8 +146,11 @@ def test_results_of_the_chain_go_to_a_bucket(
     assert "Promoted: taught@champion is version 1" in told
 
     # A tick without anything new ends there, and starts nothing.
-    assert came_of(steps) == "1"
-    assert came_of(chain(load_config([*arguments, "seed=1"]))[1:]) is None
+    found = settled(config, steps)
+    assert found is not None
+    assert found[0] == "1"
+    other = load_config([*arguments, "seed=1"])
+    assert settled(other, chain(other)[1:]) is None
     # Again: each step finds its result in the bucket.
     follow(steps, run_here)
     told = capsys.readouterr().out
@@ -201,8 +205,8 @@ def test_nothing_new_ends_at_once_without_ray(
     capsys.readouterr()
     assert run(config) == "1"
     assert capsys.readouterr().out == (
-        "Nothing to do: all 6 steps have the inputs that they had, and taught version 1 came of "
-        "them.\nChampion: models:/taught@champion = version 1\n"
+        "Nothing to do: all 6 steps have the inputs that they had. The result is taught version 1."
+        "\nChampion: models:/taught@champion = version 1\n"
     )
     assert files_in(Path(os.environ["SRMILL_HOME"])) == before
     # One more photo, and there is.
