@@ -142,7 +142,7 @@ def test_retrain_does_nothing_twice(
 ) -> None:
     again = run_python("jobs/retrain.py", *arguments, **environment)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Nothing to do: all 7 steps have the inputs that they had, and small v" in again.stdout
+    assert "Nothing to do: all 7 steps have the inputs that they had. The result " in again.stdout
     assert "Champion: models:/small@champion = version 1" in again.stdout
 
 

@@ -1,6 +1,7 @@
 """The export job within a budget of latency, with a clock that says what the test wants."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,29 +13,56 @@ from pipelines.export import export
 from pipelines.export.artifacts import Exporter
 from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import EdgeArtifact
+from pipelines.models.load import weights_sha256
 from tests.pipelines.export.conftest import MODEL
 from tests.pipelines.export.test_export import write_evidence
 from tests.support.results import BENCHMARK, METRIC
 
+Measure = Callable[..., None]
 
-def measure(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> None:
-    """Lets the clock say so of the artifacts that are exported next, in their order."""
-    clock, original = iter(milliseconds), Exporter.export
 
-    def timed(exporter: Exporter, name: str) -> EdgeArtifact:
-        made = original(exporter, name)
-        return replace(made, latency=replace(made.latency, median_ms=next(clock)))
+@pytest.fixture(scope="module")
+def exported() -> dict[tuple[str, ...], tuple[EdgeArtifact, bytes]]:
+    """The artifacts that were made so far, by what they are of."""
+    return {}
 
-    monkeypatch.setattr(Exporter, "export", timed)
+
+@pytest.fixture
+def measure(
+    exported: dict[tuple[str, ...], tuple[EdgeArtifact, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> Measure:
+    """Lets the clock say so of the artifacts that are exported next, in their order. Each artifact
+    is made once, since these tests are about the choice."""
+    export_it = Exporter.export
+
+    def measure(*milliseconds: float) -> None:
+        clock = iter(milliseconds)
+
+        def timed(exporter: Exporter, name: str) -> EdgeArtifact:
+            settings = exporter.settings
+            weights = weights_sha256(exporter.network.inference_state_dict())
+            key = name, weights, str(settings.tile), str(settings.max_error)
+            if key not in exported:
+                made = export_it(exporter, name)
+                exported[key] = made, (exporter.directory / made.file).read_bytes()
+            made, data = exported[key]
+            path = exporter.directory / made.file
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            return replace(made, latency=replace(made.latency, median_ms=next(clock)))
+
+        monkeypatch.setattr(Exporter, "export", timed)
+
+    return measure
 
 
 def test_an_artifact_that_is_too_slow_is_left_out(
-    trained: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Config, measure: Measure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_evidence(trained)
     trained.export.artifacts = ["onnx_fp32", "onnx_fp16"]
     trained.export.max_quality_loss = 10.0
-    measure(monkeypatch, 30.0, 15.0, 30.0, 15.0)
+    measure(30.0, 15.0, 30.0, 15.0)
     export.run(trained)  # Without a budget both are there.
     trained.export.latency_budget_ms = 20.0
     bundle = load_bundle(Path(export.run(trained)))
@@ -50,10 +78,10 @@ def test_an_artifact_that_is_too_slow_is_left_out(
 
 
 def test_a_bundle_that_is_there_is_measured_again_where_it_is_too_slow(
-    trained: Config, monkeypatch: pytest.MonkeyPatch
+    trained: Config, measure: Measure
 ) -> None:
     write_evidence(trained)
-    measure(monkeypatch, 30.0, 10.0)
+    measure(30.0, 10.0)
     export.run(trained)
     trained.export.latency_budget_ms = 40.0
     assert load_bundle(Path(export.run(trained))).facts.edge["onnx_fp32"].latency.median_ms == 30.0
@@ -61,12 +89,10 @@ def test_a_bundle_that_is_there_is_measured_again_where_it_is_too_slow(
     assert load_bundle(Path(export.run(trained))).facts.edge["onnx_fp32"].latency.median_ms == 10.0
 
 
-def test_where_nothing_is_fast_enough_there_is_no_bundle(
-    trained: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_is_fast_enough_there_is_no_bundle(trained: Config, measure: Measure) -> None:
     write_evidence(trained)
     trained.export.latency_budget_ms = 20.0
-    measure(monkeypatch, 30.0, 10.0)
+    measure(30.0, 10.0)
     with pytest.raises(
         UserError, match=r"nothing is within export\.latency_budget_ms=20: .* 30 ms by run:small-j"
     ):
@@ -77,14 +103,12 @@ def test_where_nothing_is_fast_enough_there_is_no_bundle(
         export.run(trained)
 
 
-def test_a_slow_artifact_ends_a_strict_export(
-    trained: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_artifact_ends_a_strict_export(trained: Config, measure: Measure) -> None:
     write_evidence(trained)
     trained.export.artifacts = ["onnx_fp32", "onnx_fp16"]
     trained.export.max_quality_loss, trained.export.strict = 10.0, True
     trained.export.latency_budget_ms = 20.0
-    measure(monkeypatch, 30.0, 15.0)
+    measure(30.0, 15.0)
     with pytest.raises(UserError, match=r"onnx_fp32 takes 30 ms for a tile of 32 px on"):
         export.run(trained)
     assert not Path(export.output_location(trained)).exists()
@@ -104,7 +128,7 @@ def scored(psnr_y: float) -> dict[str, object]:
 def test_of_several_models_the_best_within_the_budget_is_exported(
     trained: Config,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    measure: Measure,
     budget: float,
     milliseconds: tuple[float, ...],
     better: bool,
@@ -123,7 +147,7 @@ def test_of_several_models_the_best_within_the_budget_is_exported(
     assert "the best of " in export.plan(trained)
     assert f"px, within {budget:g} ms)" in export.plan(trained)
     # The other one is exported first, and its time is the second here.
-    measure(monkeypatch, *reversed(milliseconds))
+    measure(*reversed(milliseconds))
     bundle = load_bundle(Path(export.run(trained)))
     assert (bundle.facts.weights_sha256 != other.facts.weights_sha256) == better
     assert bundle.facts.metrics.means()["Set5/psnr_y_crop4"] == (30.0 if better else 29.0)
