@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.config.schema import Config
+from pipelines.export import artifacts
 from pipelines.models.load import weights_sha256
 from pipelines.training.launch import run_stages
 from srmodels.edge import onnx, onnx_int8
+from srmodels.edge.fresh import FreshRun
 from srmodels.edge.target import ExportSettings
 from tests.support.training import configure
 
@@ -37,29 +39,35 @@ def trained(dataset: Path, home: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="session")
-def traced() -> dict[tuple[str, ...], tuple[bytes, Mapping[str, str]]]:
-    """The graphs that were traced so far, by what they were made of."""
+def known() -> dict[Any, Any]:
+    """The graphs that were traced so far, and the files that ran in a process of their own."""
     return {}
 
 
 @pytest.fixture(autouse=True)
-def _traced_once(
-    traced: dict[tuple[str, ...], tuple[bytes, Mapping[str, str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tracing takes most of an export, so equal modules with equal weights are traced once."""
-    trace = onnx.export_graph
+def _once(known: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing, and the start of a process, take most of an export. So equal modules with equal
+    weights are traced once, and equal files run once in a process of their own."""
+    trace, run = onnx.export_graph, artifacts.run_fresh
 
     def export_graph(
         module: nn.Module, path: Path, settings: ExportSettings, dynamic_shapes: Any = None
     ) -> Mapping[str, str]:
         weights = {name: tensor.detach() for name, tensor in module.state_dict().items()}
-        made_of = repr(module), weights_sha256(weights), repr(settings), repr(dynamic_shapes)
-        if made_of not in traced:
+        key = repr(module), weights_sha256(weights), repr(settings), repr(dynamic_shapes)
+        if key not in known:
             made = trace(module, path, settings, dynamic_shapes)
-            traced[made_of] = path.read_bytes(), made
-        data, made = traced[made_of]
+            known[key] = path.read_bytes(), made
+        data, made = known[key]
         path.write_bytes(data)
         return made
 
+    def run_fresh(target: str, path: Path, x_l: Tensor, threads: int = 0) -> FreshRun:
+        key = target, path.read_bytes(), x_l.numpy().tobytes(), threads
+        if key not in known:
+            known[key] = run(target, path, x_l, threads)
+        return known[key]
+
     for place in (onnx, onnx_int8):
         monkeypatch.setattr(place, "export_graph", export_graph)
+    monkeypatch.setattr(artifacts, "run_fresh", run_fresh)
