@@ -142,7 +142,8 @@ def tell_champion(config: Config) -> None:
 
 
 def _tell(config: Config, version: str | None) -> None:
-    print(f"Champion: {champion(config.mlflow)} = version {version}")
+    told = "none yet" if version is None else f"version {version}"
+    print(f"Champion: {champion(config.mlflow)} = {told}")
 
 
 def registered(config: Config) -> str | None:
