@@ -46,8 +46,8 @@ def _slower(runners: tuple[Runner, Runner], tiles: tuple[Tensor, Tensor], runs: 
         "ours": lambda: runners[0].run(tiles[0]),
         "theirs": lambda: runners[1].run(tiles[1]),
     }
-    warm = time_by_turns(calls, 1, warm_up=_WARM_UP)
-    enough = math.ceil(_LEAST_MS / sum(map(sum, warm.values())))
+    warm = time_by_turns(calls, _WARM_UP, warm_up=0)
+    enough = math.ceil(_LEAST_MS / sum(map(min, warm.values())))
     times = time_by_turns(calls, max(runs, min(enough, _MOST_RUNS)), warm_up=0)
     ratio = min(times["ours"]) / min(times["theirs"])
     return round(ratio * tiles[1].numel() / tiles[0].numel() - 1, 6)

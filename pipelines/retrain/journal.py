@@ -81,11 +81,14 @@ class Journal:
         )
 
     def nothing_new(self, reason: str) -> None:
-        """Notes that the retraining ended once its photos were sharded, and why.
+        """Notes that the retraining ended once its photos were sharded, and why. One that had
+        registered a version before stays what it was.
 
         Raises:
-            UserError: the store fails.
+            UserError: the store or the registry fails.
         """
+        if self._record.registered is not None:
+            return self.registered(self._record.registered)
         self._end(verdict=Verdict.NOTHING, after=photos_of(self._config), reason=reason)
 
     @contextmanager

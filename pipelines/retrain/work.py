@@ -113,7 +113,7 @@ def _run(config: Config, steps: Sequence[Step]) -> tuple[str, Unchanged | None]:
         with journal.kept(), connect():
             do = partial(_metered, journal.budget)
             follow(steps, do, journal.begins, slice(1))
-            if (found := settled(config, steps)) is not None:
+            if (found := settled(config, steps, sharded=True)) is not None:
                 journal.nothing_new(found[1].reason)
                 return found
             version = str(follow(steps, do, journal.begins, slice(1, None)))

@@ -110,7 +110,8 @@ def _weight(layer: nn.Module) -> Tensor:
 def _norms(parts: Sequence[_Part], weights: dict[str, Tensor]) -> Tensor:
     squares, count = [], 0
     for part in parts:
-        weight = weights[part.layer].transpose(0, part.axis).flatten(1)
+        weight = weights[part.layer].transpose(0, part.axis)
+        weight = weight.reshape(len(weight), -1)  # a batch norm's has one axis
         # Gathered, and not added up where they belong: on a GPU that would have no fixed order.
         squares.append(weight.square().sum(1)[part.places].sum(1))
         count += weight.shape[1] * part.places.shape[1]

@@ -14,7 +14,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.errors import NotPromotedError, Terminated, UserError
 from pipelines.registry import actions
-from pipelines.retrain import Step, plan, run, work
+from pipelines.retrain import Step, plan, run, settled, work
 from pipelines.retrain.history import (
     SILENT_S,
     Cost,
@@ -166,9 +166,22 @@ def test_a_retraining_whose_new_photos_are_junk_has_nothing_to_do(
     run(load_config([*arguments, "action=history"]))
     assert capsys.readouterr().out.count("  nothing new  ") == 2
 
-    # Other settings are something to do, and so is a good photo.
+    # What comes while the photos are sharded waits for the next tick.
+    def shard_and_more() -> None:
+        write_dataset(source, tmp_path / "shards")
+        save(noise("uniform", 200, 8), source / "late noise.png")
+
+    save(noise("uniform", 200, 7), source / "noise 7.png")
+    with monkeypatch.context() as patch:
+        only_register(patch, shard_and_more)
+        assert run(load_config([*arguments, "run.name=meanwhile"])) == "1"
+    # Other settings are something to do, and so are another champion and a good photo.
     with pytest.raises(UserError, match="there is no bundle in "):
         run(load_config([*arguments, "run.name=third", "seed=1"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(settled, "_champion", lambda _: "7")
+        with pytest.raises(UserError, match="there is no bundle in "):
+            run(load_config([*arguments, "run.name=another"]))
     save(sample(8, 0.3), source / "good.png")
     with pytest.raises(UserError, match="there is no bundle in "):
         run(load_config([*arguments, "run.name=fourth"]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srmodels.compression.budget import Budget
@@ -60,6 +61,37 @@ def test_a_unit_is_all_that_goes_with_a_channel() -> None:
     lasso(network).backward()  # type: ignore[no-untyped-call]
     branches = network.get_submodule("generator.layers.1").parameters()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in branches if p.dim() == 4)
+
+
+class Normed(SRNetwork):
+    """Two convolutions with a batch norm between them."""
+
+    scale, size_multiple = 4, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 48, 3, padding=1)
+        )
+
+    def inference_modules(self) -> dict[str, nn.Module]:
+        return {"body": self.body}
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.body(x_l), self.scale)
+
+
+def test_the_gain_of_a_batch_norm_goes_with_its_channel() -> None:
+    network = Normed()
+    lasso = GroupLasso(network)
+    first, norm, last = (dict(layer.named_parameters())["weight"] for layer in network.body)
+    expected = []
+    for unit in range(8):
+        parts = first[unit], norm[unit], last[:, unit]
+        whole = torch.cat([part.flatten() for part in parts])
+        expected.append(whole.numel() ** 0.5 * whole.norm())
+    assert lasso.num_units == 8
+    torch.testing.assert_close(torch.cat(lasso.norms(network)), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("parts", "channels"), [(TRUNK, 1), (SHUFFLED, 4)])
