@@ -1,4 +1,4 @@
-"""What the processes of tests need, imported once by the server that they are forked from."""
+"""Imports what the processes of tests need, once, in the server that they are forked from."""
 
 import torch
 from torch import nn

@@ -32,7 +32,7 @@ def takes(keys: tuple[str, ...], key: str) -> bool:
 
 @dataclass(frozen=True)
 class Done:
-    """What a job said, and its exit code."""
+    """The output of a job, and its exit code."""
 
     returncode: int
     stdout: str

@@ -115,7 +115,7 @@ def test_a_slow_artifact_ends_a_strict_export(trained: Config, measure: Measure)
 
 
 def scored(psnr_y: float) -> dict[str, object]:
-    """What an evaluation measured of a model with this PSNR-Y."""
+    """Returns what an evaluation measured of a model with this PSNR-Y."""
     summary = {"bicubic": {"psnr_y_crop4": 28.0}, MODEL: {"psnr_y_crop4": psnr_y}}
     benchmarks = {"Set5": replace(BENCHMARK, summary=summary)}
     return {"benchmarks": benchmarks, "metrics": {"psnr_y_crop4": METRIC}}

@@ -26,7 +26,7 @@ STAGE = "autoencoder"
 
 
 def test_a_rank_imports_deepspeed_without_mlflow(run_python: Runner) -> None:
-    """That import would take longer than DeepSpeed's own; a rank that records makes it later."""
+    """MLflow's import takes longer than DeepSpeed's own; a rank that records makes it later."""
     code = (
         "import sys, torch; from pipelines.training.worker import prepare_deepspeed; "
         "prepare_deepspeed(torch.device('cpu')); import pipelines.training.build; "

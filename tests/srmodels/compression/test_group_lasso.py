@@ -46,7 +46,7 @@ SHUFFLED = {"upsampler.0.1": 0, "upsampler.3.0": 0, "upsampler.3.1": 1}
 
 
 def test_a_unit_is_all_that_goes_with_a_channel() -> None:
-    """Those of branches are those of the convolution that ships."""
+    """The units of branches are those of the convolution that ships."""
     network = make()
     lasso = GroupLasso(network)
     assert (len(lasso.groups), lasso.num_units) == (2, 32)
