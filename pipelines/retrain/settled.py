@@ -13,9 +13,10 @@ from pipelines.data.ownership import REPORT
 from pipelines.models.load import CHAMPION
 from pipelines.registry import register
 from pipelines.registry.moves import Moves
-from pipelines.retrain.history import Retraining, Retrainings, given, model_store
+from pipelines.retrain.history import Retraining, Retrainings, model_store
 from pipelines.retrain.records import changed, load, records_of
 from pipelines.retrain.steps import Step, chain
+from pipelines.revision import git_commit
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _last(config: Config) -> Retraining | None:
     this code."""
     for record in Retrainings(model_store(config)).all():
         if record.registered is not None:
-            same = record.run != config.run.name and record.given.code == given(config, None).code
+            same = record.run != config.run.name and record.given.code == git_commit()
             return record if same else None
     return None
 

@@ -14,11 +14,10 @@ from pipelines.retrain import chain, follow, work
 from pipelines.retrain.budget import Budget
 from pipelines.retrain.history import Cost
 from pipelines.runs.names import run_checkpoints
-from tests.conftest import SMALL
 from tests.support.clock import TurnedClock
+from tests.support.retraining import TAUGHT
 from tests.systems.taught import WideStage
 
-TAUGHT = SMALL.with_name("taught.yaml")
 HOUR_S = 3600.0
 
 

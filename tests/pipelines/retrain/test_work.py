@@ -19,8 +19,7 @@ from pipelines.storage.ownership import files_in
 from pipelines.storage.store import Store, open_store
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
-
-TAUGHT = SMALL.with_name("taught.yaml")
+from tests.support.retraining import TAUGHT
 
 
 def records(run: str) -> Store:
