@@ -106,10 +106,10 @@ def environment(cluster: Platform) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def retrained(
-    stage1: str, arguments: list[str], environment: dict[str, str], run_python: Runner
+    stage1: str, arguments: list[str], environment: dict[str, str], run_forked: Runner
 ) -> str:
     """Runs the rest of the chain, up to a champion, and returns what the job printed."""
-    done = run_python("jobs/retrain.py", *arguments, **environment)
+    done = run_forked("jobs/retrain.py", *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -138,19 +138,19 @@ def test_retrain_finishes_what_is_there_and_registers_a_champion(
 
 
 def test_retrain_does_nothing_twice(
-    retrained: str, arguments: list[str], environment: dict[str, str], run_python: Runner
+    retrained: str, arguments: list[str], environment: dict[str, str], run_forked: Runner
 ) -> None:
-    again = run_python("jobs/retrain.py", *arguments, **environment)
+    again = run_forked("jobs/retrain.py", *arguments, **environment)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Nothing to do: all 7 steps have the inputs that they had. The result " in again.stdout
     assert "Champion: models:/small@champion = version 1" in again.stdout
 
 
 def test_a_mobile_engineer_upscales_with_the_champion(
-    retrained: str, environment: dict[str, str], run_python: Runner, tmp_path: Path
+    retrained: str, environment: dict[str, str], run_forked: Runner, tmp_path: Path
 ) -> None:
     Image.new("RGB", (50, 40), (90, 120, 30)).save(tmp_path / "a.png")
-    done = run_python(
+    done = run_forked(
         "-m", "pipelines.cli", "upscale", str(tmp_path / "a.png"), str(tmp_path / "b.png"),
         "--model", "models:/small@champion", **environment,
     )  # fmt: skip
@@ -198,11 +198,11 @@ def test_the_next_model_starts_from_the_champion_and_is_half_as_large(
 
 
 def test_a_dataset_of_other_photos_is_not_overwritten(
-    cluster: Platform, stage1: str, arguments: list[str], run_python: Runner
+    cluster: Platform, stage1: str, arguments: list[str], run_forked: Runner
 ) -> None:
     manifest = Path(cluster.home) / "work/shards/manifest.json"
     before = manifest.read_bytes()
-    done = run_python("jobs/shard.py", f"recipe={SMALL}", "source=sample", SRMILL_HOME=cluster.home)
+    done = run_forked("jobs/shard.py", f"recipe={SMALL}", "source=sample", SRMILL_HOME=cluster.home)
     assert done.returncode == 2
     assert "photos, of which 0 are in the source" in done.stderr
     assert manifest.read_bytes() == before

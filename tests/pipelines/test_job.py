@@ -89,9 +89,9 @@ def test_help_ends_quietly_when_its_reader_does(run_python: Runner) -> None:
     assert (done.returncode, done.stderr) == (128 + 13, "")
 
 
-def test_a_cluster_that_does_not_answer_is_told_at_once(run_python: Runner, photos: Path) -> None:
+def test_a_cluster_that_does_not_answer_is_told_at_once(run_forked: Runner, photos: Path) -> None:
     start = time.monotonic()
-    done = run_python(
+    done = run_forked(
         "jobs/shard.py", f"recipe={SMALL}", f"source={photos}", RAY_ADDRESS="127.0.0.1:1"
     )
     assert done.returncode == 2
@@ -140,10 +140,10 @@ def test_wrong_input_gets_one_sentence_and_exit_code_2(
 
 
 def test_a_mistake_that_a_ray_task_finds_is_told_the_same_way(
-    run_python: Runner, tmp_path: Path
+    run_forked: Runner, tmp_path: Path
 ) -> None:
     (tmp_path / "note.png").write_text("not a picture")
-    done = run_python("jobs/shard.py", f"recipe={SMALL}", f"source={tmp_path}")
+    done = run_forked("jobs/shard.py", f"recipe={SMALL}", f"source={tmp_path}")
     found = Done(done.returncode, done.stdout, done.stderr)
     check_refusal(found, "1 of 1 photo files are broken, more than shard.max_failures")
 

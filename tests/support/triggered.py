@@ -1,16 +1,13 @@
 """A job in the place of jobs/retrain.py, which a test can let run, fail and be interrupted."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from tests.conftest import ROOT
+from tests.support.forked import ForkedPython
 
 _SCRIPT = """#!/usr/bin/env python3
 import json, os, signal, sys, time
@@ -30,14 +27,6 @@ signal.signal(signal.SIGTERM, end)
 while (folder / "busy").exists():
     time.sleep(0.02)
 sys.exit(int((folder / "code").read_text()))
-"""
-_MAIN = """
-import sys
-from pathlib import Path
-from pipelines.triggers import starters
-starters.ROOT = Path({root!r})
-from pipelines.cli import main
-main(sys.argv[1:])
 """
 
 
@@ -81,16 +70,10 @@ class ShortJob:
                 found.append(process)
         return found
 
-    def srmill(self, *arguments: object) -> "subprocess.Popen[str]":
+    def srmill(self, *arguments: object) -> ForkedPython:
         """Starts `srmill`, whose job this is, as a user would."""
-        return subprocess.Popen(
-            [sys.executable, "-c", _MAIN.format(root=str(self.root)), *map(str, arguments)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        module = "tests.support.other_checkout"
+        return ForkedPython(["-m", module, str(self.root), *map(str, arguments)], merged=True)
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -168,10 +168,10 @@ def test_all_servers_listen_on_this_machine_only(cluster: Platform) -> None:
 
 
 def test_a_job_without_the_token_is_told_at_once(
-    cluster: Platform, run_python: Runner, photos: Path
+    cluster: Platform, run_forked: Runner, photos: Path
 ) -> None:
     arguments = ["jobs/shard.py", f"recipe={SMALL}", f"source={photos}"]
-    done = run_python(*arguments, RAY_ADDRESS=cluster.ray_address, **{TOKEN: WRONG})
+    done = run_forked(*arguments, RAY_ADDRESS=cluster.ray_address, **{TOKEN: WRONG})
     assert done.returncode == 2
     assert f"the Ray cluster at {cluster.ray_address} asks for its token" in done.stderr
     assert "Traceback" not in done.stderr

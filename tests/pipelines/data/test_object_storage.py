@@ -231,17 +231,17 @@ def test_evaluation_plans_on_a_bucket() -> None:
 
 @pytest.mark.slow
 def test_jobs_shard_into_a_bucket_and_train_from_it(
-    photos: Path, s3_url: str, s3_server: S3Server, run_python: Runner, tmp_path: Path
+    photos: Path, s3_url: str, s3_server: S3Server, run_forked: Runner, tmp_path: Path
 ) -> None:
     upload(photos, f"{s3_url}/photos")
     home = {"SRMILL_HOME": str(tmp_path), "RAY_ADDRESS": "local"}
     keys = [f"recipe={SMALL}", f"data={s3_url}/shards", "shard.shard_mib=0.1"]
-    made = run_python("jobs/shard.py", *keys, f"source={s3_url}/photos", **home)
+    made = run_forked("jobs/shard.py", *keys, f"source={s3_url}/photos", **home)
     assert made.returncode == 0, made.stdout + made.stderr
-    checked = run_python("jobs/shard.py", *keys, "verify=true", **home)
+    checked = run_forked("jobs/shard.py", *keys, "verify=true", **home)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "All is well" in checked.stdout
-    trained = run_python(
+    trained = run_forked(
         "jobs/train.py", *keys, "stage=autoencoder", "train.workers=0", "stream.lanes=1", **home
     )
     assert trained.returncode == 0, trained.stdout + trained.stderr

@@ -1,8 +1,6 @@
 """Real DeepSpeed steps in one process: checkpoints, resuming, mistakes."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from pipelines.runs.checkpoint import Checkpoints
 from pipelines.runs.lease import lease, of_run
 from pipelines.runs.names import run_checkpoints
 from pipelines.training.launch import run_stages
-from tests.conftest import ROOT, SMALL, write_dataset
+from tests.conftest import SMALL, Runner, write_dataset
 from tests.support.checkpoints import at
 from tests.support.training import configure
 
@@ -202,13 +200,12 @@ def test_the_stage_before_must_be_complete_and_have_the_same_networks(dataset: P
     train(configure(dataset, "train.steps=6"), "joint")
 
 
-def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path) -> None:
+def test_a_run_is_trained_by_one_job_at_a_time(dataset: Path, run_forked: Runner) -> None:
     config = configure(dataset)
     with lease(run_checkpoints(config, "small-autoencoder").store, of_run("small-autoencoder")):
-        done = subprocess.run(
-            [sys.executable, "jobs/train.py", f"recipe={SMALL}", f"data={dataset}",
-             "train.workers=0", "stage=autoencoder"],
-            cwd=ROOT, capture_output=True, text=True, check=False,
+        done = run_forked(
+            "jobs/train.py", f"recipe={SMALL}", f"data={dataset}", "train.workers=0",
+            "stage=autoencoder",
         )  # fmt: skip
     assert done.returncode == 2
     assert "is being trained by another job" in done.stderr

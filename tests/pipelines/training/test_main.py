@@ -103,16 +103,16 @@ def test_weights_that_cannot_be_had_end_a_run_before_it_starts(
     assert not (Path(os.environ["SRMILL_HOME"]) / "work/runs/small-decoder").exists()
 
 
-def test_what_a_killed_attempt_left_is_removed(dataset: Path, run_python: Runner) -> None:
+def test_what_a_killed_attempt_left_is_removed(dataset: Path, run_forked: Runner) -> None:
     left = Path(os.environ["SRMILL_HOME"]) / "work/runs/small-autoencoder/step-000009-dead"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
-    assert run_python("-m", "pipelines.training", *arguments(dataset)).returncode == 0
+    assert run_forked("-m", "pipelines.training", *arguments(dataset)).returncode == 0
     assert not left.exists()
 
 
 def test_two_processes_that_are_terminated_save_their_work_for_one(
-    dataset: Path, run_python: Runner
+    dataset: Path, run_forked: Runner
 ) -> None:
     long = arguments(
         dataset, "train.steps=100000", "train.schedule=constant", "train.zero_stage=2",
@@ -137,7 +137,7 @@ def test_two_processes_that_are_terminated_save_their_work_for_one(
     assert stopped.world_size == 2
     assert 0 < stopped.step < 100000
     steps = f"train.steps={stopped.step + 2}"
-    done = run_python("-m", "pipelines.training", *long, steps)
+    done = run_forked("-m", "pipelines.training", *long, steps)
     assert f"resuming at step {stopped.step} of {stopped.step + 2}" in done.stdout
     assert newest().state().world_size == 1
     assert newest().step == stopped.step + 2

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 from pipelines.cli.triggers import TOKEN
 from tests.conftest import SMALL
 from tests.pipelines.test_cli import srmill
+from tests.support.forked import ForkedPython
 from tests.support.triggered import ShortJob, until
 
 SECRET = "0123456789abcdef" * 2
@@ -25,9 +25,8 @@ SETTINGS = [f"recipe={SMALL}"]
 class Running:
     """A hook that runs."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: ForkedPython) -> None:
         self.process = process
-        assert process.stdout
         self.url = process.stdout.readline().removeprefix("Listens at ").strip()
 
     def post(self, token: str | None = SECRET, path: str = "", **options: Any) -> tuple[int, Any]:
@@ -71,7 +70,6 @@ def test_the_right_token_starts_a_retraining(hook: Running, job: ShortJob, folde
     status, value = hook.post()
     assert status == 202
     assert value["job"].startswith("small-")
-    assert hook.process.stdout
     while "has succeeded" not in (line := hook.process.stdout.readline()):
         assert line
     assert value["job"] in line

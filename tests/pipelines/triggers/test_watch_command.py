@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,12 @@ from pipelines.job import NOT_PROMOTED
 from pipelines.storage.clock import utc
 from tests.conftest import SMALL, Runner
 from tests.pipelines.test_cli import srmill
+from tests.support.forked import ForkedPython
 from tests.support.receivers import WebhookServer
 from tests.support.triggered import ShortJob, until
 
 SETTINGS = [f"recipe={SMALL}"]
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., ForkedPython]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def watch(job: ShortJob, folder: Path) -> Start:
     return lambda *options: job.srmill("watch", folder, *SETTINGS, *options)
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def ended(process: ForkedPython) -> tuple[int, str]:
     said, _ = process.communicate(timeout=120)
     return process.returncode, said
 
@@ -105,7 +105,6 @@ def test_it_goes_on_polling_when_the_source_is_away_for_a_while(
     running = watch("--every", 1)
     until(lambda: job.started)
     folder.rename(folder.with_name("away"))
-    assert running.stdout
     for line in running.stdout:
         if "there is no folder" in line:
             assert line.endswith("The next poll tries again.\n")
@@ -118,17 +117,17 @@ def test_it_goes_on_polling_when_the_source_is_away_for_a_while(
 
 
 def test_a_real_retraining_is_started_and_its_failure_is_told(
-    photos: Path, webhook: WebhookServer, run_python: Runner
+    photos: Path, webhook: WebhookServer, run_forked: Runner
 ) -> None:
     command = ["-m", "pipelines.cli", "watch", str(photos), *SETTINGS, "benchmark=/nosuch"]
-    done = run_python(*command, "--once", SRMILL_NOTIFY_WEBHOOK=webhook.url)
+    done = run_forked(*command, "--once", SRMILL_NOTIFY_WEBHOOK=webhook.url)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "6 photos, 6 new; enough for --photos 1: starts small-" in done.stdout
     assert "error: there is no benchmark set '/nosuch'" in done.stderr
     [(_, _, document)] = webhook.got
     assert document["event"] == "failed"
     assert document["run"].startswith("small-")
-    done = run_python(*command, "--once", SRMILL_NOTIFY_WEBHOOK=webhook.url)
+    done = run_forked(*command, "--once", SRMILL_NOTIFY_WEBHOOK=webhook.url)
     assert done.returncode == 0
     assert len(webhook.got) == 1
 
