@@ -53,8 +53,8 @@ test-extras: setup litert ## Tests of optional packages (metrics, spandrel, edge
 bench: setup ## Measure speed and quality
 	$(BIN)/python -m pytest tests/benchmarks -s --timeout=3600
 
-ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr (or rdsr; needs SRMILL_DATA and DATA=shards)
-	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA))
+ablations: setup ## Train and measure the ablations of GRID=edge_sd_sr, rdsr or light_f2srgan (needs SRMILL_DATA and DATA=shards; SEEDS=3)
+	$(BIN)/python -m tests.benchmarks.ablations $(or $(GRID),edge_sd_sr) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(BIN)/python -m docs.tools.ablations_table $(or $(GRID),edge_sd_sr)
 
 results: setup ## Write docs/results.md and the tables of docs/edge.md from docs/results

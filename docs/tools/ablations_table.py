@@ -1,4 +1,4 @@
-"""Writes the tables of docs/ablations.md and docs/rdsr.md from measured scores.
+"""Writes the tables of ablations, and a figure of latencies, from what was measured.
 
     python -m tests.benchmarks.ablations edge_sd_sr     # trains, measures, and keeps the scores
     python -m docs.tools.ablations_table edge_sd_sr
@@ -8,17 +8,25 @@ seeds for other runs too.
 """
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evaluation.plots import latency_over_size
 from pipelines.storage.files import read_json, write_json
 from pipelines.storage.paths import ROOT
+from srmodels.latency import Latency
 from srmodels.metrics.suite import METRICS
 
-PAGES = {"edge_sd_sr": ROOT / "docs" / "ablations.md", "rdsr": ROOT / "docs" / "rdsr.md"}
+PAGES = {
+    "edge_sd_sr": ROOT / "docs" / "ablations.md",
+    "rdsr": ROOT / "docs" / "rdsr.md",
+    "light_f2srgan": ROOT / "docs" / "light_f2srgan.md",
+}
+IMAGES = ROOT / "docs" / "images"
 #: The table stands between these lines of its page.
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
@@ -39,16 +47,27 @@ class Scores:
         metrics: names of metrics, in the order of the scores.
         bicubic: scores `[images, metrics]` of bicubic.
         rows: the arms; the others are compared with the first.
+        latencies: latencies of the arms that were timed, over the size of the image, by title.
+        machine: where they were timed.
     """
 
     metrics: tuple[str, ...]
     bicubic: NDArray[np.float64]
     rows: tuple[Row, ...]
+    latencies: Mapping[str, Sequence[Latency]] = field(default_factory=dict)
+    machine: str = ""
 
     def save(self, path: Path) -> None:
         """Writes the scores as JSON."""
         rows = [{"title": row.title, "scores": row.scores.tolist()} for row in self.rows]
-        values = {"metrics": self.metrics, "bicubic": self.bicubic.tolist(), "rows": rows}
+        latencies = {title: list(map(asdict, found)) for title, found in self.latencies.items()}
+        values = {
+            "metrics": self.metrics,
+            "bicubic": self.bicubic.tolist(),
+            "rows": rows,
+            "latencies": latencies,
+            "machine": self.machine,
+        }
         write_json(path, values)
 
 
@@ -61,7 +80,11 @@ def load_scores(path: Path) -> Scores:
     """Reads what `Scores.save` wrote."""
     found = read_json(path)
     rows = tuple(Row(row["title"], np.array(row["scores"])) for row in found["rows"])
-    return Scores(tuple(found["metrics"]), np.array(found["bicubic"]), rows)
+    latencies = {
+        title: [Latency(**latency) for latency in one] for title, one in found["latencies"].items()
+    }
+    bicubic = np.array(found["bicubic"])
+    return Scores(tuple(found["metrics"]), bicubic, rows, latencies, found["machine"])
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -99,6 +122,15 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
+def figure(scores: Scores) -> str:
+    """Returns the drawing of the latencies, as SVG; the last arm stands out."""
+    lines = {
+        title: [(one.size, one.median_ms, one.low_ms, one.high_ms) for one in found]
+        for title, found in scores.latencies.items()
+    }
+    return latency_over_size(lines, chosen=list(lines)[-1])
+
+
 def write(path: Path, content: str) -> None:
     """Puts the content where the page has its last table of this kind."""
     before, _, rest = path.read_text().partition(BEGIN)
@@ -107,15 +139,20 @@ def write(path: Path, content: str) -> None:
 
 
 def main() -> None:
-    """Writes the table of the grid that the command line names."""
+    """Writes the table, and the figure, of the grid that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("grid", choices=PAGES, help="the system")
     grid = parser.parse_args().grid
     stored = scores_file(grid)
     if not stored.is_file():
         raise SystemExit(f"error: {stored} is not there: run `make ablations GRID={grid}` first.")
-    write(PAGES[grid], table(load_scores(stored)))
+    scores = load_scores(stored)
+    write(PAGES[grid], table(scores))
     print(f"Table: {PAGES[grid]}")
+    if scores.latencies:
+        picture = IMAGES / f"{grid}_latency.svg"
+        picture.write_text(figure(scores))
+        print(f"Figure: {picture}, measured on {scores.machine}")
 
 
 if __name__ == "__main__":

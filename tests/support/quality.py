@@ -12,10 +12,12 @@ from pipelines.config.schema import Config
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.methods import open_method
 from pipelines.evaluation.pictures import Pixels
+from pipelines.models.build import with_structure
 from pipelines.progress import progress
 from pipelines.runs.checkpoint import RESULT
 from pipelines.runs.names import run_checkpoints, run_name
 from pipelines.training.build import build_stage
+from srmodels.compression.structure import structure_of
 from srmodels.metrics.suite import METRICS
 from srmodels.tiling import mirror_to
 from srmodels.upscale import to_pixels, to_tensor
@@ -41,15 +43,16 @@ def scores(
     return _scores(lambda lr, hr: method(lr), reference, benchmarks, metrics, config, every)
 
 
-def oracle_scores(
+def preview_scores(
     config: Config, stage: str, benchmarks: Sequence[str], metrics: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Returns scores of a stage's preview, which sees HR images too.
+    """Returns scores of a stage's preview: what training's validation sees.
 
     The images are not larger than the model's tiles, and are mirrored up to them.
     """
     newest = run_checkpoints(config, run_name(config, stage)).newest_intact(RESULT)
     assert newest is not None
+    config = with_structure(config, stage, structure_of(newest.state().networks))
     built, tile = build_stage(config, stage, newest.weights()).eval(), config.export.tile
     scale = built.network.scale
 
@@ -60,7 +63,7 @@ def oracle_scores(
         x_h = mirror_to(x_h, scale * tile, scale * tile)
         return to_pixels(built.preview(x_l, x_h))[: hr.shape[0], : hr.shape[1]]
 
-    return _scores(preview, "oracle", benchmarks, metrics, config)
+    return _scores(preview, stage, benchmarks, metrics, config)
 
 
 def _scores(

@@ -1,8 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from docs.tools.ablations_table import BEGIN, END, Row, Scores, interval, load_scores, table, write
+from docs.tools.ablations_table import (
+    BEGIN,
+    END,
+    Row,
+    Scores,
+    figure,
+    interval,
+    load_scores,
+    table,
+    write,
+)
+from srmodels.latency import Latency
 
 
 def scores() -> Scores:
@@ -26,6 +38,17 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     scores().save(path)
     assert table(load_scores(path)) == table(scores())
     assert load_scores(path).metrics == ("psnr_y", "ssim_y")
+
+
+def test_latencies_become_a_figure_and_are_read_as_they_were_written(tmp_path: Path) -> None:
+    slow, fast = (Latency.of(144, [ms, ms + 1], 2) for ms in (9.0, 3.0))
+    timed = replace(scores(), latencies={"slow one": [slow], "fast one": [fast]}, machine="a CPU")
+    timed.save(tmp_path / "grid.json")
+    found = load_scores(tmp_path / "grid.json")
+    assert (found.latencies, found.machine) == (timed.latencies, "a CPU")
+    drawn = figure(found)
+    assert drawn.startswith("<svg")
+    assert all(f">{title}<" in drawn or f"<!-- {title} -->" in drawn for title in timed.latencies)
 
 
 def test_an_interval_holds_the_mean() -> None:
