@@ -53,28 +53,42 @@ def load_config(overrides: Sequence[str]) -> Config:
         refuse_unknown_keys(recipe, schema, f"in {recipe_path.name}")
         refuse_unknown_keys(cli, schema, "on the command line")
         _refuse_what_recipes_set(cli)
-        config = _checked_types(_merged(schema, system, recipe, cli))
+        config = _checked_types(_merged(schema, recipe, cli))
     config.recipe = str(recipe_path) if recipe_path.parent != RECIPES else recipe_path.stem
     _fill_defaults(config, recipe_path.stem)
     check(config, system)
     return config
 
 
-def _merged(schema: DictConfig, system: System, recipe: DictConfig, cli: DictConfig) -> DictConfig:
-    """Returns all values; a stage's `train` and `networks` in the order that the module names."""
-    merged = OmegaConf.merge(schema, recipe, cli)
+def _merged(schema: DictConfig, recipe: DictConfig, cli: DictConfig) -> DictConfig:
+    """Returns all values; a stage's `train` and `networks` in the order that the module names.
+
+    The user's values are few and have no types yet, so they are merged first: merging into the
+    schema copies all of it.
+    """
+    low: Any = OmegaConf.to_container(recipe)
+    high: Any = OmegaConf.to_container(cli)
+    asked, stages = _over(low, high), {}
+    for name in schema.stages:
+        stages[name] = dict(_sub(asked, "stages", name))
+        for section in ("train", "networks"):
+            ways = (section,), ("stages", name, section)
+            values = [_sub(given, *way) for given in (low, high) for way in ways]
+            stages[name][section] = functools.reduce(_over, values)
+    # Last, so that a mistake in a section for all stages is told with the key that was written.
+    asked.pop("stages", None)
+    merged = OmegaConf.merge(schema, asked | {"stages": stages})
     assert isinstance(merged, DictConfig)
     for name in merged.stages:
         merged.stages[name].kind = schema.stages[name].kind  # a recipe's null means the name
-        for section, declared in (("train", TrainConfig), ("networks", system.config)):
-            merged.stages[name][section] = OmegaConf.merge(
-                _declared(declared),
-                recipe.get(section, {}),
-                _sub(recipe, "stages", name, section),
-                cli.get(section, {}),
-                _sub(cli, "stages", name, section),
-            )
     return merged
+
+
+def _over(low: Any, high: Any) -> Any:
+    """Returns `high`; where both are mappings, with the keys of `low` that it does not have."""
+    if not (isinstance(low, dict) and isinstance(high, dict)):
+        return high
+    return low | {key: _over(low.get(key), value) for key, value in high.items()}
 
 
 def _checked_types(merged: DictConfig) -> Config:
@@ -137,15 +151,13 @@ def _without_passwords(value: Any) -> Any:
 def from_dict(values: dict[str, Any]) -> Config:
     """Returns the configuration that `to_dict` turned into these values."""
     preset = values["degradation"]["preset"]
-    schema, system = _schema(values, Path(values["recipe"]), preset)
-    merged = OmegaConf.merge(schema, values)
-    for name in merged.stages:
-        merged.stages[name].train = OmegaConf.merge(
-            _declared(TrainConfig), values["stages"][name]["train"]
-        )
-        # In older configurations a stage has no networks of its own.
-        own = values["stages"][name].get("networks") or values["networks"]
-        merged.stages[name].networks = OmegaConf.merge(_declared(system.config), own)
+    schema, _ = _schema(values, Path(values["recipe"]), preset)
+    # In older configurations a stage has no networks of its own.
+    own = {
+        name: stage | {"networks": stage.get("networks") or values["networks"]}
+        for name, stage in values["stages"].items()
+    }
+    merged = OmegaConf.merge(schema, values | {"stages": own})
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     return config

@@ -30,6 +30,9 @@ LARGEST_SIZE = 2**20
 #: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
+_BUILT: dict[tuple[type[SRNetwork], str], SRNetwork] = {}
+_MOST_BUILT = 16
+
 #: The sections that describe networks, stages and degradations.
 _SIZES = {"networks", "options"}
 _SECTIONS = tuple(
@@ -214,11 +217,18 @@ def _check_stages(config: Config) -> None:
 
 
 def _on_meta(system: System, networks: Any) -> SRNetwork:
-    try:
-        with on_meta():
-            return system.build(networks)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"the networks cannot be built: {first_line(error)}") from None
+    """Returns the networks on the meta device. Equal ones are built once, which takes longer than
+    all other checks: a job and its steps load the same configuration several times."""
+    key = system.network, repr(networks)
+    if key not in _BUILT:
+        try:
+            with on_meta():
+                _BUILT[key] = system.build(networks)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"the networks cannot be built: {first_line(error)}") from None
+        while len(_BUILT) > _MOST_BUILT:
+            del _BUILT[next(iter(_BUILT))]
+    return _BUILT[key]
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:

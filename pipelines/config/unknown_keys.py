@@ -1,7 +1,7 @@
 """Refuses keys that the schema does not have, and names the keys that were probably meant."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,18 +21,15 @@ def refuse_unknown_keys(user: DictConfig, schema: DictConfig, where: str) -> Non
         UserError: there is one.
     """
     _refuse_odd_names(user, where)
-    valid = list(_leaves(schema))
     for name in _leaves(user):
-        _refuse_unknown_key(name, user, schema, valid, where)
+        _refuse_unknown_key(name, user, schema, where)
 
 
-def _refuse_unknown_key(
-    name: str, user: DictConfig, schema: DictConfig, valid: Sequence[str], where: str
-) -> None:
+def _refuse_unknown_key(name: str, user: DictConfig, schema: DictConfig, where: str) -> None:
     node: Any = schema
     for position, part in enumerate(name.split(".")):
         if not isinstance(node, DictConfig):
-            meant = known_elsewhere(name, valid)
+            meant = known_elsewhere(name, list(_leaves(schema)))
             above = ".".join(name.split(".")[:position])
             hint = did_you_mean(name, meant) if meant else f": '{above}' has no keys of its own."
             raise UserError(f"unknown key '{told(name)}' {where}{hint}")
@@ -42,7 +39,9 @@ def _refuse_unknown_key(
             node = OmegaConf.structured(node._metadata.element_type)
             continue
         if part not in node:
-            raise UserError(f"unknown key '{told(name)}' {where}{guess(name, valid)}")
+            raise UserError(
+                f"unknown key '{told(name)}' {where}{guess(name, list(_leaves(schema)))}"
+            )
         node = node._get_node(part)
         if isinstance(node, DictConfig) and node._is_none():
             return
