@@ -73,6 +73,7 @@ def _likeness(crop: Path, photo: NDArray[np.float32]) -> float:
     return float(max(found))
 
 
+@pytest.mark.slow
 def test_no_crop_is_of_a_photo_that_trains(tmp_path: Path) -> None:
     """By content: the best place of each crop in each of the sample photos."""
     photos = {path.name: _details(path, 4) for path in sorted(SAMPLE.glob("*.jpg"))}

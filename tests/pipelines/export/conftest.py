@@ -1,5 +1,6 @@
 """A run that was trained for one step, which the tests of this room export again and again."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.support.training import configure
 
 #: The reference of that run.
 MODEL = "run:small-joint"
+_WEIGHTS = os.environ.get("SRMILL_WEIGHTS")
 
 
 @pytest.fixture(scope="package")
@@ -44,8 +46,22 @@ def known() -> dict[Any, Any]:
     return {}
 
 
+@pytest.fixture
+def _without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of an artifact's evidence would be waited for while LPIPS is measured."""
+    monkeypatch.delenv("SRMILL_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def lpips(_without_lpips: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test measure LPIPS; skips it where the weights are not at hand."""
+    if not _WEIGHTS:
+        pytest.skip("SRMILL_WEIGHTS is not set: no pretrained weights at hand")
+    monkeypatch.setenv("SRMILL_WEIGHTS", _WEIGHTS)
+
+
 @pytest.fixture(autouse=True)
-def _once(known: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def _once(known: dict[Any, Any], _without_lpips: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing, and the start of a process, take most of an export. So equal modules with equal
     weights are traced once, and equal files run once in a process of their own."""
     trace, run = onnx.export_graph, artifacts.run_fresh

@@ -22,7 +22,6 @@ from pipelines.models.load import load_model
 from srmodels.edge.onnx import OnnxFp16, OnnxFp32, OnnxTarget
 from srmodels.edge.onnx_int8 import OnnxInt8
 from srmodels.network import SRNetwork
-from tests.conftest import needs_weights
 
 TARGETS = {"onnx_fp32": OnnxFp32, "onnx_fp16": OnnxFp16, "onnx_int8": OnnxInt8}
 #: Changes a graph where it is.
@@ -162,9 +161,11 @@ def test_a_broken_graph_does_not_ship(
 
 
 def test_what_eyes_see_is_judged_too(
-    exporter: Exporter, sound: Callable[[str], Sound], monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter,
+    sound: Callable[[str], Sound],
+    lpips: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    needs_weights()
     exporter.settings.max_quality_loss = 100.0
     export_broken("onnx_fp16", change_an_op, sound, monkeypatch)
     with pytest.raises(MissedError, match=r"onnx_fp16 costs 0\.\d+ of LPIPS \(alex\) beside Py"):

@@ -123,6 +123,9 @@ def test_a_retraining_without_anything_new_writes_no_record(
     assert store.stamps() == before
 
 
+@pytest.mark.parametrize(
+    "settings", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_retraining_whose_new_photos_are_junk_has_nothing_to_do(
     settings: list[str],
     photos: Path,

@@ -27,7 +27,8 @@ def memory_rows(plan: str) -> list[dict[str, float]]:
 def _recipes() -> list[Any]:
     """All; the long proofs have those that differ from another by widths or steps alone."""
     slow = {
-        "edge_sd_sr_lite", "edge_sd_sr_tiny_long", "f2srgan_student", "rdsr_large", "rdsr_small",
+        "edge_sd_sr", "edge_sd_sr_lite", "edge_sd_sr_tiny_long", "f2srgan_student", "rdsr_large",
+        "rdsr_small",
     }  # fmt: skip
     return [pytest.param(n, marks=[pytest.mark.slow] * (n in slow)) for n in recipe_names()]
 

@@ -76,7 +76,8 @@ def test_images_that_cannot_be_compared_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "psnr", "ssim"), [("Set5", 28.42, 0.8104), ("BSD100", 25.96, 0.6675)]
+    ("name", "psnr", "ssim"),
+    [("Set5", 28.42, 0.8104), pytest.param("BSD100", 25.96, 0.6675, marks=pytest.mark.slow)],
 )
 def test_bicubic_scores_what_the_literature_says(name: str, psnr: float, ssim: float) -> None:
     """The numbers every super-resolution paper prints in its bicubic row, at ×4."""
