@@ -66,29 +66,21 @@ def _merged(schema: DictConfig, recipe: DictConfig, cli: DictConfig) -> DictConf
     The user's values are few and have no types yet, so they are merged first: merging into the
     schema copies all of it.
     """
-    low: Any = OmegaConf.to_container(recipe)
-    high: Any = OmegaConf.to_container(cli)
-    asked, stages = _over(low, high), {}
-    for name in schema.stages:
-        stages[name] = dict(_sub(asked, "stages", name))
-        for section in ("train", "networks"):
-            ways = (section,), ("stages", name, section)
-            values = [_sub(given, *way) for given in (low, high) for way in ways]
-            stages[name][section] = functools.reduce(_over, values)
+    asked: Any = OmegaConf.merge(recipe, cli)
+    stages = {name: _sub(asked, "stages", name) for name in schema.stages}
     # Last, so that a mistake in a section for all stages is told with the key that was written.
     asked.pop("stages", None)
-    merged = OmegaConf.merge(schema, asked | {"stages": stages})
+    asked.stages = stages
+    for name in stages:
+        for section in ("train", "networks"):
+            ways = (section,), ("stages", name, section)
+            values = [_sub(given, *way) for given in (recipe, cli) for way in ways]
+            asked.stages[name][section] = OmegaConf.merge(*values)
+    merged = OmegaConf.merge(schema, asked)
     assert isinstance(merged, DictConfig)
     for name in merged.stages:
         merged.stages[name].kind = schema.stages[name].kind  # a recipe's null means the name
     return merged
-
-
-def _over(low: Any, high: Any) -> Any:
-    """Returns `high`; where both are mappings, with the keys of `low` that it does not have."""
-    if not (isinstance(low, dict) and isinstance(high, dict)):
-        return high
-    return low | {key: _over(low.get(key), value) for key, value in high.items()}
 
 
 def _checked_types(merged: DictConfig) -> Config:

@@ -30,7 +30,7 @@ LARGEST_SIZE = 2**20
 #: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
-_BUILT: dict[tuple[type[SRNetwork], str], SRNetwork] = {}
+_BUILT: dict[tuple[type, type, str], SRNetwork] = {}
 _MOST_BUILT = 16
 
 #: The sections that describe networks, stages and degradations.
@@ -219,16 +219,17 @@ def _check_stages(config: Config) -> None:
 def _on_meta(system: System, networks: Any) -> SRNetwork:
     """Returns the networks on the meta device. Equal ones are built once, which takes longer than
     all other checks: a job and its steps load the same configuration several times."""
-    key = system.network, repr(networks)
-    if key not in _BUILT:
+    key = system.network, type(networks), repr(networks)
+    if (built := _BUILT.get(key)) is None:
         try:
             with on_meta():
-                _BUILT[key] = system.build(networks)
+                built = system.build(networks)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"the networks cannot be built: {first_line(error)}") from None
-        while len(_BUILT) > _MOST_BUILT:
-            del _BUILT[next(iter(_BUILT))]
-    return _BUILT[key]
+        if len(_BUILT) >= _MOST_BUILT:
+            _BUILT.clear()
+        _BUILT[key] = built
+    return built
 
 
 def _check_teacher(config: Config, name: str, *, takes_one: bool) -> None:

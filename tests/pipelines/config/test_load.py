@@ -333,3 +333,22 @@ def test_the_folders_of_a_list_are_checked_one_by_one() -> None:
     assert load_config([f"benchmark={','.join(folders)}"]).benchmark == ",".join(folders)
     with pytest.raises(UserError, match="benchmark must be a local folder, not an address of 's3:"):
         load_config(["benchmark=set1,s3://bucket/set2"])
+
+
+def test_a_recipe_may_refer_to_a_whole_group(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "base: light_f2srgan\n"
+        "stages:\n"
+        "  pixel: {train: {steps: 77}}\n"
+        "  more: {kind: pixel, train: '${stages.pixel.train}'}\n"
+        "  small: {kind: pixel, networks: {channels: 16}, train: {steps: '${train.log_every}'}}\n"
+        "  other: {kind: pixel, networks: '${stages.small.networks}'}\n"
+        "  again: {kind: prune, options: '${stages.prune.options}'}\n"
+    )
+    config = load_config([f"recipe={recipe}", "stages.again.options.importance=l1"])
+    stages = config.stages
+    assert (stages["more"].train.steps, stages["small"].train.steps) == (77, config.train.log_every)
+    assert stages["other"].networks.channels == 16
+    again = stages["again"].options
+    assert (again.importance, again.at_most, again.measure) == ("l1", 39185, "parameters")
