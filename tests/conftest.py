@@ -19,7 +19,7 @@ from pipelines.data.manifest import Manifest
 from pipelines.data.sources import SAMPLE
 from tests.support import processes, session  # noqa: F401
 from tests.support.faulty_proxy import s3_proxy  # noqa: F401
-from tests.support.forked import run_forked  # noqa: F401
+from tests.support.forked import _no_command_stays, run_forked  # noqa: F401
 from tests.support.http_server import web_server  # noqa: F401
 from tests.support.jobs import run_here  # noqa: F401
 from tests.support.mlflow_database import open_copy

@@ -81,10 +81,11 @@ def load_scores(path: Path) -> Scores:
     found = read_json(path)
     rows = tuple(Row(row["title"], np.array(row["scores"])) for row in found["rows"])
     latencies = {
-        title: [Latency(**latency) for latency in one] for title, one in found["latencies"].items()
+        title: [Latency(**latency) for latency in one]
+        for title, one in found.get("latencies", {}).items()
     }
     bicubic = np.array(found["bicubic"])
-    return Scores(tuple(found["metrics"]), bicubic, rows, latencies, found["machine"])
+    return Scores(tuple(found["metrics"]), bicubic, rows, latencies, found.get("machine", ""))
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -125,7 +126,9 @@ def table(scores: Scores) -> str:
 def figure(scores: Scores) -> str:
     """Returns the drawing of the latencies, as SVG; the last arm stands out."""
     lines = {
-        title: [(one.size, one.median_ms, one.low_ms, one.high_ms) for one in found]
+        title.replace("`", ""): [
+            (one.size, one.median_ms, one.low_ms, one.high_ms) for one in found
+        ]
         for title, found in scores.latencies.items()
     }
     return latency_over_size(lines, chosen=list(lines)[-1])
@@ -147,12 +150,15 @@ def main() -> None:
     if not stored.is_file():
         raise SystemExit(f"error: {stored} is not there: run `make ablations GRID={grid}` first.")
     scores = load_scores(stored)
-    write(PAGES[grid], table(scores))
-    print(f"Table: {PAGES[grid]}")
+    content = table(scores)
     if scores.latencies:
         picture = IMAGES / f"{grid}_latency.svg"
         picture.write_text(figure(scores))
-        print(f"Figure: {picture}, measured on {scores.machine}")
+        caption = f"Milliseconds over the side of the LR image, in ONNX Runtime on {scores.machine}"
+        content += f"\n\n![{caption}](images/{picture.name})"
+        print(f"Figure: {picture}")
+    write(PAGES[grid], content)
+    print(f"Table: {PAGES[grid]}")
 
 
 if __name__ == "__main__":

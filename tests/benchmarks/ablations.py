@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,13 @@ def main() -> None:
     rows: list[Row] = []
     for name, arm in grid.arms.items():
         seeds = range(1 if arm.model else parsed.seeds)
-        found = np.stack([measure(grid, name, seed) for seed in seeds])
-        rows.append(Row(arm.title, found))
-        print(arm.title, found.mean((0, 1)).round(4), flush=True)
+        measured = np.stack([measure(grid, name, seed) for seed in seeds])
+        rows.append(Row(arm.title, measured))
+        print(arm.title, measured.mean((0, 1)).round(4), flush=True)
     simple = scores("bicubic", BENCHMARKS, grid.metrics)
-    path = scores_file(parsed.grid)
-    latencies = time_arms(grid, path.parent)
-    Scores(grid.metrics, simple, tuple(rows), latencies, machine()).save(path)
+    path, found = scores_file(parsed.grid), Scores(grid.metrics, simple, tuple(rows))
+    found.save(path)
+    replace(found, latencies=time_arms(grid, path.parent), machine=machine()).save(path)
     print(f"Scores: {path}")
 
 

@@ -10,17 +10,18 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.support.processes import FORK
 
 _ROOT = Path(__file__).resolve().parents[2]
+#: The commands that the running test has started.
+_STARTED: list["ForkedPython"] = []
 
 
 class ForkedPython:
@@ -51,6 +52,7 @@ class ForkedPython:
             ),
         )
         self._process.start()
+        _STARTED.append(self)
         assert self._process.pid is not None
         self.pid = self._process.pid
         into_out.close()
@@ -66,7 +68,7 @@ class ForkedPython:
         self.wait()
 
     def send_signal(self, number: int) -> None:
-        with suppress(ProcessLookupError):  # it has ended
+        if self._process.exitcode is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
@@ -85,14 +87,24 @@ class ForkedPython:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Waits for its end, and returns what it said."""
-        with ThreadPoolExecutor(2) as readers:
-            said = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
-            try:
-                self.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
-            return said[0].result(), said[1].result()
+        streams = {"out": self.stdout, "err": self.stderr}
+        said = dict.fromkeys(streams, "")
+
+        def read(name: str) -> None:
+            said[name] = streams[name].read()
+
+        # Whoever else has these streams may keep them open after a timeout.
+        readers = [Thread(target=read, args=(name,), daemon=True) for name in streams]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        for reader in readers:
+            reader.join()
+        return said["out"], said["err"]
 
     @property
     def returncode(self) -> int:
@@ -123,6 +135,15 @@ def _run(arguments: list[str], environment: dict[str, str], *ends: Connection) -
     finally:
         # A process of multiprocessing leaves without them.
         atexit._run_exitfuncs()
+
+
+@pytest.fixture(autouse=True)
+def _no_command_stays() -> Iterator[None]:
+    """Ends what a test has started and, when it fails, not ended."""
+    _STARTED.clear()
+    yield
+    for process in _STARTED:
+        process.kill()
 
 
 @pytest.fixture(scope="session")
