@@ -16,7 +16,13 @@ from tests.conftest import needs_weights
 from tests.support.quality import scores
 
 #: Bytes that each may have.
-SIZES = {"edge_sd_sr_tiny": 12 * 2**20, "light_mobile": 200_000, "rdsr": 5_000_000}
+SIZES = {
+    "edge_sd_sr_tiny": 12 * 2**20,
+    "f2srgan_student_pixel": 2**20,
+    "light_f2srgan_pixel": 2**20,
+    "light_mobile": 200_000,
+    "rdsr": 5_000_000,
+}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -68,6 +74,22 @@ def test_rdsr_reaches_fsrcnn(benchmark: str, bar: float) -> None:
 )
 def test_the_smallest_one_is_no_toy(benchmark: str, bar: float) -> None:
     assert scores("light_mobile", [benchmark], ["psnr_y"]).mean() >= bar
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "bars"),
+    [
+        ("f2srgan_student_pixel", 75_000, (30.7, 27.0)),
+        ("light_f2srgan_pixel", 39_185, (30.3, 26.85)),
+    ],
+)
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_light_ones_are_small_and_good(
+    name: str, parameters: int, bars: tuple[float, float], number: int
+) -> None:
+    network = load_bundle(SHIPPED / name).network()
+    assert sum(weight.numel() for weight in network.parameters()) <= parameters
+    assert scores(name, [("Set5", "BSD100")[number]], ["psnr_y"]).mean() >= bars[number]
 
 
 @pytest.mark.parametrize(
