@@ -30,6 +30,7 @@ LARGEST_SIZE = 2**20
 #: The largest width and height of a WebP image, in pixels.
 MAX_TILE = 16383
 
+#: The networks that were built for checks, and the largest number that is kept.
 _BUILT: dict[tuple[type, type, str], SRNetwork] = {}
 _MOST_BUILT = 16
 

@@ -61,12 +61,6 @@ class ForkedPython:
         out.close()
         err.close()
 
-    def __enter__(self) -> "ForkedPython":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-
     def send_signal(self, number: int) -> None:
         if self._process.exitcode is None:
             os.kill(self.pid, number)
