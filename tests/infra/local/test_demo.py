@@ -17,7 +17,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     found: list[Step] = []
     platform = Platform(str(tmp_path), "127.0.0.1:1", "http://127.0.0.1:2", "http://m")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.setattr(module, "up", lambda home: platform)
+    monkeypatch.setattr(module, "up", lambda home, full: platform)
     monkeypatch.setattr(module, "run_job", lambda _, step: found.append(step))
     monkeypatch.setattr(module, "_summary", lambda *_: None)
     module.demo(tmp_path)
@@ -46,8 +46,10 @@ def test_the_demo_finetunes_what_ships_and_measures_it_beside(submitted: list[St
 
 def test_it_tells_where_the_last_steps_write(submitted: list[Step], tmp_path: Path) -> None:
     report, bundle = module.results(submitted)
-    assert report == tmp_path / "work" / "evaluate" / f"{module.RECIPE}-decoder" / "report.html"
-    assert bundle == tmp_path / "work" / "export" / module.RECIPE
+    assert (
+        Path(report) == tmp_path / "work" / "evaluate" / f"{module.RECIPE}-decoder" / "report.html"
+    )
+    assert Path(bundle) == tmp_path / "work" / "export" / module.RECIPE
 
 
 def test_the_headings_are_those_of_retrain(

@@ -16,6 +16,8 @@ from ray.core.generated import gcs_service_pb2, ray_client_pb2
 
 from infra.local import platform as local_platform
 from infra.local.platform import Platform
+from infra.local.ports import free_ports
+from infra.local.servers.server import MARK, Server, running
 from pipelines.errors import UserError
 from pipelines.ray_auth import TOKEN
 from pipelines.storage.files import write_json
@@ -42,7 +44,7 @@ def test_an_occupied_port_is_avoided_and_named(capsys: pytest.CaptureFixture[str
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        chosen = local_platform.free_ports({"MLflow": port, "agent": port})
+        chosen = free_ports({"MLflow": port, "agent": port})
     assert chosen["MLflow"] > port
     assert chosen["agent"] not in (port, chosen["MLflow"])
     assert f"Port {port} is taken, so MLflow listens on" in capsys.readouterr().out
@@ -55,7 +57,7 @@ def test_down_leaves_foreign_processes_alone(
     path = local_platform.state_file(tmp_path)
     path.parent.mkdir(parents=True)
     write_json(path, to_dict(Platform(str(tmp_path), "", "", "")))
-    environment = {"SRMILL_HOME": str(tmp_path / "another")}
+    environment = {"SRMILL_HOME": str(tmp_path / "another"), MARK: "Ray"}
     command = [sys.executable, "-c", "import time; time.sleep(60)", "ray", "start"]
     with subprocess.Popen(command, env=os.environ | environment) as foreign:
         local_platform.down(tmp_path)
@@ -107,7 +109,7 @@ def agent(cluster: Platform) -> str:
 
 def servers(cluster: Platform) -> list[psutil.Process]:
     """Every process of the platform."""
-    found = local_platform._servers(Path(cluster.home))
+    found = running(Path(cluster.home), cluster.servers()).values()
     assert len(found) == 2
     return [each for server in found for each in (server, *server.children(recursive=True))]
 
@@ -203,14 +205,15 @@ def test_a_damaged_note_of_the_platform_is_one_sentence_and_goes(
     assert not path.exists()
     path.write_text(text)
     fresh = Platform(str(tmp_path), "", "", "")
-    monkeypatch.setattr(local_platform, "_start_all", lambda home: fresh)
+    monkeypatch.setattr(local_platform, "_start_all", lambda home, full: fresh)
     assert local_platform.up(tmp_path) == fresh
     assert "Starting the platform anew" in capsys.readouterr().out
 
 
 def test_what_has_started_is_found_without_the_note(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)", "ray", "start"]
-    with subprocess.Popen(command, env=os.environ | {"SRMILL_HOME": str(tmp_path)}) as server:
+    environment = {"SRMILL_HOME": str(tmp_path), MARK: "Ray"}
+    with subprocess.Popen(command, env=os.environ | environment) as server:
         local_platform.down(tmp_path)
         server.wait(10)  # It would sleep for a minute.
 
@@ -221,14 +224,15 @@ def test_an_interrupt_while_it_starts_leaves_nothing_running(
     """The second server is never reached, and nothing is noted of the first."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(command: list[str], environment: dict[str, str], log: Path) -> object:
+    def start(server: Server) -> psutil.Process:
         if started:
             raise KeyboardInterrupt
-        idle = [sys.executable, "-c", "import time; time.sleep(60)", *command]
+        idle = [sys.executable, "-c", "import time; time.sleep(60)", *server.command]
+        environment = dict(server.environment) | {MARK: server.name}
         started.append(subprocess.Popen(idle, env=environment))
-        return started[0]
+        return psutil.Process(started[0].pid)
 
-    monkeypatch.setattr(local_platform, "_start", start)
+    monkeypatch.setattr(Server, "start", start)
     with pytest.raises(KeyboardInterrupt):
         local_platform.up(tmp_path)
     started[0].wait(10)  # It would sleep for a minute.

