@@ -16,6 +16,7 @@ from pipelines.cli import triggers
 from pipelines.cli.bundles import add_commands, add_signature_options, check_options
 from pipelines.cli.compare import add_compare
 from pipelines.cli.photos import Task, upscale_file
+from pipelines.cli.submit import add_submit
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_commands(commands)
     triggers.add_commands(commands)
+    add_submit(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)
     return parser

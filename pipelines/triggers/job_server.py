@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ class JobServer:
     """The job server at http(s)://HOST:PORT."""
 
     url: str = field(repr=False)
+    #: The certificates of the authorities that are trusted; None stands for the usual ones.
+    ca: str | None = None
 
     @property
     def address(self) -> str:
@@ -44,7 +47,7 @@ class JobServer:
             # Ray itself would wait for ever for a machine that drops its packets.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((str(parts.hostname), port), timeout=5).close()
-            return JobSubmissionClient(self.url)
+            return JobSubmissionClient(self.url, verify=self.ca or True)
         except AuthenticationError:
             raise UserError(
                 f"the job server at {self.address} asks for its token: set RAY_AUTH_MODE=token, "
@@ -82,10 +85,17 @@ class JobServer:
         except RuntimeError as error:
             raise self._failed(error) from None
 
-    def submit(self, entrypoint: str, job: str | None = None) -> str:
+    def submit(
+        self, entrypoint: str, job: str | None = None, variables: Mapping[str, str] | None = None
+    ) -> str:
         """Submits a command, which runs in an uploaded copy of this checkout; returns its name.
 
         A job of this name that is there already is left alone.
+
+        Args:
+            entrypoint: the command.
+            job: its name; the server chooses one if it is None.
+            variables: variables of its environment, which everybody sees who sees the job.
 
         Raises:
             UserError: the server does not answer, or refuses the job.
@@ -94,7 +104,7 @@ class JobServer:
         try:
             return str(
                 client.submit_job(
-                    entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env()
+                    entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env(variables)
                 )
             )
         except RuntimeError as error:
@@ -106,10 +116,14 @@ class JobServer:
         return UserError(f"the job server at {self.address} refuses: {first_line(error)[:300]}.")
 
 
-def runtime_env() -> dict[str, Any]:
-    """Returns what a submitted job of this checkout needs."""
+def runtime_env(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns what a submitted job of this checkout needs.
+
+    Args:
+        variables: further variables of its environment.
+    """
     return {
         "working_dir": str(ROOT),
         # The upload leaves .git behind, and a bundle says which commit made it.
-        "env_vars": {"SRMILL_GIT_COMMIT": git_commit() or ""},
+        "env_vars": {"SRMILL_GIT_COMMIT": git_commit() or "", **(variables or {})},
     }

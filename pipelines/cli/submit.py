@@ -1,0 +1,92 @@
+"""Submits a job to a cluster (`srmill submit`), and shows its log."""
+
+import argparse
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from pipelines.config.load import load_config
+from pipelines.errors import Terminated, UserError, redacted
+from pipelines.storage.paths import ROOT
+from pipelines.triggers.clusters import Cluster, find_cluster
+from pipelines.triggers.job_server import JobServer, runtime_env
+from pipelines.triggers.logs import follow_log
+
+
+def add_submit(commands: Any) -> None:
+    """Adds `submit` to the command line."""
+    parser = commands.add_parser(
+        "submit",
+        help="submit a job to a cluster",
+        description="Submits a job of this checkout to a cluster's job server, shows its log, and "
+        "ends with its exit code. It is `ray job submit` with the runtime environment that the "
+        "job needs, and prints that command. Ctrl-C leaves the job running.",
+    )
+    parser.add_argument("job", metavar="JOB", help="the job, such as jobs/stage1.py")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="its settings")
+    parser.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="a cluster of ~/.config/srmill/clusters.yaml, or the address of a job server "
+        "(default: $RAY_API_SERVER_ADDRESS)",
+    )
+    parser.add_argument("--name", metavar="ID", help="the job's name on the server")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait for the job's end")
+    parser.add_argument(
+        "--print", action="store_true", dest="only_print", help="print the command, and end"
+    )
+    parser.set_defaults(run=_submit)
+
+
+def _submit(parsed: argparse.Namespace) -> int:
+    cluster = find_cluster(parsed.cluster)
+    entrypoint = _entrypoint(parsed.job, parsed.settings)
+    print(_command(cluster, entrypoint, parsed.name), flush=True)
+    if parsed.only_print:
+        return 0
+    os.environ |= cluster.environment()
+    server = JobServer(cluster.address, _expanded(cluster.ca))
+    job = server.submit(entrypoint, parsed.name, cluster.variables)
+    print(f"Submitted {job} to {server.address}.", flush=True)
+    if parsed.no_wait:
+        return 0
+    try:
+        done = follow_log(server.client(), job)
+    except (KeyboardInterrupt, Terminated) as error:
+        print(f"\n{job} goes on: `ray job stop {job}` stops it.", flush=True)
+        return 143 if isinstance(error, Terminated) else 130
+    code = done.driver_exit_code
+    print(f"{job} ended as {done.status.value}.")
+    return code if code is not None else int(done.status.value != "SUCCEEDED")
+
+
+def _entrypoint(job: str, settings: list[str]) -> str:
+    """Returns the command that runs on the cluster.
+
+    Raises:
+        UserError: there is no such job, or a setting is wrong. Nothing was sent.
+    """
+    path = (ROOT / job).resolve()
+    jobs = sorted(each.name for each in (ROOT / "jobs").glob("*.py"))
+    if path.parent != ROOT / "jobs" or path.name not in jobs:
+        raise UserError(f"{job} is no job of {ROOT}: name one of jobs/{{{','.join(jobs)}}}.")
+    load_config(settings)
+    return shlex.join([f"jobs/{path.name}", *settings])
+
+
+def _command(cluster: Cluster, entrypoint: str, name: str | None) -> str:
+    """Returns the command of Ray's that does the same."""
+    shown = [f"{key}={shlex.quote(value)}" for key, value in cluster.environment().items()]
+    environment = runtime_env(cluster.variables)
+    words = ["ray", "job", "submit", "--address", redacted(cluster.address)]
+    words += ["--verify", str(_expanded(cluster.ca))] if cluster.ca else []
+    words += ["--submission-id", name] if name else []
+    words += ["--working-dir", environment.pop("working_dir")]
+    words += ["--runtime-env-json", json.dumps(environment)]
+    return " ".join([*shown, shlex.join(words), "--", entrypoint])
+
+
+def _expanded(path: str | None) -> str | None:
+    return path and str(Path(path).expanduser())
