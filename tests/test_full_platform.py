@@ -15,6 +15,7 @@ import requests
 from infra.local import demo, platform
 from infra.local.platform import Platform
 from infra.local.servers.caddy import trusted
+from infra.local.servers.postgres import programs
 from infra.local.servers.seaweedfs import BUCKET
 from infra.local.servers.server import marked, running
 from infra.local.status import status
@@ -58,6 +59,27 @@ def in_its_environment(full: Platform, *words: str) -> "subprocess.CompletedProc
          "sh", *words[1:]],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
+
+
+def places_of_secrets(home: Path, saved: Path) -> list[str]:
+    """Returns where a secret of the platform stands outside of its own file: in logs of servers and
+    jobs, in buckets (shards, checkpoints, bundles, reports), or in MLflow's databases."""
+    secrets = [path.read_bytes() for path in (home / "work/secrets").iterdir() if not path.suffix]
+    secrets.append((home / "work/ray_token").read_bytes())
+    assert len(secrets) >= 8
+    texts = {str(path): path.read_bytes() for path in (saved / "s3").rglob("*") if path.is_file()}
+    assert any(path.endswith("bundle.json") for path in texts)
+    logs = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "logs"
+    for folder in (home / "work/logs", logs):
+        texts |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert any("job-driver" in path for path in texts)
+    for dump in saved.glob("*.dump"):
+        done = subprocess.run(
+            [programs() / "pg_restore", "-f", "-", dump], capture_output=True, check=True
+        )
+        assert b"CREATE TABLE" in done.stdout
+        texts[dump.name] = done.stdout
+    return [path for path, text in texts.items() if any(secret in text for secret in secrets)]
 
 
 def same(one: Path, other: Path) -> bool:
@@ -115,6 +137,7 @@ def test_the_demo_promotes_and_what_it_made_survives(full: Platform, tmp_path: P
         if lost == "everything":
             saved = local("backup", home, "--folder", str(tmp_path / "backup"))
             assert saved.returncode == 0, saved.stdout + saved.stderr
+            assert not places_of_secrets(home, tmp_path / "backup")
         for _, process in marked(home):
             process.kill()
         if lost == "everything":

@@ -102,7 +102,9 @@ def _check_srmill(arguments: list[str]) -> None:
     parsed = srmill._parser().parse_args(arguments)
     if getattr(parsed, "model", None):
         ModelReference.parse(parsed.model)
-    if "settings" in parsed:
+    if "job" in parsed:
+        _check_job([parsed.job, *parsed.settings])
+    elif "settings" in parsed:
         _check_job(["jobs/retrain.py", f"source={parsed.source}", *parsed.settings])
 
 
