@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from infra.local.platform import Platform, load, up
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.local.platform import Platform, down, load, restoring, up
 from infra.local.secrets import secret
 from infra.local.servers import postgres, seaweedfs
-from infra.local.servers.server import KEEPER, PlatformError, marked, stop
+from infra.local.servers.server import PlatformError, marked, stop, stop_keeper
+from pipelines.errors import first_line
 from pipelines.progress import progress
 from pipelines.storage.files import write_json
 from pipelines.storage.store import check_name
@@ -49,23 +52,24 @@ def backup(home: Path, folder: Path) -> Contents:
     buckets, so it is there when the buckets are copied. Only this user can read the folder.
 
     Raises:
-        PlatformError: the full platform does not run, or the folder is not empty.
+        PlatformError: the full platform does not run, a server fails, or the folder is not empty.
     """
     platform = _running(home)
-    if folder.exists() and any(folder.iterdir()):
-        raise PlatformError(f"{folder} is not empty: name a new folder.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise PlatformError(f"{folder} is not an empty folder: name a new one.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     for name in postgres.DATABASES:
         with (folder / f"{name}.dump").open("wb") as output:
             _run_postgres(platform, ["pg_dump", "--format=custom", name], stdout=output)
     objects = {}
-    for bucket in (seaweedfs.BUCKET, seaweedfs.MLFLOW_BUCKET):
-        objects[bucket] = _download(platform, bucket, folder / "s3" / bucket)
+    try:
+        for bucket in (seaweedfs.BUCKET, seaweedfs.MLFLOW_BUCKET):
+            objects[bucket] = _download(platform, bucket, folder / "s3" / bucket)
+    except (BotoCoreError, ClientError) as error:
+        raise PlatformError(f"S3 fails ({first_line(error)}): see `make status`.") from None
     for name in _KEPT:
-        path = home / "work" / name
-        copy = shutil.copytree if path.is_dir() else shutil.copy2
-        copy(path, folder / name)
+        _copy(home / "work" / name, folder / name)
     contents = Contents(objects, postgres.DATABASES)
     write_json(folder / _CONTENTS, to_dict(contents))
     return contents
@@ -78,40 +82,82 @@ def restore(home: Path, folder: Path) -> Contents:
         PlatformError: the home has a platform already, or the backup is not complete.
         UserError: the backup's list of contents is damaged.
     """
-    path = folder / _CONTENTS
+    path, work = folder / _CONTENTS, home / "work"
     if not path.is_file():
         raise PlatformError(f"{folder} holds no complete backup: {_CONTENTS} is missing.")
     contents = read_typed(Contents, path.read_bytes(), str(path))
-    work = home / "work"
+    _check(contents, folder)
     for name in (*_KEPT, "postgres", "s3"):
         if (work / name).exists():
             raise PlatformError(
                 f"{work / name} is there already: restore into an empty folder, or move it away."
             )
     work.mkdir(parents=True, exist_ok=True)
-    for name in _KEPT:
-        copy = shutil.copytree if (folder / name).is_dir() else shutil.copy2
-        copy(folder / name, work / name)
-    platform = up(home, full=True)
-    stop(process for name, process in marked(home) if name in (KEEPER, "MLflow"))
-    for name in contents.databases:
-        with (folder / f"{name}.dump").open("rb") as dump:
-            command = [
-                "pg_restore",
-                "--clean",
-                "--if-exists",
-                "--exit-on-error",
-                f"--dbname={name}",
-            ]
-            _run_postgres(platform, command, stdin=dump)
-    for bucket, number in contents.objects.items():
-        found = _upload(platform, bucket, folder / "s3" / bucket)
-        if found != number:
-            raise PlatformError(
-                f"{folder}/s3/{bucket} holds {found} objects and not {number}: it is not complete."
-            )
+    try:
+        platform = _start(home, folder)
+        # Whoever starts the platform now is told that it is not complete.
+        restoring(home).touch()
+        stop_keeper(home)
+        stop(process for name, process in marked(home) if name == "MLflow")
+        for name in contents.databases:
+            _load(platform, name, folder)
+        for bucket in contents.objects:
+            _upload(platform, bucket, folder / "s3" / bucket)
+    except BaseException:
+        down(home, quiet=True)
+        for name in (*_KEPT, "postgres", "s3", "restoring"):
+            _remove(work / name)
+        raise
+    restoring(home).unlink()
     up(home, full=True)
     return contents
+
+
+def _check(contents: Contents, folder: Path) -> None:
+    """Raises PlatformError if a file of a backup is missing."""
+    missing = [name for name in _KEPT if not (folder / name).exists()]
+    missing += [f"{n}.dump" for n in contents.databases if not (folder / f"{n}.dump").is_file()]
+    if missing:
+        raise PlatformError(f"{folder} holds no complete backup: {missing[0]} is missing.")
+    for bucket, number in contents.objects.items():
+        found = len(_files(folder / "s3" / bucket))
+        if found != number:
+            raise PlatformError(
+                f"{folder}/s3/{bucket} holds {found} files and not {number}: it is not complete."
+            )
+
+
+def _start(home: Path, folder: Path) -> Platform:
+    """Starts an empty platform with the secrets of a backup."""
+    mask = os.umask(0o077)
+    try:
+        for name in _KEPT:
+            _copy(folder / name, home / "work" / name)
+    finally:
+        os.umask(mask)
+    return up(home, full=True)
+
+
+def _load(platform: Platform, name: str, folder: Path) -> None:
+    """Replaces a database by a saved one."""
+    options = ("--clean", "--if-exists", "--exit-on-error", f"--dbname={name}")
+    with (folder / f"{name}.dump").open("rb") as dump:
+        _run_postgres(platform, ["pg_restore", *options], stdin=dump)
+
+
+def _copy(source: Path, target: Path) -> None:
+    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _running(home: Path) -> Platform:
@@ -143,6 +189,7 @@ def _download(platform: Platform, bucket: str, folder: Path) -> int:
     client = seaweedfs.admin(Path(platform.home), platform.ports)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
+    keys = [key for key in keys if not key.endswith("/")]  # marks of folders
     folder.mkdir(parents=True)
     copied = 0
     with progress(f"save {bucket}", total=len(keys), unit="object") as bar:
@@ -152,7 +199,7 @@ def _download(platform: Platform, bucket: str, folder: Path) -> int:
             try:
                 client.download_file(bucket, key, str(path))
                 copied += 1
-            except client.exceptions.ClientError as error:
+            except ClientError as error:
                 if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
                     raise
                 # A run that goes on has removed an old checkpoint.
@@ -160,12 +207,11 @@ def _download(platform: Platform, bucket: str, folder: Path) -> int:
     return copied
 
 
-def _upload(platform: Platform, bucket: str, folder: Path) -> int:
-    """Copies a folder into a bucket; returns the number of its files."""
+def _upload(platform: Platform, bucket: str, folder: Path) -> None:
+    """Copies a folder into a bucket."""
     client = seaweedfs.admin(Path(platform.home), platform.ports)
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = _files(folder)
     with progress(f"restore {bucket}", total=len(found), unit="object") as bar:
         for path in found:
             client.upload_file(str(path), bucket, path.relative_to(folder).as_posix())
             bar.update()
-    return len(found)

@@ -1,6 +1,5 @@
 """Certificates by which the parts of one server know each other, and let nobody else in."""
 
-import os
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,6 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from infra.local.secrets import write_private
 
 #: A part that has no valid certificate any more would not start, so they outlive the machine.
 VALID = timedelta(days=3650)
@@ -28,11 +29,13 @@ def keep_certificates(folder: Path, name: str) -> tuple[Path, Path, Path]:
     authority, own, key = (folder / f"{name}-{part}.pem" for part in ("ca", "cert", "key"))
     if not key.exists():
         signer, private = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-        _write(authority, _certificate(f"{name} authority", signer, None, signer))
-        _write(own, _certificate(name, private, f"{name} authority", signer))
+        write_private(authority, _certificate(f"{name} authority", signer, None, signer))
+        write_private(own, _certificate(name, private, f"{name} authority", signer))
         plain = serialization.NoEncryption()
         form, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        _write(key, private.private_bytes(form, kind, plain))  # Last: what is there is complete.
+        write_private(
+            key, private.private_bytes(form, kind, plain)
+        )  # Last: what is there is complete.
     return authority, own, key
 
 
@@ -62,12 +65,3 @@ def _certificate(
 
 def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that only this user can read, whole or not at all."""
-    partial = path.with_name(f".{path.name}-partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-    partial.replace(path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.local.platform import Platform, up
+from infra.local.platform import FOREIGN, Platform, up
 from infra.local.servers.seaweedfs import BUCKET
 from infra.local.servers.server import PlatformError
 from pipelines.config.load import load_config
@@ -59,6 +59,9 @@ def demo(home: Path = ROOT, full: bool = False) -> None:
     platform = up(home, full)
     print(platform.describe(), flush=True)
     # The chain reads its inputs here, and the jobs read them on the platform.
+    if platform.full:
+        for name in FOREIGN:
+            os.environ.pop(name, None)
     os.environ |= {"SRMILL_HOME": str(home), **platform.environment()}
     parts = steps(SETTINGS + IN_S3 if platform.full else SETTINGS)
     follow(parts, lambda step: run_job(platform, step))

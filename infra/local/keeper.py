@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from infra.local.platform import Platform, load, start, state_file
 from infra.local.servers.server import PlatformError, running
+from pipelines.errors import UserError
 from pipelines.storage.clock import utc
 
 #: Seconds between two looks, and the longest pause before a server that keeps dying starts again.
@@ -46,13 +48,15 @@ class Keeper:
 def keep(home: Path) -> None:
     """Keeps the platform of a home running until its file is gone."""
     keeper, lock = Keeper(), FileLock(state_file(home).with_suffix(".lock"))
-    while (platform := load(home)) is not None:
+    while True:
         try:
+            if (platform := load(home)) is None:
+                return
             with lock.acquire(blocking=False):
                 for name in keeper.look(platform, time.monotonic()):
                     print(f"{utc(time.time())} {name} had died: started it again.", flush=True)
         except Timeout:
             pass  # `make up` is at it.
-        except (OSError, PlatformError) as error:
+        except (OSError, PlatformError, UserError, psutil.Error) as error:
             print(f"{utc(time.time())} {error}", flush=True)
         time.sleep(PERIOD)

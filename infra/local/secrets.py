@@ -1,5 +1,7 @@
 """The secrets of the full platform: a file for each in work/secrets, which only its user reads."""
 
+import os
+import stat
 from pathlib import Path
 
 from pipelines.ray_auth import keep_token
@@ -11,16 +13,27 @@ JOBS = "srmill"
 def secret(home: Path, name: str) -> str:
     """Returns a secret of a home; makes it if there is none yet.
 
+    One that is there stays, since databases know it. Others may not read it from now on.
+
     Args:
         home: the platform's home.
         name: what it opens: `mlflow-admin`, `s3-jobs`, and so on.
     """
-    return secret_file(home, name).read_text()
+    path = home / "work" / "secrets" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep_token(path)
+    for each in (path.parent, path):
+        mode = stat.S_IMODE(each.stat().st_mode)
+        if mode & 0o077:
+            each.chmod(mode & 0o700)
+    return path.read_text()
 
 
-def secret_file(home: Path, name: str) -> Path:
-    """Returns the file of a secret; makes it if there is none yet."""
-    folder = home / "work" / "secrets"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    keep_token(folder / name)
-    return folder / name
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file that only this user can read, whole or not at all."""
+    partial = path.with_name(f".{path.name}-partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+    partial.replace(path)

@@ -55,7 +55,8 @@ def _submit(parsed: argparse.Namespace) -> int:
     try:
         done = follow_log(server.client(), job)
     except (KeyboardInterrupt, Terminated) as error:
-        print(f"\n{job} goes on: `ray job stop {job}` stops it.", flush=True)
+        stop = _ray(cluster, "stop", job)
+        print(f"\n{job} goes on. This stops it:\n{stop}", flush=True)
         return 143 if isinstance(error, Terminated) else 130
     code = done.driver_exit_code
     print(f"{job} ended as {done.status.value}.")
@@ -78,14 +79,19 @@ def _entrypoint(job: str, settings: list[str]) -> str:
 
 def _command(cluster: Cluster, entrypoint: str, name: str | None) -> str:
     """Returns the command of Ray's that does the same."""
-    shown = [f"{key}={shlex.quote(value)}" for key, value in cluster.environment().items()]
     environment = runtime_env(cluster.variables)
-    words = ["ray", "job", "submit", "--address", redacted(cluster.address)]
+    options = ["--submission-id", name] if name else []
+    options += ["--working-dir", environment.pop("working_dir")]
+    options += ["--runtime-env-json", json.dumps(environment)]
+    return f"{_ray(cluster, 'submit', *options)} -- {entrypoint}"
+
+
+def _ray(cluster: Cluster, command: str, *options: str) -> str:
+    """Returns a command of `ray job` for a cluster, with the variables that it needs."""
+    shown = [f"{key}={shlex.quote(value)}" for key, value in cluster.environment().items()]
+    words = ["ray", "job", command, "--address", redacted(cluster.address)]
     words += ["--verify", str(_expanded(cluster.ca))] if cluster.ca else []
-    words += ["--submission-id", name] if name else []
-    words += ["--working-dir", environment.pop("working_dir")]
-    words += ["--runtime-env-json", json.dumps(environment)]
-    return " ".join([*shown, shlex.join(words), "--", entrypoint])
+    return " ".join([*shown, shlex.join([*words, *options])])
 
 
 def _expanded(path: str | None) -> str | None:

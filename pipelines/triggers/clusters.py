@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.errors import UserError, told
-from pipelines.ray_auth import MODE, TOKEN_PATH
+from pipelines.ray_auth import MODE, TOKEN, TOKEN_PATH
 from pipelines.storage.typed import check_depth, validated
 
 #: Ray's own variable with the address of a job server.
@@ -41,7 +41,8 @@ class Cluster:
         """Returns the variables by which Ray shows the token."""
         if self.token is None:
             return {}
-        return {MODE: "token", TOKEN_PATH: str(Path(self.token).expanduser())}
+        # Ray prefers a token in TOKEN, which may be another cluster's. An empty one counts as none.
+        return {MODE: "token", TOKEN_PATH: str(Path(self.token).expanduser()), TOKEN: ""}
 
 
 def find_cluster(name: str | None) -> Cluster:

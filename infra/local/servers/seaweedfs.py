@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.certificates import keep_certificates
-from infra.local.secrets import JOBS, secret
+from infra.local.secrets import JOBS, secret, write_private
 from infra.local.servers.server import Server, answers, environment_of, without_credentials
 
 PORTS = {
@@ -98,8 +98,7 @@ def _write_identities(home: Path, path: Path) -> None:
         }
         for name, actions in _ALLOWED.items()
     ]
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({"identities": found}))
+    write_private(path, json.dumps({"identities": found}).encode())
 
 
 def admin(home: Path, ports: Mapping[str, int]) -> Any:

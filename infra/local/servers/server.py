@@ -153,8 +153,20 @@ def stop(processes: Iterable[psutil.Process]) -> None:
 def stop_all(home: Path) -> None:
     """Stops the servers of a home, and whatever a killed one has left behind. The keeper goes
     first, since it would start the others again."""
-    stop(process for name, process in marked(home) if name == KEEPER)
+    stop_keeper(home)
     stop(process for _, process in marked(home))
+
+
+def stop_keeper(home: Path) -> None:
+    """Stops the keeper of a home alone: not the servers that it has started again."""
+    keepers = [process for name, process in marked(home) if name == KEEPER]
+    for process in keepers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(keepers, timeout=5)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def answers(

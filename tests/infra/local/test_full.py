@@ -1,8 +1,11 @@
 """Tests the full platform's servers but Ray's: who gets in, and what is left after `kill -9`."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -21,6 +24,7 @@ import psutil
 import psycopg
 import pytest
 import requests
+import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
@@ -33,8 +37,9 @@ from infra.local.platform import Platform
 from infra.local.secrets import JOBS, secret
 from infra.local.servers import ray, seaweedfs
 from infra.local.servers.caddy import trusted
-from infra.local.servers.server import PlatformError, Server, marked, running
+from infra.local.servers.server import KEEPER, MARK, PlatformError, Server, marked, running
 from infra.local.status import status
+from tests.conftest import ROOT
 
 WRONG = "0" * 64
 #: How long a server that was killed may need on a busy machine, seconds.
@@ -101,6 +106,31 @@ def test_mlflow_asks_for_a_password(full: Platform) -> None:
     assert asked(full, None, "").status_code == 401
     assert asked(full, JOBS, WRONG).status_code == 401
     assert asked(full, JOBS, secret(home(full), f"mlflow-{JOBS}")).status_code == 200
+
+
+def test_mlflows_own_pages_may_ask_it(full: Platform) -> None:
+    """A browser names the page's origin; MLflow refuses those of other hosts."""
+    options: dict[str, Any] = {
+        "auth": (JOBS, secret(home(full), f"mlflow-{JOBS}")),
+        "verify": str(trusted(home(full))), "timeout": 30,
+    }  # fmt: skip
+    for origin, status_code in ((full.mlflow, 200), ("https://evil.example", 403)):
+        found = requests.post(
+            f"{full.mlflow}/api/2.0/mlflow/experiments/search", json={"max_results": 1},
+            headers={"Origin": origin}, **options,
+        )  # fmt: skip
+        assert found.status_code == status_code, origin
+
+
+def test_a_secret_that_others_may_read_stays_and_is_closed(tmp_path: Path) -> None:
+    """Databases know it: a new one would lock everybody out."""
+    first = secret(tmp_path, "postgres")
+    path = tmp_path / "work" / "secrets" / "postgres"
+    path.chmod(0o644)
+    path.parent.chmod(0o755)
+    assert secret(tmp_path, "postgres") == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_s3_asks_for_a_signature(full: Platform) -> None:
@@ -322,7 +352,7 @@ def test_a_backup_brings_everything_back_on_an_empty_machine(
     contents = backup(home(full), folder)
     assert contents.objects[seaweedfs.BUCKET] >= 1
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    with pytest.raises(PlatformError, match="is not empty: name a new folder"):
+    with pytest.raises(PlatformError, match="is not an empty folder: name a new one"):
         backup(home(full), folder)
     with pytest.raises(PlatformError, match="is there already: restore into an empty folder"):
         restore(home(full), folder)
@@ -357,3 +387,95 @@ def test_a_backup_needs_the_full_platform(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="the full platform does not run"):
         backup(tmp_path / "home", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
+
+
+def test_down_lets_what_the_keeper_has_started_end_by_itself(tmp_path: Path) -> None:
+    """It is the keeper's child. It gets SIGTERM, and is not killed with the keeper."""
+    told = tmp_path / "told"
+    server = (
+        f"import pathlib, signal, time; "
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(told)!r}).touch(), exit())); "
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
+    )
+    keeper = (
+        f"import os, subprocess, sys, time; "
+        f"subprocess.Popen([sys.executable, '-c', {server!r}], "
+        f"env=os.environ | {{{MARK!r}: 'MLflow'}}); time.sleep(60)"
+    )
+    environment = os.environ | {"SRMILL_HOME": str(tmp_path), MARK: KEEPER}
+    with subprocess.Popen([sys.executable, "-c", keeper], env=environment):
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "ready").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        local_platform.down(tmp_path, quiet=True)
+    assert told.exists()
+    assert not marked(tmp_path)
+
+
+def test_up_refuses_what_an_interrupted_restore_has_left(tmp_path: Path) -> None:
+    local_platform.restoring(tmp_path).parent.mkdir()
+    local_platform.restoring(tmp_path).touch()
+    with pytest.raises(
+        PlatformError, match=r"a restore into .* was interrupted: remove that folder"
+    ):
+        local_platform.up(tmp_path, full=True)
+
+
+def _may_run_python(user: int) -> bool:
+    if os.geteuid() != 0:
+        return False
+    try:
+        return subprocess.run([sys.executable, "-c", ""], user=user, check=False).returncode == 0
+    except PermissionError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_command_of_mlflows_container_works_as_its_user(full: Platform, tmp_path: Path) -> None:
+    """On this machine: as user 1000 where root may start Python as him. He writes in one folder."""
+    service = yaml.safe_load((ROOT / "infra/containers/compose.yaml").read_text())["services"]
+    user = 1000 if _may_run_python(1000) else None
+    folder = Path(tempfile.mkdtemp(prefix="srmill-container-"))
+    if user is not None:
+        os.chown(folder, user, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=5000": f"--port={port}"}
+    options = [given.get(word, word) for word in service["mlflow"]["command"]]
+    options = [word.replace("127.0.0.1:5000", f"127.0.0.1:{port}") for word in options]
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder),
+        "TMPDIR": str(folder), "PGHOST": "127.0.0.1", "PGPORT": str(full.ports["PostgreSQL"]),
+        "PGUSER": "mlflow", "PGPASSWORD": secret(home(full), "postgres-mlflow"),
+        **seaweedfs.credentials(home(full), "mlflow"),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{full.ports['S3']}",
+        "MLFLOW_AUTH_CONFIG_PATH": str(ROOT / "infra/containers/auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secret(home(full), "mlflow-admin"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 64,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }  # fmt: skip
+    assert environment.keys() >= service["mlflow"]["environment"].keys()
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "mlflow", "server", *options], env=environment, cwd=folder,
+        user=user, group=user, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}/health", timeout=5).ok:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        asks = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
+        user_of_jobs = (JOBS, secret(home(full), f"mlflow-{JOBS}"))
+        assert requests.get(asks, timeout=30).status_code == 401
+        assert requests.get(asks, auth=user_of_jobs, timeout=30).status_code == 200
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
