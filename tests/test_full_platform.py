@@ -69,8 +69,8 @@ def places_of_secrets(home: Path, saved: Path) -> list[str]:
     assert len(secrets) >= 8
     texts = {str(path): path.read_bytes() for path in (saved / "s3").rglob("*") if path.is_file()}
     assert any(path.endswith("bundle.json") for path in texts)
-    logs = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "logs"
-    for folder in (home / "work/logs", logs):
+    logs = Path(os.environ["RAY_TMPDIR"]).glob("ray/session_2*/logs")  # of killed heads, too
+    for folder in (home / "work/logs", *logs):
         texts |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert any("job-driver" in path for path in texts)
     for dump in saved.glob("*.dump"):

@@ -95,7 +95,7 @@ def run_job(platform: Platform, step: Step) -> None:
     """
     from ray.job_submission import JobStatus
 
-    client = JobServer(platform.dashboard).client()
+    client = JobServer(platform.dashboard, os.environ.get("SSL_CERT_FILE")).client()
     entrypoint = shlex.join([f"jobs/{step.job}.py", *step.arguments])
     print(f"   {entrypoint}", flush=True)
     submitted = _running(client, entrypoint)

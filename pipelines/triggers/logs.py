@@ -6,8 +6,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientError
-
 from pipelines.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -36,6 +34,9 @@ def follow_log(client: "JobSubmissionClient", job: str, indent: str = "") -> "Jo
     Raises:
         UserError: the server has not answered for `PATIENCE` seconds. The job may go on.
     """
+    # aiohttp reads SSL_CERT_FILE when it is imported, and the caller may just have set it.
+    from aiohttp import ClientError
+
     log = _Log(_Printer(indent))
     answered = time.monotonic()
     try:

@@ -31,7 +31,8 @@ def seaweedfs(home: Path, ports: Mapping[str, int], log: Path) -> Server:
     url = f"http://127.0.0.1:{ports['S3']}"
     data, identities = home / "work" / "s3", home / "work" / "secrets" / "s3.json"
     command = (
-        "weed", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "weed", f"-logdir={log.parent}",  # It would write files of its own to /tmp.
+        "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-master.electionTimeout=1s",  # It is alone, and need not wait for other masters' votes.
         "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0",
         "-s3", f"-s3.config={identities}", "-s3.allowDeleteBucketNotEmpty=false",
