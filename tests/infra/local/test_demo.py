@@ -16,7 +16,11 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """The steps that a demo submits; the platform is none that runs."""
     found: list[Step] = []
     platform = Platform(str(tmp_path), "127.0.0.1:1", "http://127.0.0.1:2", "http://m")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    for name in (
+        "SRMILL_HOME",
+        *platform.environment(),
+    ):  # The demo sets them; the end restores them.
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setattr(module, "up", lambda home, full: platform)
     monkeypatch.setattr(module, "run_job", lambda _, step: found.append(step))
     monkeypatch.setattr(module, "_summary", lambda *_: None)
