@@ -95,14 +95,7 @@ def strict(schema: Any) -> Any:
 
 def pods(node: Any) -> Iterator[Manifest]:
     """Every pod's spec in a manifest."""
-    if isinstance(node, dict):
-        if "containers" in node:
-            yield node
-        for value in node.values():
-            yield from pods(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from pods(value)
+    return (found["spec"] for found in templates(node))
 
 
 def templates(node: Any) -> Iterator[Manifest]:
