@@ -20,6 +20,7 @@ from infra.local.servers.seaweedfs import BUCKET
 from infra.local.servers.server import marked, running
 from infra.local.status import status
 from tests.conftest import ROOT
+from tests.support.postgres import needs_postgres_user
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -28,6 +29,7 @@ CHAMPION = f"models:/{demo.MODEL}@champion"
 
 @pytest.fixture(scope="module")
 def full() -> Iterator[Platform]:
+    needs_postgres_user()
     home = Path(tempfile.mkdtemp(prefix="srmill-full-"))
     home.chmod(0o755)  # PostgreSQL's user, who is none of root's, may enter it.
     done = local("up", home)

@@ -1,11 +1,23 @@
 """A real PostgreSQL for tests, in a folder of its own."""
 
+import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from infra.local.servers.postgres import programs
+
+
+def needs_postgres_user() -> None:
+    """Skips a test where PostgreSQL, which refuses root, has no user who may enter its folder."""
+    if os.geteuid() == 0 and not all(p.stat().st_mode & stat.S_IXOTH for p in programs().parents):
+        pytest.skip("this is root, and no other user may enter the folder of PostgreSQL's programs")
 
 
 @contextmanager

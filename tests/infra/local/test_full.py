@@ -40,6 +40,7 @@ from infra.local.servers.caddy import trusted
 from infra.local.servers.server import KEEPER, MARK, PlatformError, Server, marked, running
 from infra.local.status import status
 from tests.conftest import ROOT
+from tests.support.postgres import needs_postgres_user
 
 WRONG = "0" * 64
 #: How long a server that was killed may need on a busy machine, seconds.
@@ -63,6 +64,7 @@ class WithoutRay(Platform):
 @pytest.fixture(scope="module")
 def full() -> Iterator[Platform]:
     """A full platform without Ray, in a folder that PostgreSQL's user may enter."""
+    needs_postgres_user()
     home = Path(tempfile.mkdtemp(prefix="srmill-full-"))
     home.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
