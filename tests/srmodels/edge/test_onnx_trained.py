@@ -28,11 +28,21 @@ def trained(quantised: str, trunk: str) -> SRNetwork:
     return network.eval()
 
 
+def has_vnni() -> bool:
+    """Returns True if this processor adds products of int8 in 32 bits."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    # Processors of Arm have no such limit.
+    return "vnni" in text or "avx2" not in text
+
+
 @pytest.mark.parametrize("trunk", ["plain", "separable"])
 @pytest.mark.parametrize(("quantised", "target"), [("int8", OnnxInt8()), ("a16w8", OnnxA16W8())])
 def test_graph_and_rounded_network_agree_to_one_level(
     tmp_path: Path, quantised: str, target: OnnxInt8, trunk: str
 ) -> None:
+    if (quantised, trunk) == ("int8", "plain") and not has_vnni():
+        pytest.skip("without VNNI, ONNX Runtime cuts sums of two int8 products off at 16 bits here")
     network, path = trained(quantised, trunk), tmp_path / target.file
     made = target.export(network, path, ExportSettings(TILE))
     assert made["ranges"] == "trained"
