@@ -3,18 +3,14 @@
 import os
 
 import boto3
-import requests
 
-s3 = boto3.client("s3")
-found = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
-for name in {"srmill", "mlflow"} - found:
-    s3.create_bucket(Bucket=name)
+from infra.local.servers.mlflow import make_user
+from infra.local.servers.seaweedfs import make_buckets
 
-users = f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users"
-admin = ("admin", os.environ["MLFLOW_ADMIN_PASSWORD"])
-answer = requests.get(f"{users}/get", {"username": "srmill"}, auth=admin, timeout=30)
-if answer.status_code == 404:
-    user = {"username": "srmill", "password": os.environ["MLFLOW_JOBS_PASSWORD"]}
-    answer = requests.post(f"{users}/create", json=user, auth=admin, timeout=30)
-answer.raise_for_status()
+make_buckets(boto3.client("s3"))
+make_user(
+    os.environ["MLFLOW_TRACKING_URI"],
+    os.environ["MLFLOW_ADMIN_PASSWORD"],
+    os.environ["MLFLOW_JOBS_PASSWORD"],
+)
 print("Buckets and user are there.")

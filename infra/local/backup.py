@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.local.platform import Platform, down, load, restoring, up
+from infra.local.platform import Platform, bring_up, down, load, restoring, up
 from infra.local.secrets import secret
 from infra.local.servers import postgres, seaweedfs
 from infra.local.servers.server import PlatformError, marked, stop, stop_keeper
@@ -94,9 +94,9 @@ def restore(home: Path, folder: Path) -> Contents:
             )
     work.mkdir(parents=True, exist_ok=True)
     try:
-        platform = _start(home, folder)
-        # Whoever starts the platform now is told that it is not complete.
+        # Whoever starts the platform from now on is told that it is not complete.
         restoring(home).touch()
+        platform = _start(home, folder)
         stop_keeper(home)
         stop(process for name, process in marked(home) if name == "MLflow")
         for name in contents.databases:
@@ -135,7 +135,7 @@ def _start(home: Path, folder: Path) -> Platform:
             _copy(folder / name, home / "work" / name)
     finally:
         os.umask(mask)
-    return up(home, full=True)
+    return bring_up(home, full=True)
 
 
 def _load(platform: Platform, name: str, folder: Path) -> None:

@@ -204,12 +204,17 @@ def up(home: Path = ROOT, full: bool = False) -> Platform:
             restore was interrupted.
         UserError: Ray cannot start workers with this Python.
     """
-    check_interpreter()
-    _check_packages(full)
     if restoring(home).exists():
         raise PlatformError(
             f"a restore into {home}/work was interrupted: remove that folder, and restore again."
         )
+    return bring_up(home, full)
+
+
+def bring_up(home: Path, full: bool) -> Platform:
+    """Does what `up` does, also while a restore is not complete; raises as `up`."""
+    check_interpreter()
+    _check_packages(full)
     state_file(home).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_file(home).with_suffix(".lock")):
         platform = _noted(home)
@@ -219,7 +224,7 @@ def up(home: Path = ROOT, full: bool = False) -> Platform:
             raise PlatformError(
                 "the plain platform runs: stop it with `make down`, and then start the full one."
             )
-        _bring_up(platform)
+        _start_missing(platform)
         return platform
 
 
@@ -268,14 +273,14 @@ def _start_all(home: Path, full: bool) -> Platform:
             ports=ports,
         )
         try:
-            _bring_up(platform)
+            _start_missing(platform)
         except BaseException:
             down(home, quiet=True)
             raise
     return platform
 
 
-def _bring_up(platform: Platform) -> None:
+def _start_missing(platform: Platform) -> None:
     """Starts the servers that do not run or do not answer, and returns when all answer.
 
     Raises:

@@ -1,10 +1,10 @@
 """The secrets of the full platform: a file for each in work/secrets, which only its user reads."""
 
-import os
 import stat
 from pathlib import Path
 
 from pipelines.ray_auth import keep_token
+from pipelines.storage.files import whole_file
 
 #: The user who submits jobs, in MLflow and in S3.
 JOBS = "srmill"
@@ -32,8 +32,6 @@ def secret(home: Path, name: str) -> str:
 
 def write_private(path: Path, data: bytes) -> None:
     """Writes a file that only this user can read, whole or not at all."""
-    partial = path.with_name(f".{path.name}-partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.chmod(0o600)  # while it is empty
+        file.write_bytes(data)

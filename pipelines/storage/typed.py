@@ -4,9 +4,12 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from pipelines.errors import UserError, told
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,14 @@ def read_typed(cls: type[T], data: bytes, where: str) -> T:
     try:
         return validated(cls, values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = told(".".join(map(str, first["loc"])))
-        raise damaged(cls, where, f"{place}: {told(first['msg']).lower()}") from None
+        raise damaged(cls, where, first_fault(error)) from None
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Returns the first fault of a value that `validated` refuses: its place, and what is wrong."""
+    first = error.errors(include_url=False)[0]
+    place = told(".".join(map(str, first["loc"])))
+    return f"{place}: {told(first['msg']).lower()}"
 
 
 def validated(cls: type[D], values: Any) -> D:

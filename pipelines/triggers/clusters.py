@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from pipelines.errors import UserError, told
 from pipelines.ray_auth import MODE, TOKEN, TOKEN_PATH
-from pipelines.storage.typed import check_depth, validated
+from pipelines.storage.typed import check_depth, first_fault, validated
 
 #: Ray's own variable with the address of a job server.
 ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -83,12 +82,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(entry: Any, where: str) -> Cluster:
+    from pydantic import ValidationError
+
     try:
         cluster: Cluster = validated(Cluster, entry)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = told(".".join(map(str, first["loc"])))
-        raise UserError(f"{where}: {place}: {told(first['msg']).lower()}: correct it.") from None
+        raise UserError(f"{where}: {first_fault(error)}: correct it.") from None
     for name in cluster.variables:
         if _SECRET.search(name):
             raise UserError(

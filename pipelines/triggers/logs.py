@@ -34,7 +34,7 @@ def follow_log(client: "JobSubmissionClient", job: str, indent: str = "") -> "Jo
     Raises:
         UserError: the server has not answered for `PATIENCE` seconds. The job may go on.
     """
-    # aiohttp reads SSL_CERT_FILE when it is imported, and the caller may just have set it.
+    # Late: its import takes long, and reads SSL_CERT_FILE, which the caller may just have set.
     from aiohttp import ClientError
 
     log = _Log(_Printer(indent))

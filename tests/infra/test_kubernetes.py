@@ -46,7 +46,7 @@ def manifests(path: Path) -> list[Manifest]:
 
 @cache
 def rendered(target: str) -> list[Manifest]:
-    """What `kubectl apply -k` would send."""
+    """Returns what `kubectl apply -k` would send."""
     program = shutil.which("kubectl")
     if program is None:
         pytest.skip("kubectl is not installed")
@@ -69,7 +69,7 @@ def check(manifest: Manifest) -> None:
 
 @cache
 def kuberay(kind: str) -> jsonschema.Draft202012Validator:
-    """What checks a resource of KubeRay's."""
+    """Returns the checker of a resource of KubeRay's."""
     packed = (SCHEMAS / f"{kind}.json.gz").read_bytes()
     return jsonschema.Draft202012Validator(strict(json.loads(gzip.decompress(packed))))
 

@@ -85,7 +85,7 @@ def mlflow_with_postgres(home: Path, ports: Mapping[str, int], log: Path) -> Ser
         answers=lambda: answers(f"{url}/health") == 200,
         after=("PostgreSQL", "S3"),
         prepare=prepare,
-        settle=lambda: _make_user(home, url),
+        settle=lambda: make_user(url, secret(home, "mlflow-admin"), secret(home, f"mlflow-{JOBS}")),
     )
 
 
@@ -93,24 +93,28 @@ def _command(port: int) -> tuple[str, ...]:
     return ("mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1")
 
 
-def _make_user(home: Path, url: str) -> None:
-    """Makes the user of the jobs, where there is none yet.
+def make_user(url: str, admin_password: str, password: str) -> None:
+    """Makes MLflow's user of the jobs, where there is none yet.
+
+    Args:
+        url: the address of MLflow.
+        admin_password: its administrator's password.
+        password: the password of the user.
 
     Raises:
         PlatformError: the server refuses the administrator's password, or fails.
     """
     import requests
 
-    users = f"{url}/api/2.0/mlflow/users"
-    admin = (ADMIN, secret(home, "mlflow-admin"))
+    users, admin = f"{url}/api/2.0/mlflow/users", (ADMIN, admin_password)
     found = requests.get(f"{users}/get", {"username": JOBS}, auth=admin, timeout=30)
     if found.status_code == 404:
-        user = {"username": JOBS, "password": secret(home, f"mlflow-{JOBS}")}
+        user = {"username": JOBS, "password": password}
         found = requests.post(f"{users}/create", json=user, auth=admin, timeout=30)
     if found.status_code in (401, 403):
         raise PlatformError(
-            f"the password in {home}/work/secrets/mlflow-admin is not the one of MLflow's "
-            "administrator: write the right one there."
+            "MLflow refuses its administrator's password: write the one that it knows into "
+            "work/secrets/mlflow-admin, or for containers into infra/containers/.env."
         )
     if not found.ok:
         raise PlatformError(f"MLflow makes no user for the jobs ({found.text[:200]}): see its log.")

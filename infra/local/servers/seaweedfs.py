@@ -60,7 +60,7 @@ def seaweedfs(home: Path, ports: Mapping[str, int], log: Path) -> Server:
         url,
         answers=lambda: answers(f"{url}/healthz") == 200,
         prepare=prepare,
-        settle=lambda: _make_buckets(home, ports),
+        settle=lambda: make_buckets(admin(home, ports)),
     )
 
 
@@ -103,8 +103,8 @@ def _write_identities(home: Path, path: Path) -> None:
 
 
 def admin(home: Path, ports: Mapping[str, int]) -> Any:
-    """Returns a client that may do everything. It is patient, since the server may answer before it
-    can do all."""
+    """Returns a client of a home's server that may do everything. It is patient, since the server
+    may answer before it can do all."""
     import boto3
     from botocore.config import Config
 
@@ -118,9 +118,8 @@ def admin(home: Path, ports: Mapping[str, int]) -> Any:
     )
 
 
-def _make_buckets(home: Path, ports: Mapping[str, int]) -> None:
-    """Makes the buckets, where they are not there yet."""
-    client = admin(home, ports)
+def make_buckets(client: Any) -> None:
+    """Makes the buckets, where they are not there yet, by a client of boto3's."""
     found = {each["Name"] for each in client.list_buckets()["Buckets"]}
     for name in (BUCKET, MLFLOW_BUCKET):
         if name not in found:

@@ -1,4 +1,4 @@
-"""What a server of the platform is, and how one is started, found and stopped."""
+"""Describes a server of the platform; starts, finds and stops its processes."""
 
 import contextlib
 import os
@@ -84,14 +84,14 @@ class Server:
             )
         return psutil.Process(process.pid)
 
-    def wait(self, process: psutil.Process, timeout: float = START_TIMEOUT) -> None:
+    def wait(self, process: psutil.Process) -> None:
         """Returns when it answers and is settled.
 
         Raises:
             PlatformError: its process ended, or it does not answer in time. The message holds the
                 end of its log.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + START_TIMEOUT
         while not self.answers():
             if not is_alive(process) or time.monotonic() > deadline:
                 lines = self.log.read_text(errors="replace").splitlines()

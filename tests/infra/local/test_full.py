@@ -29,9 +29,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 
+from infra.local import backup as backup_module
 from infra.local import keeper as keeper_module
 from infra.local import platform as local_platform
-from infra.local.backup import backup, restore
+from infra.local.backup import Contents, backup, restore
 from infra.local.keeper import Keeper
 from infra.local.platform import Platform
 from infra.local.secrets import JOBS, secret
@@ -39,6 +40,8 @@ from infra.local.servers import ray, seaweedfs
 from infra.local.servers.caddy import trusted
 from infra.local.servers.server import KEEPER, MARK, PlatformError, Server, marked, running
 from infra.local.status import status
+from pipelines.storage.files import write_json
+from pipelines.storage.typed import to_dict
 from tests.conftest import ROOT
 from tests.support.postgres import needs_postgres_user
 
@@ -481,3 +484,51 @@ def test_the_command_of_mlflows_container_works_as_its_user(full: Platform, tmp_
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_command_of_the_setup_container_works_again_and_again(full: Platform) -> None:
+    """It makes what is missing: here the user and the buckets are there already."""
+    service = yaml.safe_load((ROOT / "infra/containers/compose.yaml").read_text())["services"]
+    program, *rest = service["setup"]["command"]
+    given = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{full.ports['S3']}",
+        "AWS_DEFAULT_REGION": seaweedfs.REGION,
+        **seaweedfs.credentials(home(full), "admin"),
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{full.ports['MLflow']}",
+        "MLFLOW_ADMIN_PASSWORD": secret(home(full), "mlflow-admin"),
+        "MLFLOW_JOBS_PASSWORD": secret(home(full), f"mlflow-{JOBS}"),
+    }
+    assert given.keys() >= service["setup"]["environment"].keys()
+
+    def run(**changed: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [Path(sys.executable).parent / program, *rest], cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **given, **changed},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = run()
+    assert (done.returncode, done.stdout) == (0, "Buckets and user are there.\n"), done.stderr
+    assert "MLflow refuses its administrator" in run(MLFLOW_ADMIN_PASSWORD=WRONG).stderr
+
+
+def test_a_restore_is_marked_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `kill -9` at any moment leaves the mark; an error leaves nothing."""
+    folder, empty = tmp_path / "backup", tmp_path / "home"
+    for name in ("secrets", "tls"):
+        (folder / name).mkdir(parents=True)
+    (folder / "ray_token").touch()
+    write_json(folder / "backup.json", to_dict(Contents({}, ())))
+    marked_at_start = []
+
+    def bring_up(where: Path, full: bool) -> Platform:
+        marked_at_start.append(local_platform.restoring(where).exists())
+        raise PlatformError("it does not start")
+
+    monkeypatch.setattr(backup_module, "bring_up", bring_up)
+    with pytest.raises(PlatformError, match="it does not start"):
+        restore(empty, folder)
+    assert marked_at_start == [True]
+    assert not list((empty / "work").iterdir())
