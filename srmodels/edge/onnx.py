@@ -87,16 +87,20 @@ class OnnxRunner(Runner):
         # which no phone does.
         options.add_session_config_entry("session.x64quantprecision", "1")
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails raises, too
         # Without this, threads spin after a run, and take the cores from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # An arena would keep the memory of a run for ever.
         options.enable_cpu_mem_arena = False
+        providers = ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # Each of its errors is a class of its own.
+            try:
+                self.session = onnxruntime.InferenceSession(str(path), options, providers)
+            except Exception:  # Each of its errors is a class of its own.
+                # On such a processor it refuses int8 weights or zero points that layers share.
+                whole = _without_sharing(path)
+                self.session = onnxruntime.InferenceSession(whole, options, providers)
+        except Exception as error:
             raise ValueError(
                 f"{path} is no graph that ONNX Runtime {onnxruntime.__version__} can run"
             ) from error
@@ -104,6 +108,42 @@ class OnnxRunner(Runner):
     def run(self, x_l: Tensor) -> Tensor:
         (x_h,) = self.session.run(None, {"x_l": x_l.numpy()})
         return torch.from_numpy(np.asarray(x_h))
+
+
+def _without_sharing(path: Path) -> bytes:
+    """Returns a graph in which each use of int8 weights has a DequantizeLinear of its own, with
+    weights and zero points of its own."""
+    model = onnx.load(path)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }
+    nodes = []
+    for number, node in enumerate(graph.node):
+        if any(name in weights for name in node.output):
+            continue
+        for place, name in enumerate(node.input):
+            if name not in weights:
+                continue
+            mark, own = f"_{number}_{place}", onnx.NodeProto()
+            own.CopyFrom(weights[name])
+            for tensor in map(stored.__getitem__, weights[name].input):
+                graph.initializer.add().CopyFrom(tensor)
+                graph.initializer[-1].name += mark
+            own.input[:] = [each + mark for each in own.input]
+            own.output[0] = node.input[place] = name + mark
+            own.name += mark
+            nodes.append(own)
+        nodes.append(node)
+    # Of repeated fields only a copy can take their own elements.
+    kept = copy.deepcopy(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
+    data: bytes = model.SerializeToString()
+    return data
 
 
 class _Half(nn.Module):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,26 +42,7 @@ def export_trained(network: SRNetwork, path: Path, settings: ExportSettings) -> 
         setattr(module.get_submodule(parent), child, _Quantised(layer))
     opset = max(settings.opset, _OPSET_16_BITS) if bits == {16} else settings.opset
     made = export_graph(module, path, ExportSettings(settings.tile, opset))
-    _part_zeros(path)
     return {**made, "ranges": "trained", "layers in int8": str(len(layers))}
-
-
-def _part_zeros(path: Path) -> None:
-    """Gives each layer's weights zero points of their own: the exporter stores equal ones once, and
-    a processor of x86 without VNNI, where ONNX Runtime shifts them, shifts shared ones twice."""
-    model = onnx.load(path)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    seen = set()
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
-            continue
-        zeros = node.input[2]
-        if zeros in seen:
-            copied = model.graph.initializer.add()
-            copied.CopyFrom(stored[zeros])
-            copied.name = node.input[2] = f"{node.input[0]}_zeros"
-        seen.add(zeros)
-    onnx.save(model, path)
 
 
 class _Quantised(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.config.load import load_config
+from srmodels.edge import onnx as onnx_module
 from srmodels.edge.onnx import OnnxFp16, OnnxFp32
 from srmodels.edge.onnx_int8 import OnnxA16W8, OnnxInt8
 from srmodels.edge.target import (
@@ -215,3 +216,28 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, f"srmodels.edge.{runtime}", raising=False)
     with pytest.raises(ValueError, match=rf"{name} needs the package \w+: .*'\.\[{runtime}\]'\.$"):
         make_target(name)
+
+
+def test_graphs_whose_layers_share_weights_are_loaded_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    quantised(path, max_loss=100.0)
+    shared = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in shared.graph.initializer}
+    layers = [
+        node
+        for node in shared.graph.node
+        if node.op_type == "DequantizeLinear" and stored.get(node.input[0], onnx.TensorProto()).dims
+    ]
+    # The second and the third layer have the same shape.
+    first, second = [each for each in layers if list(stored[each.input[0]].dims) == [8, 8, 3, 3]]
+    for place in (0, 1, 2):
+        second.input[place] = first.input[place]
+    onnx.save(shared, path)
+    x_l = torch.rand(1, 3, 16, 16)
+    first_time = OnnxInt8().load(path, 1).run(x_l)
+    (tmp_path / "own.onnx").write_bytes(onnx_module._without_sharing(path))
+    own = OnnxInt8().load(tmp_path / "own.onnx", 1).run(x_l)
+    assert torch.equal(first_time, own)
+    names = [n.input[0] for n in onnx.load(tmp_path / "own.onnx").graph.node
+             if n.op_type == "DequantizeLinear"]  # fmt: skip
+    assert len(set(names)) == len(names)

@@ -62,17 +62,3 @@ def test_weights_are_stored_as_int8(tmp_path: Path) -> None:
     stored = onnx.load(path).graph.initializer
     large = [tensor for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT]
     assert max(onnx.numpy_helper.to_array(tensor).size for tensor in large) <= 48
-
-
-def test_no_two_layers_share_zero_points_of_weights(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    OnnxInt8().export(trained("int8", "plain"), path, ExportSettings(TILE))
-    graph = onnx.load(path).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    zeros = Counter(
-        node.input[2]
-        for node in graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored
-    )
-    assert len(zeros) == 3
-    assert set(zeros.values()) == {1}
