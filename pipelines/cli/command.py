@@ -15,6 +15,7 @@ from pipelines import __version__, interrupts
 from pipelines.cli import triggers
 from pipelines.cli.bundles import add_commands, add_signature_options, check_options
 from pipelines.cli.compare import add_compare
+from pipelines.cli.metrics import add_metrics
 from pipelines.cli.photos import Task, upscale_file
 from pipelines.cli.submit import add_submit
 from pipelines.config.load import load_config
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
     triggers.add_commands(commands)
     add_submit(commands)
+    add_metrics(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)
     return parser

@@ -174,6 +174,17 @@ class Dataset:
         if self.cache is not None:
             self.cache.release(self.manifest.shards[shard])
 
+    def counts(self) -> dict[str, int]:
+        """Returns what this process has asked the node's cache for: the bytes and the number of the
+        shards that it fetched, and how often a shard was there. Empty if there is no cache."""
+        if self.cache is None:
+            return {}
+        return {
+            "fetched_bytes": self.cache.fetched_bytes,
+            "fetches": self.cache.fetches,
+            "cache_hits": self.cache.hits,
+        }
+
     def _bytes(self, sample: Sample) -> bytes:
         shard = self.manifest.shards[sample.shard]
         if self.cache is not None:

@@ -22,6 +22,8 @@ from pipelines.storage.typed import Document, read_typed, to_json
 #: Settings of `retrain` and of a job that shape no result: they may change from start to start.
 _FREE = ("records", "max_hours", "max_gpu_hours")
 _FOLDER = "retrainings/"
+#: No run has a name with an '@': so begin the folders of models, not those of the steps' records.
+_MODEL = "@"
 #: Seconds without a word after which a retraining counts as interrupted; it writes every BEAT_S.
 BEAT_S, SILENT_S = 10.0, 60.0
 
@@ -173,9 +175,27 @@ class Retrainings:
 
 def model_store(config: Config) -> Store:
     """Returns what the retrainings of `mlflow.model` share: their records, and whose turn it is."""
-    # No run has a name with an '@': those are the folders of the steps' records.
-    place = f"{config.retrain.records.rstrip('/')}/@{config.mlflow.model}"
+    assert config.mlflow.model is not None
+    return store_of(config, config.mlflow.model)
+
+
+def store_of(config: Config, model: str) -> Store:
+    """Returns what the retrainings of one model share, see `model_store`."""
+    place = f"{config.retrain.records.rstrip('/')}/{_MODEL}{model}"
     return open_store(place, policy=config.stream.policy)
+
+
+def models_with_records(config: Config) -> list[str]:
+    """Returns the models that have records in `retrain.records`.
+
+    Raises:
+        UserError: the store fails.
+    """
+    store = open_store(config.retrain.records, policy=config.stream.policy)
+    found = (name.partition("/") for name in store.names(_MODEL))
+    return sorted(
+        {first.removeprefix(_MODEL) for first, _, rest in found if rest.startswith(_FOLDER)}
+    )
 
 
 def given(config: Config, champion: str | None) -> Given:

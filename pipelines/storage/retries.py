@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,13 @@ from pipelines.storage.clock import Clock
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 10.0
+_counting = threading.Lock()
+_failures = 0
+
+
+def failures() -> int:
+    """Returns the number of attempts on a network that failed in this process."""
+    return _failures
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,9 @@ class Retries:
         Raises:
             UserError: the budget is spent.
         """
+        global _failures  # noqa: PLW0603  (of the process, whatever fails in it)
+        with _counting:
+            _failures += 1
         now = self._policy.clock.now()
         budget = self._policy.budget_s
         if not self._known():

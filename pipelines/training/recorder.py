@@ -37,6 +37,29 @@ class Recorder(Protocol):
         """Ends the recording. It may take a while; a second call does nothing."""
 
 
+class Recorders:
+    """Several recorders, each of which gets every record."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        for recorder in self._recorders:
+            recorder.metrics(values, step)
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        for recorder in self._recorders:
+            recorder.picture(name, image, step)
+
+    def file(self, path: Path, folder: str) -> None:
+        for recorder in self._recorders:
+            recorder.file(path, folder)
+
+    def close(self) -> None:
+        for recorder in self._recorders:
+            recorder.close()
+
+
 def picture_path(name: str, step: int) -> PurePosixPath:
     """Returns the path of a picture among a run's files, one for each name and step."""
     return PurePosixPath("pictures", f"{name}-{step:06d}.png")

@@ -129,6 +129,17 @@ def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:
 
 
 def _recorder(run: StageRun) -> "Recorder":
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return _lasting_recorder(run)
+    from pipelines.training.ray_recorder import RayRecorder
+    from pipelines.training.recorder import Recorders
+
+    return Recorders(_lasting_recorder(run), RayRecorder.of(run))
+
+
+def _lasting_recorder(run: StageRun) -> "Recorder":
+    """Returns what keeps the records: MLflow, or a file."""
     if run.tracked is None:
         from pipelines.training.recorder import JSONLinesRecorder
 

@@ -59,6 +59,11 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     return check
 
 
+OTHERS = {
+    ".", "cp", "curl", "docker", "journalctl", "kubectl", "openssl", "prometheus", "systemctl",
+}  # fmt: skip
+
+
 def _check(program: str, arguments: list[str]) -> None:
     match program, arguments:
         case "make", [target, *_]:
@@ -83,7 +88,7 @@ def _check(program: str, arguments: list[str]) -> None:
             assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
             _check_srmill(rest)
-        case "." | "cp" | "curl" | "docker" | "journalctl" | "kubectl" | "openssl" | "systemctl", _:
+        case name, _ if name in OTHERS:
             _check_others(program, arguments)
         case _:
             _check_job([program, *arguments])
@@ -105,6 +110,8 @@ def _check_srmill(arguments: list[str]) -> None:
         ModelReference.parse(parsed.model)
     if "job" in parsed:
         _check_job([parsed.job, *parsed.settings])
+    elif "host" in parsed and "source" not in parsed:
+        load_config(parsed.settings)
     elif "settings" in parsed:
         _check_job(["jobs/retrain.py", f"source={parsed.source}", *parsed.settings])
 
@@ -113,20 +120,14 @@ def _check_others(program: str, arguments: list[str]) -> None:
     match program, arguments:
         case ".", [path]:
             assert path == "work/platform.env"
+        case "prometheus", ["--config.file=infra/monitoring/prometheus.yml", *_]:
+            assert (ROOT / "infra" / "monitoring" / "prometheus.yml").is_file()
         case "openssl", [command, *_]:
             assert command in ("genpkey", "pkey", "pkeyutl")
         case "docker", ["compose", "-f", path, "build" | "up" | "ps", *_]:
             assert (ROOT / path).is_file()
-        case "kubectl", ["apply", "-f", path]:
-            assert (ROOT / path).is_file()
-        case "kubectl", ["apply" | "diff", "-k", path] | ["replace", "--force", "-k", path]:
-            assert (ROOT / path / "kustomization.yaml").is_file()
-        case "kubectl", ["-n", "srmill", "get", _]:
-            pass
-        case "kubectl", ["-n", "srmill", "create", "secret", "generic", name, _]:
-            manifests = (ROOT / "infra" / "kubernetes").rglob("*.yaml")
-            named = re.compile(rf"secretRef:\s+name: {name}$", re.MULTILINE)
-            assert any(named.search(each.read_text()) for each in manifests)
+        case "kubectl", _:
+            _check_kubectl(arguments)
         case "cp", [*paths, "/etc/systemd/system/"]:
             assert all((ROOT / path).is_file() for path in paths)
         case "curl", [*_, address] if address.endswith("/users/create"):
@@ -141,6 +142,22 @@ def _check_others(program: str, arguments: list[str]) -> None:
             assert name == "daemon-reload" or unit.is_file()
         case _:
             raise AssertionError(f"{program} with {arguments} is no command that this test knows")
+
+
+def _check_kubectl(arguments: list[str]) -> None:
+    match arguments:
+        case ["apply", "-f", path]:
+            assert (ROOT / path).is_file()
+        case ["apply" | "diff", "-k", path] | ["replace", "--force", "-k", path]:
+            assert (ROOT / path / "kustomization.yaml").is_file()
+        case ["-n", "srmill", "get", _]:
+            pass
+        case ["-n", "srmill", "create", "secret", "generic", name, _]:
+            manifests = (ROOT / "infra" / "kubernetes").rglob("*.yaml")
+            named = re.compile(rf"secretRef:\s+name: {name}$", re.MULTILINE)
+            assert any(named.search(each.read_text()) for each in manifests)
+        case _:
+            raise AssertionError(f"kubectl with {arguments} is no command that this test knows")
 
 
 def _entrypoint(arguments: list[str]) -> list[str]:

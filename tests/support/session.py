@@ -21,6 +21,7 @@ SERVERS = {"cluster", "s3_server", "running_mlflow"}
 PLATFORM_FILES = {
     "tests/docs/test_commands_run.py",
     "tests/infra/local/test_platform.py",
+    "tests/pipelines/training/test_ray_recorder.py",
     "tests/pipelines/triggers/test_clusters.py",
     "tests/pipelines/triggers/test_on_cluster.py",
     "tests/test_end_to_end.py",

@@ -216,6 +216,11 @@ def test_a_rank_fetches_ahead_for_its_own_lanes_only(
     assert remote.cache is not None
     # The present block of its lane and the next one; the border of the lane may add a shard.
     assert 2 <= remote.cache.fetches <= 2 * 2 + 2
+    # What the rank tells Prometheus and MLflow.
+    counts = remote.counts()
+    assert counts["fetches"] == remote.cache.fetches
+    assert counts["fetched_bytes"] == remote.cache.fetched_bytes > 0
+    assert counts["cache_hits"] == remote.cache.hits
 
 
 def test_photos_under_odd_keys_are_skipped_with_a_reason() -> None:

@@ -1,0 +1,1 @@
+"""Tells Prometheus what the registry and the records of retrainings say."""
