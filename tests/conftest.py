@@ -24,7 +24,7 @@ from tests.support.http_server import web_server  # noqa: F401
 from tests.support.jobs import run_here  # noqa: F401
 from tests.support.mlflow_database import open_copy
 from tests.support.mlflow_server import mlflow_server, running_mlflow  # noqa: F401
-from tests.support.receivers import mail_server, webhook  # noqa: F401
+from tests.support.receivers import collector, mail_server, webhook  # noqa: F401
 from tests.support.s3_server import s3_server, s3_url  # noqa: F401
 from tests.support.session import (  # noqa: F401
     pytest_collection_modifyitems,

@@ -20,6 +20,7 @@ from pipelines.registry.measured import Measurer
 from pipelines.registry.moves import LONGEST_DESCRIPTION, PROMOTE, Moves
 from pipelines.registry.timing import time_beside
 from pipelines.storage.paths import absolute_location
+from pipelines.tracing import span
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -186,11 +187,16 @@ def _decide_and_move(config: Config, moves: Moves, version: str, bundle: Bundle)
             # This job was interrupted after the move.
             last = seen[-1] if seen else None
             return Decision(True, last.reason, last.before) if last else Decision(True, _ALREADY)
-        decision = replace(_decide(config, moves, version, bundle, current), against=current)
+        with span("gate", version=version, against=current) as note:
+            decision = replace(_decide(config, moves, version, bundle, current), against=current)
+            note.set(promoted=decision.promote, reason=decision.reason)
         if not decision.promote:
             print(f"Not promoted: {decision.reason}.")
             return decision
-        if moves.add(PROMOTE, version, decision.reason, seen):
+        with span(f"move @{CHAMPION}", version=version, before=current) as note:
+            moved = moves.add(PROMOTE, version, decision.reason, seen)
+            note.set(moved=moved)
+        if moved:
             print(f"Promoted: {moves.name}@{CHAMPION} is version {version} ({decision.reason}).")
             return decision
         print("Another job has moved the champion meanwhile, so the gate decides again.")

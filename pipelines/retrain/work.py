@@ -24,6 +24,7 @@ from pipelines.retrain.settled import Unchanged, settled, unchanged
 from pipelines.retrain.standing import standing
 from pipelines.retrain.steps import Step, chain, stages_of
 from pipelines.runs.names import run_checkpoints, run_name
+from pipelines.tracing import span
 from pipelines.training.launch import check_sources, run_chosen_stage
 from pipelines.training.plan import plan_chosen_stage
 from pipelines.training.preemption import Meter
@@ -85,11 +86,15 @@ def run(config: Config) -> str | None:
     if _lists(config):
         history.show(config)
         return None
-    with tell.failures(config):
+    model = config.mlflow.model
+    with (
+        span("retraining", model=model, run=config.run.name, source=config.source) as note,
+        tell.failures(config),
+    ):
         steps = chain(config)
         version, same = settled(config, steps) or _run(config, steps)
+        note.set(version=version)
     if same is not None:
-        model = config.mlflow.model
         print(f"Nothing to do: {same.reason}. The result is {model} version {version}.")
         register.tell_champion(config)
     tell.outcome(same.config if same else config, version)
@@ -173,7 +178,8 @@ def follow(
         told = reason(load(store, step.name), inputs)
         print(f"── {number}/{len(steps)} {step.name}: {told}", flush=True)
         begins(step)
-        result = work(step)
+        with span(step.name, run=step.config.run.name):
+            result = work(step)
         save(store, Record(step.name, inputs))
     return result
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psutil
 
+from pipelines import tracing
 from pipelines.config.addresses import check_place
 from pipelines.config.keys import Place
 from pipelines.errors import UserError
@@ -141,7 +142,7 @@ class Here:
         command = [sys.executable, str(ROOT / JOB), *settings]
         self._started[job] = subprocess.Popen(
             ["sh", "-c", _SHELL, str(file), *command],
-            env=os.environ | {MARK: str(file)},
+            env=os.environ | {MARK: str(file)} | tracing.environment(),
             stdin=subprocess.DEVNULL,
         )
 
@@ -184,7 +185,7 @@ class OnCluster:
         return known.get(status, Status.FAILED)
 
     def start(self, job: str, settings: Sequence[str]) -> None:
-        self._server.submit(shlex.join([JOB, *settings]), job)
+        self._server.submit(shlex.join([JOB, *settings]), job, tracing.environment())
 
     def wait(self, job: str) -> None:
         """Returns at once: the cluster keeps the job."""

@@ -16,6 +16,7 @@ from pipelines.storage.digests import digest
 from pipelines.storage.files import local_files
 from pipelines.storage.paths import absolute_location, resolve
 from pipelines.storage.store import LocalStore, open_store
+from pipelines.tracing import span
 from pipelines.triggers.starters import CODES, Starter, Status
 from pipelines.triggers.state import Start, Watched, load, save
 
@@ -142,7 +143,8 @@ class Watch:
     def _begin(self, start: Start, told: str, verb: str, dry: bool) -> Poll:
         if dry:
             return Poll(f"{told}: {verb} {start.job} on {self._starter.where} (dry run)")
-        self._starter.start(start.job, self._arguments(*start.run.rsplit("-", 1)))
+        with span("new photos", source=self.source, job=start.job, run=start.run):
+            self._starter.start(start.job, self._arguments(*start.run.rsplit("-", 1)))
         return Poll(f"{told}: {verb} {start.job} on {self._starter.where}", start.job)
 
     def _note_end(self, state: Watched, status: Status) -> Watched:

@@ -1,5 +1,6 @@
 """Servers to which notifications go: a webhook, and a mail server with and without encryption."""
 
+import gzip
 import json
 import socketserver
 import ssl
@@ -23,6 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from pipelines import tracing
 
 
 class WebhookServer:
@@ -150,6 +154,75 @@ class MailServer:
                 return say("221 bye")
             else:
                 say("250 fine")
+
+
+class TraceCollector:
+    """Takes traces by OTLP over HTTP at `url`, as OpenTelemetry's own collector does.
+
+    spans: (headers of the request, span) of all that came, in the order of their ends.
+    """
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[dict[str, str], Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers["Content-Encoding"] == "gzip":
+                    body = gzip.decompress(body)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        outer.spans += [(dict(self.headers), span) for span in scope.spans]
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def tree(self) -> dict[str, Any]:
+        """The spans by name, each as what it holds; a span of another process is a root here."""
+        nodes: dict[bytes, dict[str, Any]] = {span.span_id: {} for _, span in self.spans}
+        found: dict[str, Any] = {}
+        for _, span in sorted(self.spans, key=lambda each: each[1].start_time_unix_nano):
+            nodes.get(span.parent_span_id, found)[span.name] = nodes[span.span_id]
+        return found
+
+    def find(self, name: str) -> Any:
+        """The one span of this name."""
+        [found] = [span for _, span in self.spans if span.name == name]
+        return found
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """The attributes of the one span of this name."""
+        return {
+            each.key: getattr(each.value, each.value.WhichOneof("value"))
+            for each in self.find(name).attributes
+        }
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[TraceCollector]:
+    """A collector to which this process and its children send their traces."""
+    server = TraceCollector()
+    monkeypatch.delenv(tracing.PARENT, raising=False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+    tracing._provider.cache_clear()
+    yield server
+    tracing._provider.cache_clear()
+    server.close()
 
 
 @pytest.fixture
