@@ -17,6 +17,7 @@ from pipelines.cli.bundles import add_commands, add_signature_options, check_opt
 from pipelines.cli.compare import add_compare
 from pipelines.cli.metrics import add_metrics
 from pipelines.cli.photos import Task, upscale_file
+from pipelines.cli.prune import add_prune
 from pipelines.cli.submit import add_submit
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference, shipped_models
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     triggers.add_commands(commands)
     add_submit(commands)
     add_metrics(commands)
+    add_prune(commands)
     models = commands.add_parser("models", help="list the models at hand")
     models.set_defaults(run=_models)
     return parser

@@ -28,7 +28,7 @@ GAUGES = {
 COUNTERS = {
     "srmill_data_fetched_bytes_total": "bytes of shards that ranks fetched from s3://",
     "srmill_data_fetches_total": "shards that ranks fetched from s3://",
-    "srmill_data_cache_hits_total": "shards that ranks found in the cache of their node",
+    "srmill_data_cache_hits_total": "times that a rank found a shard in the cache of its node",
     "srmill_data_failed_attempts_total": "attempts on a network that failed",
 }
 _LABELS = ("run", "stage", "model")

@@ -110,7 +110,7 @@ def _check_srmill(arguments: list[str]) -> None:
         ModelReference.parse(parsed.model)
     if "job" in parsed:
         _check_job([parsed.job, *parsed.settings])
-    elif "host" in parsed and "source" not in parsed:
+    elif "settings" in parsed and "source" not in parsed:
         load_config(parsed.settings)
     elif "settings" in parsed:
         _check_job(["jobs/retrain.py", f"source={parsed.source}", *parsed.settings])
