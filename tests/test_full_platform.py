@@ -84,6 +84,18 @@ def places_of_secrets(home: Path, saved: Path) -> list[str]:
     return [path for path, text in texts.items() if any(secret in text for secret in secrets)]
 
 
+def metrics_of(full: Platform) -> str:
+    """What Prometheus reads of the registry, once it was asked after now."""
+    [server] = [server for server in full.servers() if server.name == "metrics"]
+    asked, read = time.time(), 0.0
+    while read < asked:
+        time.sleep(1)
+        assert time.time() < asked + 120
+        text = requests.get(server.address, timeout=30).text
+        read = float(text.partition('read_timestamp_seconds{source="registry"} ')[2].split()[0])
+    return text
+
+
 def same(one: Path, other: Path) -> bool:
     """Returns True if two bundles hold the same files with the same bytes."""
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
@@ -131,6 +143,7 @@ def test_the_demo_promotes_and_what_it_made_survives(full: Platform, tmp_path: P
     assert f"Bundle      s3://{BUCKET}/out/export/" in done.stdout
     kept = {path.name for path in (home / "work").iterdir()}
     assert not kept & {"shards", "runs", "evaluate", "export", "retrain"}
+    assert 'srmill_champion_version{model="edge_sd_sr_tiny"} 1.0' in metrics_of(full)
     before, after = tmp_path / "before", tmp_path / "after"
     fetched = in_its_environment(full, "srmill", "fetch", CHAMPION, str(before))
     assert fetched.returncode == 0, fetched.stdout + fetched.stderr

@@ -236,6 +236,17 @@ def test_nothing_listens_for_other_machines(full: Platform) -> None:
     assert {full.ports[name] for name in full.ports.keys() - ray.PORTS.keys()} == ports
 
 
+def test_metrics_of_the_registry_are_served_as_its_user(full: Platform) -> None:
+    """Both sources answer: MLflow asks for a password, and S3 for a signature."""
+    [server] = [server for server in full.servers() if server.name == "metrics"]
+    wanted = [f'srmill_source_up{{source="{name}"}} 1.0' for name in ("registry", "retrainings")]
+    deadline = time.monotonic() + 60
+    while not all(line in (text := requests.get(server.address, timeout=30).text)
+                  for line in wanted):  # fmt: skip
+        assert time.monotonic() < deadline, text
+        time.sleep(0.5)
+
+
 def test_secrets_are_in_their_files_alone(full: Platform) -> None:
     """Not in what other users see (commands), nor in what people are shown or send on (logs)."""
     folder = home(full) / "work" / "secrets"
