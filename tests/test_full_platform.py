@@ -1,6 +1,7 @@
 """The full platform as `make up FULL=1` starts it: the demo on it, and what survives `kill -9`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,51 @@ def test_a_killed_head_comes_back(full: Platform) -> None:
     [head] = [server for server in full.servers() if server.name == "Ray"]
     head.wait(running(home, full.servers())["Ray"])
     assert "does not" not in status(home)
+
+
+def submit(full: Platform, *words: str, wait: bool = True) -> str:
+    """What `ray job submit` says of a job of this checkout."""
+    options = ("--address", full.dashboard, "--working-dir", ".") + (() if wait else ("--no-wait",))
+    done = in_its_environment(full, "ray", "job", "submit", *options, "--", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def steps_of(full: Platform, run: str) -> list[int]:
+    """The steps of a run that have a complete checkpoint in S3."""
+    code = (
+        "from pipelines.config.load import load_config\n"
+        "from pipelines.runs.names import run_checkpoints\n"
+        f"config = load_config(['run.storage=s3://{BUCKET}/upgrade/runs'])\n"
+        f"print(*run_checkpoints(config, '{run}').steps())"
+    )
+    done = in_its_environment(full, "python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    return [int(step) for step in done.stdout.split()]
+
+
+def test_a_training_goes_on_after_an_upgrade(full: Platform) -> None:
+    """Everything is stopped, and started again, while a stage trains: as for a new version."""
+    home, data = Path(full.home), f"data=s3://{BUCKET}/upgrade/shards"
+    submit(full, "jobs/shard.py", "source=sample", data)
+    train = (
+        "jobs/train.py", "stage=autoencoder", data, f"run.storage=s3://{BUCKET}/upgrade/runs",
+        "run.name=upgrade", "stages.autoencoder.train.steps=200", "train.checkpoint_every=25",
+    )  # fmt: skip
+    submit(full, *train, wait=False)
+    deadline = time.monotonic() + 600
+    while not (done := steps_of(full, "upgrade-autoencoder")):
+        assert time.monotonic() < deadline
+    assert max(done) < 200
+    for command in ("down", "up"):
+        told = local(command, home)
+        assert told.returncode == 0, told.stdout + told.stderr
+    again = platform.load(home)
+    assert again is not None
+    found = re.search(r"resuming at step (\d+) of 200", submit(again, *train))
+    assert found
+    assert int(found[1]) >= max(done)
+    assert steps_of(again, "upgrade-autoencoder")[-1] == 200
 
 
 def test_the_demo_promotes_and_what_it_made_survives(full: Platform, tmp_path: Path) -> None:

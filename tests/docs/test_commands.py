@@ -150,7 +150,7 @@ def _check_kubectl(arguments: list[str]) -> None:
             assert (ROOT / path).is_file()
         case ["apply" | "diff", "-k", path] | ["replace", "--force", "-k", path]:
             assert (ROOT / path / "kustomization.yaml").is_file()
-        case ["-n", "srmill", "get", _]:
+        case ["-n", "srmill", "get", _] | ["-n", "srmill", "delete", "raycluster", "ray"]:
             pass
         case ["-n", "srmill", "create", "secret", "generic", name, _]:
             manifests = (ROOT / "infra" / "kubernetes").rglob("*.yaml")
