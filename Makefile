@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two processes: one for the tests of the platform, one for the others.
 PYTEST := $(BIN)/python -m pytest -n 2 --ignore=tests/benchmarks
 
-.PHONY: help setup demo up down status backup restore test test-fast test-slow test-extras litert bench ablations results lint format lock clean
+.PHONY: help setup demo up down status backup restore test test-fast test-slow soak test-extras litert bench ablations results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test-fast: setup ## The tests that need no cluster, no server and no training
 
 test-slow: setup ## The long proofs
 	$(BIN)/python -m pytest -m slow --ignore=tests/benchmarks
+
+soak: setup ## Work on the full platform while a server is killed each minute (MINUTES=60)
+	$(BIN)/python -m tests.chaos.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 litert: ## Make .venv-litert, the environment of what converts to LiteRT (2 GB)
 	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 #: The variable that hands a trace on to another process.
 PARENT = "TRACEPARENT"
-#: Milliseconds that the end of the outermost span waits for the collector.
-_PATIENCE_MS = 5000
+#: Seconds that a try to send takes at most, its repetitions included.
+_PATIENCE_S = 5
 
 
 class Note:
@@ -76,7 +76,7 @@ def span(name: str, **attributes: Any) -> Iterator[Note]:
                 raise
     finally:
         if outermost:
-            provider.force_flush(_PATIENCE_MS)
+            provider.force_flush()
 
 
 def environment() -> dict[str, str]:
@@ -121,5 +121,5 @@ def _provider() -> "TracerProvider":
 
     about = {"service.name": "srmill", "service.version": __version__}
     provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=_PATIENCE_S)))
     return provider

@@ -104,6 +104,7 @@ class Dataset:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._cache_hits = 0
 
     @cached_property
     def cache(self) -> ShardCache | None:
@@ -167,7 +168,9 @@ class Dataset:
             UserError: the shard cannot be fetched.
         """
         if self.cache is not None:
+            before = self.cache.fetches
             self.cache.open(self.store, self.manifest.shards[shard]).close()
+            self._cache_hits += self.cache.fetches == before
 
     def release(self, shard: int) -> None:
         """Lets the node's cache, if there is one, evict a shard before others."""
@@ -175,14 +178,14 @@ class Dataset:
             self.cache.release(self.manifest.shards[shard])
 
     def counts(self) -> dict[str, int]:
-        """Returns what this process has asked the node's cache for: the bytes and the number of the
-        shards that it fetched, and how often a shard was there. Empty if there is no cache."""
+        """Returns how this process has filled the node's cache: the bytes and the number of shards
+        that it fetched, and the number of those that `fetch` found there. Empty without a cache."""
         if self.cache is None:
             return {}
         return {
             "fetched_bytes": self.cache.fetched_bytes,
             "fetches": self.cache.fetches,
-            "cache_hits": self.cache.hits,
+            "cache_hits": self._cache_hits,
         }
 
     def _bytes(self, sample: Sample) -> bytes:

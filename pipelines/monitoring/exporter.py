@@ -1,5 +1,6 @@
 """Reads every source of metrics now and then, and serves what it has read."""
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,13 +22,21 @@ METRICS = {
     "srmill_source_read_timestamp_seconds": "time at which the source answered last, in seconds "
     "since 1970",
 }
+#: Seconds that a source may fail before the next one is asked.
+_PATIENCE_S = 10.0
 #: The longest pause after a source did not answer, in seconds.
 _SOON_S = 10.0
 Families = Sequence[GaugeMetricFamily]
 
 
 def sources(config: Config) -> dict[str, Callable[[], Families]]:
-    """Returns the sources of a configuration by name: the registry, and the retrainings."""
+    """Returns the sources of a configuration by name: the registry, and the retrainings.
+
+    None of them waits long for a server that is away: the others are asked, too.
+    """
+    config = copy.deepcopy(config)
+    config.mlflow.retry_seconds = min(config.mlflow.retry_seconds, _PATIENCE_S)
+    config.stream.retry_seconds = min(config.stream.retry_seconds, _PATIENCE_S)
     return {
         "registry": lambda: champions(tracking.connect(config.mlflow, create=False)),
         "retrainings": lambda: retrainings(config, time.time()),

@@ -235,11 +235,16 @@ def _decide(
     return decide(candidate, Contender(champion.facts, theirs), config.gate, timed)
 
 
+def bundle_run(name: str) -> str:
+    """Returns the name of the MLflow run that holds the bundle of a `run.name`."""
+    return f"{name}-bundle"
+
+
 def _create_version(client: "MlflowClient", config: Config, name: str, bundle: Bundle) -> str:
     facts = bundle.facts
     scores = {tracking.allowed(name): mean for name, mean in facts.metrics.means().items()}
     tags = {BUNDLE_TAG: bundle.digest} | _lineage(facts)
-    run_id = tracking.new_run(client, config, f"{config.run.name}-bundle", tags)
+    run_id = tracking.new_run(client, config, bundle_run(str(config.run.name)), tags)
     with tracking.active_run(client, run_id):
         client.log_artifacts(run_id, str(bundle.path), "bundle")
         for metric, value in scores.items():

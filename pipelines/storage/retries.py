@@ -22,6 +22,13 @@ def failures() -> int:
     return _failures
 
 
+def count_failure() -> None:
+    """Counts an attempt on a network that failed."""
+    global _failures  # noqa: PLW0603  (of the process, whatever fails in it)
+    with _counting:
+        _failures += 1
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """The limits on waiting for a network, in seconds.
@@ -81,9 +88,7 @@ class Retries:
         Raises:
             UserError: the budget is spent.
         """
-        global _failures  # noqa: PLW0603  (of the process, whatever fails in it)
-        with _counting:
-            _failures += 1
+        count_failure()
         now = self._policy.clock.now()
         budget = self._policy.budget_s
         if not self._known():

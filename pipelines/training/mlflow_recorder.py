@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipelines.errors import redacted
 from pipelines.mlflow_client import open_client, single_attempts
+from pipelines.storage.retries import count_failure
 from pipelines.training.recorder import picture_path
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class MLflowRecorder:
 
     def _failed(self, error: Exception) -> None:
         """Waits until the next attempt; warns once per outage."""
+        count_failure()
         self._reason = self._told(error)
         if not self._failures:
             log.warning("MLflow is away, the training goes on without it (%s)", self._reason)

@@ -25,13 +25,7 @@ GAUGES = {
     "finite",
     "srmill_validation_score": "a score of the validation; label score",
 }
-COUNTERS = {
-    "srmill_data_fetched_bytes_total": "bytes of shards that ranks fetched from s3://",
-    "srmill_data_fetches_total": "shards that ranks fetched from s3://",
-    "srmill_data_cache_hits_total": "times that a rank found a shard in the cache of its node",
-    "srmill_data_failed_attempts_total": "attempts on a network that failed",
-}
-_LABELS = ("run", "stage", "model")
+LABELS = ("run", "stage", "model")
 #: The label of those names that have one of their own.
 _OWN = {
     "srmill_train_loss": "loss",
@@ -50,40 +44,49 @@ _PLAIN = {
 }
 
 
+def labels_of(run: StageRun) -> dict[str, str]:
+    """Returns the values of `LABELS` for a run."""
+    return {"run": run.name, "stage": run.stage, "model": run.config.mlflow.model or ""}
+
+
 class RayRecorder:
     """A recorder of the newest values, as metrics of Ray. It keeps no pictures and no files.
 
-    Ray's agent forgets the gauges of a process soon after its end, and keeps the counters.
+    Ray's agent forgets the gauges of a process soon after its end.
 
     Args:
         labels: the values of `run`, `stage` and `model`.
         steps: the number of steps that the run will have.
         batch_size: samples of a step over all ranks.
+        first_step: the number of steps that are done already. It is shown at once, so that a rank
+            that hangs before its first record is seen, too.
     """
 
-    def __init__(self, labels: Mapping[str, str], steps: int, batch_size: int) -> None:
+    def __init__(
+        self, labels: Mapping[str, str], steps: int, batch_size: int, first_step: int = 0
+    ) -> None:
         self._labels, self._steps, self._batch_size = dict(labels), steps, batch_size
         self._metrics: dict[str, Any] = {}
-        self._counted: dict[str, float] = {}
+        self._progress(first_step)
 
     @classmethod
-    def of(cls, run: StageRun) -> "RayRecorder":
+    def of(cls, run: StageRun, first_step: int) -> "RayRecorder":
         """Returns the recorder of a run."""
-        labels = {"run": run.name, "stage": run.stage, "model": run.config.mlflow.model or ""}
-        return cls(labels, run.train.steps, run.train.batch_size)
+        return cls(labels_of(run), run.train.steps, run.train.batch_size, first_step)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._set("srmill_train_step", step)
-        self._set("srmill_train_steps", self._steps)
+        self._progress(step)
         for name, value in values.items():
             self._take(name, value)
+
+    def _progress(self, step: int) -> None:
+        self._set("srmill_train_step", step)
+        self._set("srmill_train_steps", self._steps)
 
     def _take(self, name: str, value: float) -> None:
         room, _, rest = name.partition("/")
         if name in _PLAIN:
             self._set(_PLAIN[name], value)
-        elif room == "data":
-            self._count(f"srmill_data_{rest}_total", value)
         elif room == "learning_rate":
             self._set("srmill_train_learning_rate", value, rest)
         elif room == "validation":
@@ -100,22 +103,10 @@ class RayRecorder:
 
         label = _OWN.get(name)
         if name not in self._metrics:
-            keys = (*_LABELS, *([label] if label else []))
+            keys = (*LABELS, *([label] if label else []))
             self._metrics[name] = Gauge(name, GAUGES[name], tag_keys=keys)
         labels = self._labels | ({label: own or ""} if label else {})
         self._metrics[name].set(value, labels)
-
-    def _count(self, name: str, total: float) -> None:
-        from ray.util.metrics import Counter
-
-        if name not in self._metrics:
-            # Ray adds the end of the name itself.
-            plain = name.removesuffix("_total")
-            self._metrics[name] = Counter(plain, COUNTERS[name], tag_keys=_LABELS)
-        more = total - self._counted.get(name, 0.0)
-        self._counted[name] = total
-        if more > 0:
-            self._metrics[name].inc(more, self._labels)
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         pass

@@ -6,7 +6,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -87,8 +87,8 @@ def run_rank(
         start_step=first_step,
         processes=train.loader_processes,
     )
-    recorder = _recorder(run) if dist.get_rank() == 0 else None
-    with closing(recorder) if recorder else nullcontext():
+    recorder = _recorder(run, first_step) if dist.get_rank() == 0 else None
+    with _counting(run), closing(recorder) if recorder else nullcontext():
         state = resume.state() if resume else None
         rank = Rank(run, engine, ema, state, attempt, recorder, notice)
         callbacks = make_callbacks(rank)
@@ -128,14 +128,27 @@ def _agree(checkpoints: Checkpoints) -> tuple[str, Checkpoint | None]:
     return decided[0], decided[1]
 
 
-def _recorder(run: StageRun) -> "Recorder":
+def _in_ray() -> bool:
+    """Returns True if Ray has started this process, or this process Ray."""
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    return ray is not None and ray.is_initialized()
+
+
+def _counting(run: StageRun) -> AbstractContextManager[None]:
+    if not _in_ray():
+        return nullcontext()
+    from pipelines.training.ray_counters import counting
+
+    return counting(run)
+
+
+def _recorder(run: StageRun, first_step: int) -> "Recorder":
+    if not _in_ray():
         return _lasting_recorder(run)
     from pipelines.training.ray_recorder import RayRecorder
     from pipelines.training.recorder import Recorders
 
-    return Recorders(_lasting_recorder(run), RayRecorder.of(run))
+    return Recorders(_lasting_recorder(run), RayRecorder.of(run, first_step))
 
 
 def _lasting_recorder(run: StageRun) -> "Recorder":

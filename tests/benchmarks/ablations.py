@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from docs.tools.ablations_table import Row, Scores, scores_file
 from pipelines.config.load import load_config, to_dict
 from pipelines.config.reference import ModelReference
-from pipelines.config.schema import Config
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.latency import machine, measure_costs
 from pipelines.evaluation.methods import Method, OnnxFile
@@ -55,8 +54,9 @@ def main() -> None:
         raise SystemExit("error: set SRMILL_DATA to the folder with the benchmark sets.")
     grid, kept = GRIDS[parsed.grid], Kept(KEPT / f"{parsed.grid}.json", manifest(parsed.data))
     for seed in range(parsed.seeds):
-        for name in grid.arms:
-            find(grid, name, seed, parsed.data, kept)
+        for name, arm in grid.arms.items():
+            if seed == 0 or not arm.model:
+                find(grid, name, seed, parsed.data, kept)
     rows: list[Row] = []
     for name, arm in grid.arms.items():
         seeds = range(1 if arm.model else parsed.seeds)
@@ -87,15 +87,15 @@ class Kept:
     path: Path
     manifest: str
 
-    def find(self, key: str, config: Config) -> NDArray[np.float64] | None:
+    def find(self, key: str, identity: str) -> NDArray[np.float64] | None:
         """Scores `[images, metrics]`; None where they were measured with other settings."""
         entry = self._all().get(key)
-        if entry is None or entry["identity"] != self._identity(config):
+        if entry is None or entry["identity"] != identity:
             return None
         return np.array(entry["scores"])
 
-    def keep(self, key: str, config: Config, found: NDArray[np.float64]) -> None:
-        entry = {"identity": self._identity(config), "scores": found.round(6).tolist()}
+    def keep(self, key: str, identity: str, found: NDArray[np.float64]) -> None:
+        entry = {"identity": identity, "scores": found.round(6).tolist()}
         entries = sorted((self._all() | {key: entry}).items())
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in entries)
         write_bytes(self.path, f"{{\n{lines}\n}}\n".encode())
@@ -103,21 +103,24 @@ class Kept:
     def _all(self) -> dict[str, Any]:
         return read_json(self.path) if self.path.exists() else {}
 
-    def _identity(self, config: Config) -> str:
-        shaping = to_dict(config)
+    def identity(self, grid: Grid, name: str, seed: int) -> str:
+        """All that shapes the scores of an arm, with those of the arm that it starts from."""
+        arm, shaping = grid.arms[name], to_dict(load_config(settings(grid, name, seed)))
         # Places: the manifest's digest says which photos they are.
         del shaping["data"], shaping["recipe"]
-        return digest([shaping, self.manifest])[:16]
+        start = self.identity(grid, arm.start[0], seed) if arm.start else None
+        measured = [arm.stages, arm.previewed, arm.model, grid.metrics, BENCHMARKS]
+        return digest([shaping, self.manifest, start, measured])[:16]
 
 
 def find(grid: Grid, name: str, seed: int, data: str, kept: Kept) -> NDArray[np.float64]:
     """Scores `[images, metrics]` of an arm; trains and measures it where that was not done yet."""
-    key, config = f"{name}-{seed}", load_config(settings(grid, name, seed))
-    if (known := kept.find(key, config)) is not None:
+    key, identity = f"{name}-{seed}", kept.identity(grid, name, seed)
+    if (known := kept.find(key, identity)) is not None:
         return known
     ensure(grid, name, seed, data)
     found = measure(grid, name, seed)
-    kept.keep(key, config, found)
+    kept.keep(key, identity, found)
     print(key, found.mean(0).round(4), flush=True)
     return found
 

@@ -17,7 +17,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from infra.local.servers.metrics import PORTS
 from pipelines.monitoring import champions, exporter, retrainings
-from pipelines.training.ray_recorder import COUNTERS, GAUGES
+from pipelines.training.ray_counters import COUNTERS
+from pipelines.training.ray_recorder import GAUGES
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "infra" / "monitoring"

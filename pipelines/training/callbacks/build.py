@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch.distributed as dist
 
 from pipelines.config.load import to_dict
 from pipelines.runs.checkpoint import RunState
 from pipelines.runs.writer import CheckpointWriter, Retention
-from pipelines.storage.retries import failures
 from pipelines.training.callbacks.checkpointing import CheckpointCallback
 from pipelines.training.callbacks.ema import EMACallback
 from pipelines.training.callbacks.guard import NonFiniteGuard
@@ -88,16 +86,7 @@ def _metrics(rank: Rank) -> MetricsCallback:
         skipped=rank.skipped,
         flops_per_sample=_model_flops(run) if peak else None,
         peak_flops=peak,
-        counts=partial(_data_counts, run),
     )
-
-
-def _data_counts(run: StageRun) -> dict[str, int]:
-    """Returns what this rank has read of a dataset in s3:// so far; nothing of one in a folder."""
-    counts = run.dataset.counts()
-    if counts:
-        counts["failed_attempts"] = failures()
-    return {f"data/{name}": count for name, count in counts.items()}
 
 
 def _model_flops(run: StageRun) -> int:

@@ -1,6 +1,5 @@
 """Measures a run: losses, learning rates, speed and memory."""
 
-from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import torch
@@ -28,8 +27,6 @@ class MetricsCallback:
         flops_per_sample: FLOPs of forward and backward, those that are repeated counted once; None:
             no MFU is recorded.
         peak_flops: peak FLOP/s of one rank's device; None: no MFU is recorded.
-        counts: returns what this rank has counted since it began, by name: the same names on every
-            rank. The sums over the ranks are recorded.
     """
 
     def __init__(
@@ -43,9 +40,7 @@ class MetricsCallback:
         skipped: int = 0,
         flops_per_sample: float | None = None,
         peak_flops: float | None = None,
-        counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        self.counts = counts
         self.recorder, self.engine = recorder, engine
         self.every, self.batch_size, self.steps = every, batch_size, steps
         self.flops_per_sample, self.peak_flops = flops_per_sample, peak_flops
@@ -78,7 +73,7 @@ class MetricsCallback:
         if result.applied:
             for turn, norm in self.engine.gradient_norms.items():
                 values["/".join(filter(None, ("train", turn, "gradient_norm")))] = norm
-        values |= self._speed(now - self.since) | self._memory() | self._counts()
+        values |= self._speed(now - self.since) | self._memory()
         self.since, self.waited = now, 0.0
         self.seen = self.applied = 0
         self.sums = None
@@ -113,16 +108,6 @@ class MetricsCallback:
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         kind = "gpu_peak" if device.type == "cuda" else "resident"
         return {f"memory/{kind}_gib": largest.item()}
-
-    def _counts(self) -> dict[str, float]:
-        """Returns the sums over the ranks."""
-        counts = self.counts()
-        names = sorted(counts)
-        device = self.engine.device
-        summed = torch.tensor([counts[name] for name in names], dtype=torch.float64, device=device)
-        if names:
-            dist.all_reduce(summed)
-        return dict(zip(names, summed.tolist(), strict=True))
 
     def close(self) -> None:
         pass

@@ -1,14 +1,17 @@
 """What is served: over real HTTP, also while a source is away."""
 
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.config.load import load_config
 from pipelines.errors import UserError
 from pipelines.monitoring import champions, exporter, retrainings
 from pipelines.monitoring.exporter import METRICS, Exporter, Families
@@ -115,6 +118,18 @@ def test_it_serves_while_it_asks_again(capsys: pytest.CaptureFixture[str]) -> No
 def refused(port: int) -> None:
     with pytest.raises(UserError, match=r"cannot listen at 127\.0\.0\.1 port"):
         Exporter({}).serve("127.0.0.1", port, 1.0, lambda _: None, Pauses())
+
+
+def test_a_source_that_is_away_keeps_the_others_waiting_for_seconds(tmp_path: Path) -> None:
+    given = load_config([f"retrain.records={tmp_path}", "mlflow.uri=http://127.0.0.1:9"])
+    assert given.mlflow.retry_seconds > 60
+    served, began = Exporter(exporter.sources(given)), time.monotonic()
+    served.refresh()
+    assert time.monotonic() - began < 45
+    found = values(served.text())
+    assert found["srmill_source_up", "registry"] == 0
+    assert found["srmill_source_up", "retrainings"] == 1
+    assert given.mlflow.retry_seconds > 60
 
 
 def test_no_name_stands_for_two_things() -> None:

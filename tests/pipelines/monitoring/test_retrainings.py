@@ -1,5 +1,7 @@
 """Records of retrainings, in a folder and in a real S3 server, as metrics."""
 
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.errors import UserError
 from pipelines.monitoring.retrainings import METRICS, retrainings
-from pipelines.retrain.history import SILENT_S, Given, Retrainings, Verdict, store_of
+from pipelines.retrain.history import SILENT_S, Cost, Given, Retrainings, Verdict, store_of
 from pipelines.storage.clock import from_utc, utc
+from pipelines.storage.typed import to_json
 from tests.pipelines.retrain.test_history import RECORD
 
 NOW = from_utc("2026-11-30T00:00:00Z")
@@ -51,6 +54,7 @@ def test_they_say_how_it_went_and_what_it_cost(config: Config) -> None:
     assert found["srmill_retrainings", "a", "promoted"] == 1
     assert found["srmill_retrainings", "a", "interrupted"] == 0
     assert found["srmill_retrainings", "b", "refused"] == 2
+    assert found["srmill_retraining_first_start_timestamp_seconds", "a"] == began
     assert found["srmill_retraining_last_start_timestamp_seconds", "a"] == began + 7200
     # One that failed did not do its work; one that was refused, or found nothing new, did.
     assert found["srmill_retraining_last_success_timestamp_seconds", "a"] == began + 4200
@@ -61,6 +65,12 @@ def test_they_say_how_it_went_and_what_it_cost(config: Config) -> None:
     assert found["srmill_retraining_refused_in_a_row", "b"] == 2
     assert found["srmill_retraining_cost_hours", "a", "gpu"] == pytest.approx(3 * 0.913)
     assert found["srmill_retraining_last_cost_hours", "a", "wall"] == 1.2
+    keep(config, "c", Verdict.PROMOTED)
+    cheap = replace(RECORD, given=Given("x", "c", None, None), verdict=Verdict.NOTHING)
+    cheap = replace(cheap, cost=Cost(), started="2026-12-01T00:00:00Z")
+    Retrainings(store_of(config, "c")).save(cheap)
+    # One that found nothing new says nothing of what a retraining costs.
+    assert read(config)["srmill_retraining_last_cost_hours", "c", "gpu"] == 0.913
 
 
 def test_one_that_was_killed_counts_as_failed_once_it_is_silent(config: Config) -> None:
@@ -73,11 +83,24 @@ def test_one_that_was_killed_counts_as_failed_once_it_is_silent(config: Config) 
     assert ("srmill_retraining_last_success_timestamp_seconds", "a") not in found
 
 
+def test_a_look_that_finds_nothing_to_do_is_no_silence(config: Config) -> None:
+    keep(config, "a", Verdict.PROMOTED)
+    before = time.time()
+    Retrainings(store_of(config, "a")).note_look()
+    last = read(config)["srmill_retraining_last_success_timestamp_seconds", "a"]
+    assert before - 1 <= last <= time.time()
+
+
 def test_no_records_are_no_error_and_a_damaged_one_is(config: Config) -> None:
     assert read(config) == {}
     # The record of a step lies beside those of the models, and is none.
     keep(config, "a", Verdict.PROMOTED)
     store = store_of(config, "a")
+    written = json.loads(to_json(RECORD))
+    written["ended"] = "yesterday"
+    store.write("retrainings/damaged.json", json.dumps(written).encode())
+    with pytest.raises(UserError, match=r"damaged\.json"):
+        read(config)
     store.write("retrainings/damaged.json", b"{")
     with pytest.raises(UserError, match=r"damaged\.json"):
         read(config)

@@ -79,19 +79,6 @@ def test_speeds_follow_from_one_clock(engine: Any, tmp_path: Path) -> None:
     assert first["speed/data_wait_share"] == pytest.approx(0.5 / seconds)
 
 
-def test_counts_are_recorded_as_they_are(engine: Any, tmp_path: Path) -> None:
-    counted = {"data/fetches": 3, "data/cache_hits": 0}
-    metrics = MetricsCallback(
-        recorder_in(tmp_path), engine, every=1, batch_size=4, steps=2, counts=lambda: counted
-    )
-    metrics.after_step(result(1, loss=1.0))
-    counted["data/cache_hits"] = 5
-    metrics.after_step(result(2, loss=1.0))
-    (_, one), (_, two) = recorded_in(tmp_path)
-    assert (one["data/fetches"], one["data/cache_hits"]) == (3, 0)
-    assert (two["data/fetches"], two["data/cache_hits"]) == (3, 5)
-
-
 def test_nothing_is_read_from_the_device_between_records(engine: Any) -> None:
     """On the meta device there is nothing to read: whoever tries fails."""
     metrics = MetricsCallback(None, engine, every=10, batch_size=4, steps=10)
