@@ -24,8 +24,8 @@ METRICS = {
     "since 1970",
     "srmill_retraining_last_start_timestamp_seconds": "first start of the newest retraining, in "
     "seconds since 1970",
-    "srmill_retraining_last_success_timestamp_seconds": "time at which a retraining did its work "
-    "last, or found nothing to do, in seconds since 1970",
+    "srmill_retraining_last_success_timestamp_seconds": "end of the newest retraining that did its "
+    "work, in seconds since 1970",
     "srmill_retraining_failed": "1 if the newest retraining failed, was interrupted or was stopped "
     "by its budget, else 0",
     "srmill_retraining_refused_in_a_row": "newest retrainings, one after another, that the gate "
@@ -57,20 +57,17 @@ def retrainings(config: Config, now: float) -> list[GaugeMetricFamily]:
         for name, text in METRICS.items()
     }
     for model in models_with_records(config):
-        kept = Retrainings(store_of(config, model))
-        for name, labels, value in _values(kept.all(), kept.looked(), now):
+        records = Retrainings(store_of(config, model)).all()
+        for name, labels, value in _values(records, now):
             families[name].add_metric([model, *labels], value)
     return list(families.values())
 
 
-def _values(
-    records: Sequence[Retraining], looked: str | None, now: float
-) -> list[tuple[str, tuple[str, ...], float]]:
+def _values(records: Sequence[Retraining], now: float) -> list[tuple[str, tuple[str, ...], float]]:
     """Returns name, labels and value of each metric of a model.
 
     Args:
         records: its retrainings, the newest start first.
-        looked: the time at which a retraining found nothing to do last.
     """
     verdicts = [verdict_at(record, now) for record in records]
     counts = Counter(verdicts)
@@ -85,7 +82,6 @@ def _values(
         ("srmill_retraining_refused_in_a_row", (), _refused_in_a_row(verdicts)),
     ]
     ends = [r.ended for r, v in zip(records, verdicts, strict=True) if v in DONE and r.ended]
-    ends += [looked] if looked else []
     if ends:
         last = max(map(from_utc, ends))
         values.append(("srmill_retraining_last_success_timestamp_seconds", (), last))

@@ -23,8 +23,6 @@ from pipelines.storage.typed import Document, read_typed, to_json
 #: Settings of `retrain` and of a job that shape no result: they may change from start to start.
 _FREE = ("records", "max_hours", "max_gpu_hours")
 _FOLDER = "retrainings/"
-#: The file that says when a retraining found nothing to do last.
-_LOOK = "looked.json"
 #: No run has a name with an '@': so begin the folders of models, not those of the steps' records.
 _MODEL = "@"
 #: Seconds without a word after which a retraining counts as interrupted; it writes every BEAT_S.
@@ -153,16 +151,6 @@ class Retraining(Document):
 
 
 @dataclass(frozen=True)
-class Look(Document):
-    """A look at the photos that found nothing to do: its time in UTC."""
-
-    VERSION: ClassVar[int] = 1
-    REMEDY: ClassVar[str] = "delete it, and the next look writes it anew"
-
-    at: UtcTime
-
-
-@dataclass(frozen=True)
 class Retrainings:
     """The records of one model's retrainings.
 
@@ -180,16 +168,6 @@ class Retrainings:
             if name.endswith(".json")
         ]
         return sorted(found, key=lambda record: record.started, reverse=True)
-
-    def note_look(self) -> None:
-        """Notes that a retraining found nothing to do just now."""
-        self.store.write(_LOOK, to_json(Look(utc(time.time()))))
-
-    def looked(self) -> str | None:
-        """Returns when a retraining found nothing to do last; None if none did."""
-        if self.store.size(_LOOK) is None:
-            return None
-        return read_typed(Look, self.store.read(_LOOK), f"{self.store.location}/{_LOOK}").at
 
     def save(self, record: Retraining) -> None:
         """Writes a record, in place of an earlier one of the same inputs."""

@@ -97,7 +97,6 @@ def run(config: Config) -> str | None:
     if same is not None:
         print(f"Nothing to do: {same.reason}. The result is {model} version {version}.")
         register.tell_champion(config)
-        history.Retrainings(history.model_store(config)).note_look()
     tell.outcome(same.config if same else config, version)
     if same is None:
         register.check_promoted(config, version)

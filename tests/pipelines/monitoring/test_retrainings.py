@@ -1,7 +1,6 @@
 """Records of retrainings, in a folder and in a real S3 server, as metrics."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,14 +80,6 @@ def test_one_that_was_killed_counts_as_failed_once_it_is_silent(config: Config) 
     assert found["srmill_retraining_failed", "a"] == 1
     assert found["srmill_retrainings", "a", "interrupted"] == 1
     assert ("srmill_retraining_last_success_timestamp_seconds", "a") not in found
-
-
-def test_a_look_that_finds_nothing_to_do_is_no_silence(config: Config) -> None:
-    keep(config, "a", Verdict.PROMOTED)
-    before = time.time()
-    Retrainings(store_of(config, "a")).note_look()
-    last = read(config)["srmill_retraining_last_success_timestamp_seconds", "a"]
-    assert before - 1 <= last <= time.time()
 
 
 def test_no_records_are_no_error_and_a_damaged_one_is(config: Config) -> None:
