@@ -196,7 +196,7 @@ def patient(work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
-        except UserError:
+        except (UserError, OSError):  # Ray's client raises what requests raises
             if time.monotonic() > deadline:
                 raise
             time.sleep(2)

@@ -146,7 +146,7 @@ def test_kubernetes_takes_each_file(path: Path) -> None:
 )
 def test_the_check_sees_a_misspelt_field(kind: str, place: tuple[Any, ...]) -> None:
     all_of_base = [m for path in (FOLDER / "base").glob("*.yaml") for m in manifests(path)]
-    [manifest] = [copy.deepcopy(each) for each in all_of_base if each.get("kind") == kind]
+    manifest = next(copy.deepcopy(each) for each in all_of_base if each.get("kind") == kind)
     check(manifest)
     node: Any = manifest
     for key in place[:-1]:
