@@ -1,7 +1,7 @@
 """The exceptions whose message is for the user, and the words that their messages share."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: The user and the password of an address. A password may hold '/', '?' and '#', as the secret keys
 #: of S3 do; it then follows a colon, and is no port. (An address of S3 has no port.)
@@ -78,3 +78,15 @@ def told(value: object) -> str:
 def first_line(error: BaseException) -> str:
     """Returns what an error says, without the lines that follow, which are for programmers."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a line for each row, with the columns below one another. The last column may hold
+    texts of any length."""
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    return [
+        "  ".join(
+            [*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]
+        ).rstrip()
+        for row in rows
+    ]

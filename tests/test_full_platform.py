@@ -86,7 +86,7 @@ def places_of_secrets(home: Path, saved: Path) -> list[str]:
 
 
 def metrics_of(full: Platform) -> str:
-    """What Prometheus reads of the registry, once it was asked after now."""
+    """Returns the metrics, once the server has asked the registry after this call."""
     [server] = [server for server in full.servers() if server.name == "metrics"]
     asked, read = time.time(), 0.0
     while read < asked:
@@ -136,7 +136,7 @@ def test_a_killed_head_comes_back(full: Platform) -> None:
 
 
 def submit(full: Platform, *words: str, wait: bool = True) -> str:
-    """What `ray job submit` says of a job of this checkout."""
+    """Submits a job of this checkout, and returns what `ray job submit` prints."""
     options = ("--address", full.dashboard, "--working-dir", ".") + (() if wait else ("--no-wait",))
     done = in_its_environment(full, "ray", "job", "submit", *options, "--", *words)
     assert done.returncode == 0, done.stdout + done.stderr

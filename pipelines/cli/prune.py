@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.durations import seconds
 from pipelines.config.load import load_config
-from pipelines.errors import UserError, printable
+from pipelines.errors import UserError, aligned, printable
 from pipelines.retention.runs import Rule, Run, find_runs, remove
 
 #: The largest number of retrainings to keep.
@@ -56,7 +56,7 @@ def _prune(parsed: argparse.Namespace) -> int:
     if not runs:
         print(f"There is no run in {config.run.storage}.")
         return 0
-    print("\n".join(_table(runs)))
+    print("\n".join(aligned([("run", "size", "verdict", "ended", ""), *map(_row, runs)])))
     going = [run for run in runs if run.kept is None]
     size = _mib(sum(run.bytes for run in going))
     if not going:
@@ -67,17 +67,6 @@ def _prune(parsed: argparse.Namespace) -> int:
     else:
         print(f"{len(going)} of {len(runs)} runs may go: {size}. --delete removes them.")
     return 0
-
-
-def _table(runs: list[Run]) -> list[str]:
-    rows = [("run", "size", "verdict", "ended", ""), *map(_row, runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        "  ".join(
-            [*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _row(run: Run) -> tuple[str, ...]:

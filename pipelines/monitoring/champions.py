@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeMetricFamily
 
 from pipelines.models.load import CHAMPION
-from pipelines.registry.moves import Moves
+from pipelines.registry.moves import LOG, Moves
 from pipelines.storage.clock import from_utc
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ METRICS = {
     "srmill_champion_since_timestamp_seconds": "time at which it became champion, in seconds since "
     "1970",
 }
-#: The registered models whose versions are moves, see `registry.moves`.
-_MOVES = ".moves"
 _PAGE = 100
 
 
@@ -58,7 +56,7 @@ def _models(client: "MlflowClient") -> Iterator["RegisteredModel"]:
     token = None
     while True:
         page = client.search_registered_models(max_results=_PAGE, page_token=token)
-        yield from (model for model in page if not model.name.endswith(_MOVES))
+        yield from (model for model in page if not model.name.endswith(LOG))
         token = page.token
         if not token:
             return

@@ -45,8 +45,8 @@ def sources(config: Config) -> dict[str, Callable[[], Families]]:
 
 @dataclass(eq=False)
 class Exporter:
-    """What the sources said when they answered last. A source that fails keeps its values, since
-    alarms need them, and is marked as down.
+    """Keeps the values that each source gave when it answered last. A source that fails keeps its
+    values, since alarms need them, and is marked as down.
 
     Args:
         sources: read the metrics of each source, by its name; they raise UserError.

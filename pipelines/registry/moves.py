@@ -28,6 +28,8 @@ PREVIOUS = "previous"
 PROMOTE, ROLLBACK, BY_HAND = "promote", "rollback", "by hand"
 #: Letters of a version's description that MLflow keeps.
 LONGEST_DESCRIPTION = 5000
+#: The end of the name of a registered model whose versions are moves.
+LOG = ".moves"
 _TAG = "srmill.move."
 _PAGE = 200
 
@@ -67,7 +69,7 @@ class Moves:
     @property
     def log(self) -> str:
         """The name of the registered model whose versions are the moves."""
-        return f"{self.name}.moves"
+        return f"{self.name}{LOG}"
 
     def all(self) -> list[Move]:
         """Returns the moves that took effect, oldest first.

@@ -10,7 +10,7 @@ from pipelines.config.load import to_dict
 from pipelines.config.schema import Config
 from pipelines.data.dataset import dataset_exists, split_location
 from pipelines.data.manifest import Manifest
-from pipelines.errors import printable
+from pipelines.errors import aligned, printable
 from pipelines.retrain import inputs
 from pipelines.revision import git_commit
 from pipelines.storage.clock import utc
@@ -254,14 +254,7 @@ def table(records: Sequence[Retraining], now: float) -> list[str]:
         "started", "verdict", "run", "photos", "steps", "hours", "GPU hours", "version", "champion",
         "reason",
     )  # fmt: skip
-    rows = [titles, *(_row(record, now) for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(titles) - 1)]
-    return [
-        "  ".join(
-            [*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned([titles, *(_row(record, now) for record in records)])
 
 
 def _row(record: Retraining, now: float) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ PATIENCE_S = 900.0
 
 @dataclass
 class Soak:
-    """What happened so far.
+    """Works on the platform, and keeps what happened so far.
 
     Attributes:
         trained: the sha256 of each finished training's weights, by its name.

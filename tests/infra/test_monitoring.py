@@ -120,7 +120,7 @@ def test_prometheus_looks_where_the_full_platform_serves() -> None:
 
 
 def read_back(board: dict[str, Any]) -> Any:
-    """What Grafana's own model keeps of a dashboard."""
+    """Returns the fields of a dashboard that Grafana's own model keeps."""
     return json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
 
 

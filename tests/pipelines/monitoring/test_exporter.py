@@ -1,4 +1,4 @@
-"""What is served: over real HTTP, also while a source is away."""
+"""The exporter serves over real HTTP, also while a source is away."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ class Source:
 
 
 class Ended(Exception):  # noqa: N818
-    """What ends the main thread."""
+    """The error that ends the main thread."""
 
 
 class Pauses(Clock):

@@ -64,7 +64,7 @@ def scraped(port: int, run: str) -> Scraped:
 
 
 def until(port: int, run: str, wanted: Callable[[Scraped], bool]) -> Scraped:
-    """What is scraped once it is as wanted. Ray's agent needs some seconds."""
+    """Scrapes until the values are as wanted, and returns them. Ray's agent needs some seconds."""
     deadline = time.monotonic() + 90
     while not wanted(found := scraped(port, run)):
         assert time.monotonic() < deadline, found
