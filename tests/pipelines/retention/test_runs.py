@@ -56,16 +56,18 @@ def keep(
     train(config, run)
 
 
-def train(config: Config, run: str) -> None:
-    """Leaves what a training leaves: checkpoints of two stages, and the first weights of one."""
+def train(config: Config, run: str, folder: str | None = None) -> None:
+    """Leaves what a training leaves: checkpoints of two stages, and the first weights of one. In
+    another `folder`, they are what somebody has copied there."""
+    folder = folder or run
     own = copy.deepcopy(config)
     own.run.name = run
     for stage in ("joint", "decoder"):
         keep_weights(
-            own, f"{run}-{stage}", stage=stage, described_by=own, asked={}, content=run,
+            own, f"{folder}-{stage}", stage=stage, described_by=own, asked={}, content=run,
             make=lambda: {"weight": torch.zeros(3000)},
         )  # fmt: skip
-    write(run_checkpoints(config, f"{run}-joint-init"), "a", 0)
+    write(run_checkpoints(config, f"{folder}-joint-init"), "a", 0)
 
 
 def reasons(config: Config, rule: Rule = MONTH) -> dict[str, str | None]:
@@ -102,6 +104,7 @@ def test_only_what_is_old_and_needed_by_nobody_may_go(settings: list[str], tmp_p
     # Trainings by hand whose names begin like those of retrainings, and what nobody can read.
     train(config, "by-hand")
     train(config, "failed-lr3")
+    train(config, "failed", folder="copy-of-failed")
     write(run_checkpoints(config, "refused-odd-joint"), "a", 10)
     assert reasons(config) == {
         "first": "version 1 is previous",
@@ -113,6 +116,7 @@ def test_only_what_is_old_and_needed_by_nobody_may_go(settings: list[str], tmp_p
         "other": "one of the newest 1",  # of its own model
         "by-hand": "no retraining made it",
         "failed-lr3": "no retraining made it",
+        "copy-of-failed": "no retraining made it",
         "refused-odd": "no retraining made it",
     }
     assert reasons(config, replace(MONTH, keep=3))["failed"] == "one of the newest 3"
