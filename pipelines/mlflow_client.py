@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,10 +28,12 @@ class RefusedError(UserError):
         self.code = code
 
 
-#: Addresses of servers that have answered this process.
+#: Addresses of servers that have answered this process, be it that they have no time.
 _ANSWERED: set[str] = set()
 #: MLflow's errors that another attempt may cure.
 _TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
+#: Statuses with which a server, or the proxy before it, says that it is there and has no time.
+_BUSY = re.compile(r"too many (429|502|503|504) error responses")
 #: Says how a run ended. The work has ended too, and waits for nobody.
 _ONCE = ("set_terminated",)
 
@@ -63,6 +66,8 @@ class PatientClient:
             except Exception as error:  # MLflow, requests and sqlalchemy raise many kinds.
                 if name in _ONCE or not self._is_transient(error):
                     raise self._refusal(error) from error
+                if _is_busy(error):
+                    _ANSWERED.add(self._uri)
                 self._wait(retries, error)
 
     def _wait(self, retries: Retries, error: Exception) -> None:
@@ -107,6 +112,20 @@ class PatientClient:
             f"{self._uri} does not work as MLflow's server or database ({_reason(error)}): correct "
             "mlflow.uri or MLFLOW_TRACKING_URI."
         )
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    """Returns True if a server took the request and had no time for it: its address is right."""
+    from urllib3.exceptions import MaxRetryError, ReadTimeoutError, ResponseError
+
+    while error is not None:
+        if isinstance(error, MaxRetryError):
+            reason = error.reason
+            if isinstance(reason, ResponseError):
+                return _BUSY.fullmatch(str(reason)) is not None
+            return isinstance(reason, ReadTimeoutError)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _reason(error: Exception) -> str:

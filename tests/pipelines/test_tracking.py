@@ -1,5 +1,6 @@
 import base64
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -242,6 +243,49 @@ def test_a_server_that_answers_garbage_is_told_in_a_sentence(
 ) -> None:
     with pytest.raises(UserError, match=message):
         tracking.connect(MlflowConfig(uri=f"http://{serve(status, body)}"), clock=TurnedClock())
+
+
+class Busy:
+    """Two answers of 502, or none within the client's patience, before the server has time."""
+
+    def __init__(self, silent: bool) -> None:
+        busy = self.busy = [silent, silent]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                if not busy:
+                    self.send_response(200)
+                elif busy.pop():
+                    time.sleep(1.5)
+                    return
+                else:
+                    self.send_response(502)
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+
+
+class LongPauses(TurnedClock):
+    """Each pause takes longer than anybody waits for a server that may not exist."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(20 + seconds)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_busy_server_is_waited_for(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    busy = Busy(silent)
+    tracking.connect(MlflowConfig(uri=busy.uri, retry_seconds=100), clock=LongPauses())
+    assert not busy.busy
+    busy.server.shutdown()
+    busy.server.server_close()
 
 
 def test_a_password_in_the_address_or_in_its_variables_works(
