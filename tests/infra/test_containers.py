@@ -1,6 +1,7 @@
 """The container files: what the linter and the house's rules say, and commands that exist."""
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.local.servers import seaweedfs
 from pipelines import __version__
 from tests.conftest import ROOT
 
@@ -83,6 +85,8 @@ def test_no_service_may_do_more_than_it_must(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+    # With fewer, the kernel does not start the program of Caddy's image.
+    assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "caddy" else [])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["user"].partition(":")[0]) > 0
     assert service["mem_limit"]
@@ -109,6 +113,25 @@ def test_secrets_come_from_the_file_that_the_script_writes(tmp_path: Path) -> No
         for name, value in service.get("environment", {}).items():
             if re.search(r"PASSWORD|TOKEN|SECRET|_KEY$", name):
                 assert value.startswith("${"), name
+
+
+def test_identities_are_those_of_the_full_platform() -> None:
+    text = re.sub(r"\$\{[^}]*\}", "secret", services()["s3"]["environment"]["IDENTITIES"])
+    found = {
+        each["name"]: (each["credentials"][0]["accessKey"], tuple(each["actions"]))
+        for each in json.loads(text)["identities"]
+    }
+    assert found == {name: (name, actions) for name, actions in seaweedfs.ALLOWED.items()}
+
+
+def test_git_leaves_the_secrets_alone() -> None:
+    for name in (".env", "ca.pem", "root.crt"):
+        done = subprocess.run(
+            ["git", "check-ignore", "-q", "--no-index", f"infra/containers/{name}"],
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, name
 
 
 def test_only_what_talks_to_the_world_is_on_the_outer_network() -> None:

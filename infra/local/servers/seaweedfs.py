@@ -18,7 +18,7 @@ BUCKET, MLFLOW_BUCKET = "srmill", "mlflow"
 REGION = "us-east-1"
 _ALL = ("Admin", "Read", "Write", "List", "Tagging")
 #: Who may do what: what an identity may do is what it may do in its bucket.
-_ALLOWED = {
+ALLOWED = {
     "admin": _ALL,
     JOBS: tuple(f"{action}:{BUCKET}" for action in _ALL[1:]),
     "mlflow": tuple(f"{action}:{MLFLOW_BUCKET}" for action in _ALL[1:]),
@@ -97,7 +97,7 @@ def _write_identities(home: Path, path: Path) -> None:
             "credentials": [{"accessKey": name, "secretKey": secret(home, f"s3-{name}")}],
             "actions": list(actions),
         }
-        for name, actions in _ALLOWED.items()
+        for name, actions in ALLOWED.items()
     ]
     write_private(path, json.dumps({"identities": found}).encode())
 
