@@ -28,11 +28,11 @@ class RefusedError(UserError):
         self.code = code
 
 
-#: Addresses of servers that have answered this process, be it that they have no time.
+#: Addresses of servers that have answered this process.
 _ANSWERED: set[str] = set()
 #: MLflow's errors that another attempt may cure.
 _TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
-#: Statuses with which a server, or the proxy before it, says that it is there and has no time.
+#: How urllib3 tells the statuses by which a server, or the proxy before it, says that it is busy.
 _BUSY = re.compile(r"too many (429|502|503|504) error responses")
 #: Says how a run ended. The work has ended too, and waits for nobody.
 _ONCE = ("set_terminated",)
@@ -66,14 +66,12 @@ class PatientClient:
             except Exception as error:  # MLflow, requests and sqlalchemy raise many kinds.
                 if name in _ONCE or not self._is_transient(error):
                     raise self._refusal(error) from error
-                if _is_busy(error):
-                    _ANSWERED.add(self._uri)
                 self._wait(retries, error)
 
     def _wait(self, retries: Retries, error: Exception) -> None:
         """Waits until the next attempt is due; raises UserError if the budget is spent."""
         try:
-            retries.failed(ConnectionError(_reason(error)))
+            retries.failed(ConnectionError(_reason(error)), busy=_is_busy(error))
         except UserError:
             if self._is_known():
                 raise
@@ -115,7 +113,7 @@ class PatientClient:
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    """Returns True if a server took the request and had no time for it: its address is right."""
+    """Returns True if a server said that it is busy, or took the request and was silent."""
     from urllib3.exceptions import MaxRetryError, ReadTimeoutError, ResponseError
 
     while error is not None:

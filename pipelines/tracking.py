@@ -50,9 +50,10 @@ def connect(
 ) -> "MlflowClient":
     """Returns a client for the tracking server, after the server has answered.
 
-    The client repeats what fails on the network: for `mlflow.retry_seconds`, and for 10 s at most
-    where the server has never answered this process. Each of its methods raises UserError when
-    that has not helped, and RefusedError for what the server refuses.
+    The client repeats what fails on the network: for `mlflow.retry_seconds`. If the server has
+    never answered this process, it does so for 10 s at most, or for two minutes if the server is
+    busy. Each of its methods raises UserError when that has not helped, and RefusedError for what
+    the server refuses.
 
     Args:
         settings: gives the address.

@@ -36,6 +36,8 @@ class RetryPolicy:
     Attributes:
         budget_s: the longest time without a byte of progress.
         first_s: the longest time for a server that has not answered yet: its address may be wrong.
+        busy_s: the longest time for one that has only said so far that it is busy, or took a
+            request and was silent: a proxy may have said so in its place.
         timeout_s: the longest time for one answer.
         first_delay_s: the longest pause before the first repetition; each failure doubles it.
         max_delay_s: the longest pause of all.
@@ -44,6 +46,7 @@ class RetryPolicy:
 
     budget_s: float = 600.0
     first_s: float = 10.0
+    busy_s: float = 120.0
     timeout_s: float = 60.0
     first_delay_s: float = 0.2
     max_delay_s: float = 20.0
@@ -63,7 +66,8 @@ class Retries:
 
     Args:
         what: the operation in words, such as "read s3://bucket/name".
-        known: says whether the server has answered before. Until then `first_s` is the budget.
+        known: says whether the server has answered before. Until then `first_s` or `busy_s` is the
+            budget.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Retries:
         self._policy = policy
         self._what = what
         self._known = known
+        self._busy = False
         # Its own generator: forked processes share the global one's state and would retry in step.
         self._random = random.Random()
         self._logged = -math.inf
@@ -82,17 +87,22 @@ class Retries:
         self._since = self._policy.clock.now()
         self._failures = 0
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, *, busy: bool = False) -> None:
         """Waits until the next attempt is due.
+
+        Args:
+            busy: True if the server has said that it is busy, or took the request and was silent.
 
         Raises:
             UserError: the budget is spent.
         """
         count_failure()
         now = self._policy.clock.now()
+        self._busy |= busy
         budget = self._policy.budget_s
         if not self._known():
-            budget = min(budget, self._policy.first_s)
+            unknown = self._policy.busy_s if self._busy else self._policy.first_s
+            budget = min(budget, unknown)
         left = budget - (now - self._since)
         told = redacted(" ".join(str(error).split()) or type(error).__name__)
         if left <= 0:

@@ -150,11 +150,11 @@ class S3Store:
     def _failed(self, error: Exception, retries: Retries, name: str) -> None:
         """Waits if another attempt may help; raises an error that a user understands if not."""
         where = self._where(name)
-        if isinstance(error, boto.ClientError):  # the server says no, or that it is busy
-            _ANSWERED.add(self._connect().meta.endpoint_url)
+        refused = isinstance(error, boto.ClientError)
         if _transient(error):
-            return retries.failed(error)
-        if isinstance(error, boto.ClientError):
+            return retries.failed(error, busy=refused or isinstance(error, boto.ReadTimeoutError))
+        if refused:
+            _ANSWERED.add(self._connect().meta.endpoint_url)
             raise self._refusal(error, where) from error
         if isinstance(error, NO_CREDENTIALS):
             raise UserError(

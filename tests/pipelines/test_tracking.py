@@ -245,32 +245,6 @@ def test_a_server_that_answers_garbage_is_told_in_a_sentence(
         tracking.connect(MlflowConfig(uri=f"http://{serve(status, body)}"), clock=TurnedClock())
 
 
-class Busy:
-    """Two answers of 502, or none within the client's patience, before the server has time."""
-
-    def __init__(self, silent: bool) -> None:
-        busy = self.busy = [silent, silent]
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                if not busy:
-                    self.send_response(200)
-                elif busy.pop():
-                    time.sleep(1.5)
-                    return
-                else:
-                    self.send_response(502)
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.uri = f"http://127.0.0.1:{self.server.server_port}"
-
-
 class LongPauses(TurnedClock):
     """Each pause takes longer than anybody waits for a server that may not exist."""
 
@@ -278,14 +252,50 @@ class LongPauses(TurnedClock):
         super().sleep(20 + seconds)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_a_busy_server_is_waited_for(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def busy(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that answers at the third request. Before, it sends the status that
+    the test gives; for 0 it is silent for longer than the client waits."""
+    left = [request.param] * 2
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status = left.pop() if left else 200
+            if not status:
+                time.sleep(1.5)
+                return
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("busy", [429, 502, 503, 504, 0], indirect=True)
+def test_a_busy_server_is_waited_for(busy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    busy = Busy(silent)
-    tracking.connect(MlflowConfig(uri=busy.uri, retry_seconds=100), clock=LongPauses())
-    assert not busy.busy
-    busy.server.shutdown()
-    busy.server.server_close()
+    tracking.connect(MlflowConfig(uri=busy), clock=(clock := LongPauses()))
+    assert clock.now() >= 40
+
+
+@pytest.mark.parametrize("busy", [500], indirect=True)
+def test_a_server_that_fails_is_none_that_is_busy(busy: str) -> None:
+    with pytest.raises(UserError, match=r"does not answer .*500"):
+        tracking.connect(MlflowConfig(uri=busy), clock=LongPauses())
+
+
+def test_a_server_that_is_always_busy_may_be_another(serve: Serve) -> None:
+    """A proxy on the way says so for servers that do not exist."""
+    address = f"http://{serve(503, '')}"
+    with pytest.raises(UserError, match=rf"MLflow server at {address} does not .* set mlflow\.uri"):
+        tracking.connect(MlflowConfig(uri=address), clock=(clock := TurnedClock()))
+    assert 100 < clock.now() < 150
 
 
 def test_a_password_in_the_address_or_in_its_variables_works(

@@ -227,6 +227,27 @@ def test_a_server_that_has_never_answered_is_given_up_within_seconds(
         sent.read("x")
 
 
+class LongPauses(TurnedClock):
+    """Each pause takes longer than anybody waits for a server that may not exist."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(20 + seconds)
+
+
+def test_a_server_that_is_busy_at_first_is_waited_for(
+    s3_proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.storage.s3._ANSWERED", set())
+    s3_proxy.plan(Fault("slow_down"), Fault("slow_down"))
+    open_store(s3_url, policy=RetryPolicy(clock=(clock := LongPauses()))).write("x", b"")
+    assert clock.now() >= 40
+    monkeypatch.setattr("pipelines.storage.s3._ANSWERED", set())
+    s3_proxy.chance(1.0, Fault("slow_down"))
+    stranger = open_store(s3_url, policy=RetryPolicy(clock=TurnedClock()))
+    with pytest.raises(UserError, match=r"nothing came through for 1[2-4]\d s"):
+        stranger.read("x")
+
+
 def test_refusals_are_not_retried_and_keep_secrets(
     s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
