@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.local import platform as local_platform
 from infra.local.servers import seaweedfs
 from pipelines import __version__
 from tests.conftest import ROOT
@@ -124,8 +125,16 @@ def test_identities_are_those_of_the_full_platform() -> None:
     assert found == {name: (name, actions) for name, actions in seaweedfs.ALLOWED.items()}
 
 
+def test_a_client_forgets_the_settings_of_other_servers() -> None:
+    unset = re.search(
+        r"unset ((?:AWS|MLFLOW)[\w\s\\]+?)\n    export", (FOLDER / "client.sh").read_text()
+    )
+    assert unset
+    assert set(unset[1].replace("\\", "").split()) == set(local_platform.FOREIGN)
+
+
 def test_git_leaves_the_secrets_alone() -> None:
-    for name in (".env", "ca.pem", "root.crt"):
+    for name in (".env", ".env.new", "ca.pem", "root.crt"):
         done = subprocess.run(
             ["git", "check-ignore", "-q", "--no-index", f"infra/containers/{name}"],
             cwd=ROOT,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.local import platform as local_platform
 from tests.conftest import ROOT
 from tests.support.compose import READY
 from tests.support.container_root import BIN
@@ -52,7 +53,9 @@ class Deployed:
         )
         return subprocess.run(
             [*enter, script, "sh", *words],
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
+            # Settings of another server, which client.sh must not leave.
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+            | dict.fromkeys(local_platform.FOREIGN, "foreign"),
             capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
 
@@ -71,10 +74,11 @@ def deployed() -> Iterator[Deployed]:
     folder = Path(tempfile.mkdtemp(prefix="srmill-compose-"))
     folder.chmod(0o755)
     for file in FOLDER.iterdir():
-        shutil.copy(file, folder)
+        if file.is_file() and file.name != ".env" and file.suffix not in (".crt", ".pem"):
+            shutil.copy(file, folder)
     subprocess.run(["sh", folder / "secrets.sh"], check=True, capture_output=True)
-    with (folder / ".env").open("a") as file:
-        file.write(f"SITE={SITE}\n")
+    with (folder / ".env").open("a") as environment:
+        environment.write(f"SITE={SITE}\n")
     with (folder / "up.log").open("wb") as log:
         outer = subprocess.Popen(
             ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -153,8 +157,8 @@ def test_a_wrong_password_or_token_gets_nothing(deployed: Deployed) -> None:
     assert deployed.python(asked, **wrong) == "401 403 403 403"
 
 
-def test_nobody_reaches_what_is_behind_the_door(deployed: Deployed) -> None:
-    """PostgreSQL asks for a password, and Ray's port for the token."""
+def test_what_is_behind_the_door_asks_too(deployed: Deployed) -> None:
+    """PostgreSQL asks for a password, and Ray's own port for the token."""
     addresses = json.loads((deployed.folder / READY).read_text())
     code = (
         "import psycopg\n"
@@ -162,3 +166,18 @@ def test_nobody_reaches_what_is_behind_the_door(deployed: Deployed) -> None:
         "except psycopg.OperationalError as error: print('no password' in str(error))"
     )
     assert deployed.python(code) == "True"
+    asked = (
+        "from pipelines.ray_auth import is_refused\n"
+        f"print(is_refused('{addresses['ray-head']}:6379'))"
+    )
+    assert deployed.python(asked) == "False"
+    assert deployed.python(asked, RAY_AUTH_TOKEN="0" * 64) == "True"
+
+
+def test_client_sh_says_what_is_missing(tmp_path: Path) -> None:
+    told = subprocess.run(
+        ["sh", "-c", f". {FOLDER}/client.sh"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert told.stderr.startswith("There is no infra/containers/.env here")

@@ -11,7 +11,10 @@ memory, and its one network does not keep services apart.
 
 The images of others are imitated as far as their documentation goes: PostgreSQL's sets up an empty
 volume and runs the scripts of /docker-entrypoint-initdb.d, SeaweedFS' adds flags to `server`, and
-the program of Caddy's has the capability to bind low ports.
+the program of Caddy's has the capability to bind low ports. Our own images are this checkout and
+its environment, so what the Dockerfile forgets to install is not missed. A new volume belongs to
+its service's user. Of a health check, the command and the timeout count: services have four minutes
+to be well, whatever its intervals and retries say.
 """
 
 import json
@@ -30,12 +33,14 @@ import yaml
 
 from infra.local.servers.postgres import programs
 from tests.conftest import ROOT
-from tests.support.container_root import BIN, ContainerRoot
+from tests.support.container_root import BIN, PROGRAMS, ContainerRoot
 
 #: The file that lists the services' addresses once all of them are well.
 READY = "ready.json"
-#: The longest wait for one service's health, in seconds.
-PATIENCE_S = 240.0
+#: The longest wait for one service's health, and for one check where the file does not say.
+PATIENCE_S, CHECK_S = 240.0, 30.0
+#: See capabilities(7).
+CAP_NET_BIND_SERVICE = 10
 _POSTGRES = """#!/bin/bash
 set -Eeo pipefail
 export PATH={programs}:$PATH PGHOST=/var/run/postgresql
@@ -63,6 +68,7 @@ class Image:
 
     Attributes:
         files: further files of the image, by their paths.
+        programs: programs of this environment that have a file capability, by their numbers.
     """
 
     environment: Mapping[str, str]
@@ -70,6 +76,7 @@ class Image:
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    programs: Mapping[str, int] = field(default_factory=dict)
 
 
 def images() -> dict[str, Image]:
@@ -89,9 +96,10 @@ def images() -> dict[str, Image]:
             files={"/entrypoint.sh": _SEAWEEDFS},
         ),
         "caddy": Image(
-            {"PATH": path, "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
+            {"PATH": f"{PROGRAMS}:{path}", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
             folder="/srv",
             command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
+            programs={"caddy": CAP_NET_BIND_SERVICE},
         ),
     }
     stages = re.split(r"^FROM ", _dockerfile(), flags=re.MULTILINE)[1:]
@@ -160,7 +168,7 @@ class Compose:
             if how["condition"] == "service_healthy":
                 self._wait_for(other)
             elif self._processes[other].wait(PATIENCE_S) != 0:
-                raise SystemExit(f"{other} failed: see {self.log(other)}")
+                raise SystemExit(f"{other} failed:\n{self.log(other).read_text()[-3000:]}")
         return True
 
     def log(self, name: str) -> Path:
@@ -168,25 +176,31 @@ class Compose:
 
     def _wait_for(self, name: str) -> None:
         """Waits for a service's health, as its own check finds it inside."""
-        process, (kind, *check) = self._processes[name], self.services[name]["healthcheck"]["test"]
+        process, check = self._processes[name], self.services[name]["healthcheck"]
+        kind, *words = check["test"]
         assert kind == "CMD"
+        seconds = float(check.get("timeout", f"{CHECK_S}s").removesuffix("s"))
         deadline = time.monotonic() + PATIENCE_S
-        while (told := self._inside(name, check)) is not None:
+        while (told := self._inside(name, words, seconds)) is not None:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{name} is not well ({told}): see {self.log(name)}")
+                log = self.log(name).read_text(errors="replace")
+                raise SystemExit(f"{name} is not well ({told}):\n{log[-3000:]}")
             time.sleep(1)
 
-    def _inside(self, name: str, words: list[str]) -> str | None:
+    def _inside(self, name: str, words: list[str], seconds: float) -> str | None:
         """Runs a command beside a service's own; returns what it says if it fails."""
         pid = self._processes[name].pid
         if not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
             return "it does not run"
         enter = ["nsenter", f"--target={children[0]}", "--net", "--mount", "--pid", "--uts"]
         root = self.folder / name / "root"
-        done = subprocess.run(
-            [*enter, *self._as_its_user(name, root, words)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*enter, *self._as_its_user(name, root, words)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"no answer within {seconds:g} s"
         return done.stdout.decode() if done.returncode else None
 
     def _as_its_user(self, name: str, root: Path, words: list[str]) -> list[str]:
@@ -257,6 +271,8 @@ class Compose:
                 root.volume(source, target, service["user"])
         for path, text in image.files.items():
             root.file(path, text)
+        for program, capability in image.programs.items():
+            root.program(program, capability)
         root.take_checkout()
         own = (each.rpartition(":") for each in service.get("extra_hosts", []))
         root.take_names({host: address for host, _, address in own} | self.addresses)
@@ -276,9 +292,13 @@ def _filled(value: Any, variables: Mapping[str, str]) -> Any:
 
     def found(match: "re.Match[str]") -> str:
         name, sign, other = match.groups()
-        return variables[name] if sign == ":?" else variables.get(name, other)
+        if match[0] == "$$":
+            return "$"
+        if sign == ":?" and not variables.get(name):
+            raise SystemExit(f"{name}: {other}")
+        return variables.get(name) or other
 
-    return re.sub(r"\$\{(\w+)(:[?-])([^}]*)\}", found, value).replace("$$", "$")
+    return re.sub(r"\$\$|\$\{(\w+)(:[?-])([^}]*)\}", found, value)
 
 
 def ip(command: str) -> None:

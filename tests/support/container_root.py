@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
+#: Where programs lie that have a file capability.
+PROGRAMS = "/opt/programs"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {"fd": "/proc/self/fd", **{name: f"/proc/self/fd/{n}" for n, name in enumerate(
     ("stdin", "stdout", "stderr")
@@ -40,9 +43,9 @@ class ContainerRoot:
             elif Path(folder).is_dir():
                 self.bind(folder, folder)
         self.commands.append(f"cp -a /etc {self.path}/etc")
-        for folder in ("/usr", "/sys"):
-            self.folder(folder)
-            self.commands.append(f"mount --rbind {folder} {self.path}{folder}")
+        self.bind("/usr", "/usr")
+        self.folder("/sys")
+        self.commands.append(f"mount --rbind /sys {self.path}/sys")  # cgroups are mounted below
         self.folder("/proc")
         self.commands.append(f"mount -t proc proc {self.path}/proc")
         self.folder("/run")
@@ -114,6 +117,17 @@ class ContainerRoot:
         source.write_text(text)
         source.chmod(0o755)
         self.commands.append(f"cp {source} {self.path}{target}")
+
+    def program(self, name: str, capability: int) -> None:
+        """Copies a program of this environment to `PROGRAMS`, with a file capability."""
+        source = self.path.parent / f"{name}.program"
+        shutil.copy(BIN / name, source)
+        # As `setcap …=+ep` writes it: vfs_cap_data of revision 2 with the effective bit, see
+        # linux/capability.h.
+        os.setxattr(
+            source, "security.capability", struct.pack("<5I", 0x0200_0001, 1 << capability, 0, 0, 0)
+        )
+        self.bind(source, f"{PROGRAMS}/{name}")
 
     def folder(self, target: str) -> None:
         self.commands.append(f"mkdir -p {self.path}{target}")
