@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local import platform as local_platform
 from infra.local.platform import Platform
 from infra.local.servers.seaweedfs import BUCKET
 from pipelines.config.load import load_config
@@ -23,6 +21,7 @@ from pipelines.registry import register
 from pipelines.triggers.job_server import JobServer
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
+from tests.support.full_platform import become_client, full_platform
 from tests.support.postgres import needs_postgres_user
 
 JOBS, BUNDLES, CLIENTS = 20, 200, 50
@@ -31,22 +30,14 @@ CHAMPION = ModelReference.parse("models:/small@champion")
 
 @pytest.fixture(scope="module")
 def full() -> Iterator[Platform]:
-    """A full platform, whose client this process is."""
     needs_postgres_user()
-    home = Path(tempfile.mkdtemp(prefix="srmill-load-"))
-    home.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        found = local_platform.up(home, full=True)
-        for name, value in found.environment().items():
-            patch.setenv(name, value)
-        for name in local_platform.FOREIGN:
-            patch.delenv(name, raising=False)
-        patch.setenv("SRMILL_HOME", str(home))
-        try:
-            yield found
-        finally:
-            local_platform.down(home, quiet=True)
-            shutil.rmtree(home, ignore_errors=True)
+    with full_platform() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _client(full: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    become_client(full, monkeypatch)
 
 
 def test_many_jobs_at_once(full: Platform) -> None:

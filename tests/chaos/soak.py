@@ -9,18 +9,14 @@ champion must be the best one.
 """
 
 import argparse
-import os
 import random
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from infra.local import platform as local_platform
 from infra.local.platform import Platform
@@ -39,15 +35,15 @@ from pipelines.runs.names import run_checkpoints
 from pipelines.triggers.job_server import JobServer
 from tests.conftest import SMALL
 from tests.support.bundles import make_bundle
+from tests.support.full_platform import PATIENCE_S, full_platform, patient, until_succeeded
 
-T = TypeVar("T")
 STEPS, MODEL_NAME = 120, "small"
+#: How often a job may end before its time: at worst with each fault.
+ATTEMPTS = 100
 #: Seconds between two faults, two registrations and two fetches.
 FAULT_S, REGISTER_S, FETCH_S = 60.0, 45.0, 10.0
 #: Seconds that somebody may take to see that the keeper is gone, and to start it again.
 OPERATOR_S = 20.0
-#: Seconds after the last fault within which all work must have come to an end.
-PATIENCE_S = 900.0
 
 
 @dataclass
@@ -94,16 +90,13 @@ class Soak:
 
     def _job(self, name: str, entrypoint: str) -> None:
         """Submits a job until it has succeeded, as somebody would who sees that it ended."""
-        server = JobServer(self.full.dashboard)
-        while True:
-            self.counts["jobs submitted"] += 1
-            job = patient(lambda: server.submit(entrypoint))
-            while (status := patient(lambda job=job: server.status(job))) in ("PENDING", "RUNNING"):
-                self._note_progress(name)
-                time.sleep(3)
-            if status == "SUCCEEDED":
-                return
-            self.counts["jobs lost with the head" if status is None else "jobs that failed"] += 1
+        until_succeeded(
+            JobServer(self.full.dashboard),
+            entrypoint,
+            self.counts,
+            attempts=ATTEMPTS,
+            meanwhile=lambda: self._note_progress(name),
+        )
 
     def _note_progress(self, name: str) -> None:
         """Checks that no checkpoint that was there is gone without a newer one."""
@@ -190,44 +183,23 @@ def champion() -> ModelReference:
     return ModelReference(Kind.REGISTRY, MODEL_NAME, alias=CHAMPION)
 
 
-def patient(work: Callable[[], T]) -> T:
-    """Returns what `work` does, however often the platform is away meanwhile."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return work()
-        except (UserError, OSError):  # Ray's client raises what requests raises
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(2)
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="how long faults come")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the faults")
     parsed = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="srmill-soak-"))
-    home.chmod(0o755)
-    full = local_platform.up(home, full=True)
-    for name in local_platform.FOREIGN:
-        os.environ.pop(name, None)
-    os.environ |= full.environment() | {"SRMILL_HOME": str(home)}
-    soak = Soak(full, home / "bundles")
-    soak.folder.mkdir()
-    try:
+    with full_platform() as full:
+        soak = Soak(full, Path(full.home) / "bundles")
+        soak.folder.mkdir()
         run(soak, parsed.minutes, random.Random(parsed.seed))
-    finally:
-        local_platform.down(home, quiet=True)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(soak.counts.items()))
-    print(f"{parsed.minutes:g} minutes: {told}.")
-    print(f"{len(soak.trained)} trainings ended, {len(soak.registered)} versions registered.")
-    for failure in soak.failures:
-        print(f"LOST: {failure}", file=sys.stderr)
-    if not soak.failures:
-        print("Nothing was lost.")
-        shutil.rmtree(home, ignore_errors=True)
-    return int(bool(soak.failures))
+        told = ", ".join(f"{count} {name}" for name, count in sorted(soak.counts.items()))
+        print(f"{parsed.minutes:g} minutes: {told}.")
+        print(f"{len(soak.trained)} trainings ended, {len(soak.registered)} versions registered.")
+        if soak.failures:
+            for failure in soak.failures:
+                print(f"LOST: {failure}", file=sys.stderr)
+            raise SystemExit(f"What the platform held is in {full.home}.")
+    print("Nothing was lost.")
 
 
 def run(soak: Soak, minutes: float, generator: random.Random) -> None:
@@ -258,4 +230,4 @@ def run(soak: Soak, minutes: float, generator: random.Random) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

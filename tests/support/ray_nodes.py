@@ -75,10 +75,18 @@ class Nodes:
 
 def _workers(node: Any) -> list[psutil.Process]:
     try:
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        children = raylet.children(recursive=True)
+        return training_workers(psutil.Process(node.all_processes["raylet"][0].process.pid))
     except psutil.NoSuchProcess:  # a drained node ends by itself
         return []
+
+
+def training_workers(parent: psutil.Process) -> list[psutil.Process]:
+    """Returns the training processes below another.
+
+    Raises:
+        psutil.NoSuchProcess: that one has ended.
+    """
+    children = parent.children(recursive=True)
     return [child for child in children if _title(child).startswith("ray::RayTrainWorker")]
 
 
