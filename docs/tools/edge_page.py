@@ -6,21 +6,26 @@
     cp work/evaluate/rdsr-Set5/results.json docs/results/edge/rdsr-scores.json
     python -m docs.tools.edge_page
 
-The second pair of commands may be left out: the table then has no columns for benchmark sets.
+The second pair of commands may be left out: the table then has no columns for benchmark sets. What
+the delegates of phones would take is read from the artifacts of the shipped bundles.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.config.reference import SHIPPED, shipped_models
 from pipelines.evaluation.results import EvaluationResults
+from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.storage.paths import ROOT
 from pipelines.storage.typed import read_typed
+from srmodels.edge.target import DELEGATES, make_target
 
 STORED = ROOT / "docs" / "results" / "edge"
 PAGE = ROOT / "docs" / "edge.md"
-#: The lines that the tables stand between.
+#: The lines that the tables stand between: those of results, and the one of delegates.
 BEGIN, END = "<!-- make results: begin -->", "<!-- make results: end -->"
+DELEGATES_BEGIN, DELEGATES_END = "<!-- delegates: begin -->", "<!-- delegates: end -->"
 _PSNR = "psnr_y_crop4"
 
 
@@ -31,9 +36,17 @@ def main() -> None:
 
 def page(text: str, stored: Path) -> str:
     """Returns a page's text with the tables of all bundles in the folder `stored`."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables(stored)}\n{END}{after}"
+    text = _between(text, BEGIN, END, tables(stored))
+    return _between(text, DELEGATES_BEGIN, DELEGATES_END, "\n".join(_delegates()) + "\n")
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    """Returns a text with something new between two lines, where it has them."""
+    if begin not in text:
+        return text
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{new}\n{end}{after}"
 
 
 def tables(stored: Path) -> str:
@@ -79,6 +92,16 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
             _spared(artifact),
         ]
         yield f"| `{target}` | {' | '.join(cells)} |"
+
+
+def _delegates() -> Iterator[str]:
+    """Yields the rows on what phones would take of the ONNX artifacts of the shipped bundles."""
+    yield f"| | | {' | '.join(DELEGATES.values())} |"
+    yield f"|{'---|' * (len(DELEGATES) + 2)}"
+    for name in shipped_models():
+        for target, artifact in load_bundle(SHIPPED / name).facts.edge.items():
+            found = make_target(target).delegations(SHIPPED / name / artifact.file)
+            yield f"| {name} | `{target}` | {' | '.join(str(found[each]) for each in DELEGATES)} |"
 
 
 def _bytes(facts: BundleFacts, target: str) -> int:

@@ -11,7 +11,7 @@ from pipelines.config.reference import ModelReference
 from pipelines.config.schema import Config, ExportConfig, ShardConfig, TrainConfig
 from pipelines.config.wording import shown
 from pipelines.errors import UserError, first_line, listing
-from srmodels.edge.target import TARGETS
+from srmodels.edge.target import DELEGATES, TARGETS
 from srmodels.meta import on_meta
 from srmodels.metrics import SMALLEST
 from srmodels.network import SRNetwork
@@ -270,6 +270,12 @@ def _check_export(export: ExportConfig, lr_multiple: int) -> None:
         if artifact not in TARGETS:
             raise UserError(
                 f"export.artifacts names {shown(artifact)}: use some of {listing(TARGETS)}, or []."
+            )
+    for delegate in export.delegates:
+        if delegate not in DELEGATES:
+            raise UserError(
+                f"export.delegates names {shown(delegate)}: use some of {listing(DELEGATES)}, "
+                "or []."
             )
     if export.latency_budget_ms is not None and not export.artifacts:
         raise UserError("export.latency_budget_ms judges artifacts: name some in export.artifacts.")

@@ -20,7 +20,7 @@ from pipelines.config.shadow import ShadowConfig
 from pipelines.errors import listing
 from pipelines.storage.retries import RetryPolicy
 from srmodels.degradation import PRESETS
-from srmodels.edge.target import TARGETS
+from srmodels.edge.target import DELEGATES, TARGETS
 from srmodels.metrics.suite import METRICS, SET_METRICS
 from srmodels.optimizers import MOMENTUM, OPTIMIZERS
 
@@ -104,7 +104,7 @@ class StreamConfig:
     retry_seconds: float = key(
         600.0,
         "seconds without progress from object storage before a job gives up (10 at most for a "
-        "server that has not answered yet)",
+        "server that has not answered yet, or 120 if it is busy)",
         above=0,
         maximum=MAX_SECONDS,
     )
@@ -368,6 +368,11 @@ class ExportConfig:
         "largest accepted loss of LPIPS (alex) beside PyTorch, where its weights are at hand",
         above=0,
     )
+    delegates: list[str] = key(
+        [],
+        "delegates of phones that must take every node of the ONNX artifacts: "
+        f"{listing(DELEGATES)}; see docs/edge.md",
+    )
     calibration_images: int = key(
         128, "LR tiles on which int8 measures its ranges", minimum=1, maximum=MAX_STEPS
     )
@@ -449,7 +454,7 @@ class MlflowConfig:
     retry_seconds: float = key(
         600.0,
         "seconds that a job waits for a server that has answered it before (10 at most for one "
-        "that has not)",
+        "that has not, or 120 if it is busy)",
         above=0,
         maximum=MAX_SECONDS,
     )

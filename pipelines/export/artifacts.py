@@ -2,7 +2,6 @@
 
 import math
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipelines.export.quality import QualityJudge
 from pipelines.models.facts import EdgeArtifact, TensorSpec
 from srmodels.edge.fresh import run_fresh
 from srmodels.edge.target import (
+    DELEGATES,
     Calibration,
     EdgeTarget,
     ExportSettings,
@@ -56,8 +56,8 @@ class Exporter:
 
         Raises:
             MissedError: the artifact differs from PyTorch by more than `export.max_error`, or
-                costs more than `export.max_quality_loss` or `export.max_lpips_loss`. No file
-                stays.
+                costs more than `export.max_quality_loss` or `export.max_lpips_loss`, or one of
+                `export.delegates` would not take all of it. No file stays.
         """
         target, tile = make_target(name), self.settings.tile
         path = self.directory / "edge" / target.file
@@ -65,6 +65,7 @@ class Exporter:
         print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
         try:
             made = self._written(name, target, path)
+            made |= self._delegated(name, target, path)
             artifact = self._evidence(target, path)
             self._check(name, target, artifact)
             peak = self._run_fresh(name, target, path)
@@ -81,15 +82,25 @@ class Exporter:
             f"{artifact.latency_ratio:.2f} of PyTorch's",
             flush=True,
         )
-        return replace(
-            artifact, made=dict(made), latency=replace(artifact.latency, peak_bytes=peak)
-        )
+        return replace(artifact, made=made, latency=replace(artifact.latency, peak_bytes=peak))
 
-    def _written(self, name: str, target: EdgeTarget, path: Path) -> Mapping[str, str]:
+    def _written(self, name: str, target: EdgeTarget, path: Path) -> dict[str, str]:
         try:
-            return target.export(self.network, path, self._settings(target))
+            return dict(target.export(self.network, path, self._settings(target)))
         except ValueError as error:
             raise MissedError(f"{name} cannot be made of this model: {error}.") from error
+
+    def _delegated(self, name: str, target: EdgeTarget, path: Path) -> dict[str, str]:
+        """Returns what each delegate would take, in words."""
+        found = target.delegations(path)
+        for delegate in self.settings.delegates:
+            if delegate in found and found[delegate].left:
+                raise MissedError(
+                    f"{DELEGATES[delegate]} would not take all of {name} ({found[delegate]}), and "
+                    f"export.delegates names it: choose networks of other operators, or leave "
+                    f"{delegate} out."
+                )
+        return {DELEGATES[delegate]: str(each) for delegate, each in found.items()}
 
     def _settings(self, target: EdgeTarget) -> ExportSettings:
         settings = ExportSettings(self.settings.tile, self.settings.opset)

@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from srmodels.edge.graph import example, tile_module
-from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
+from srmodels.edge.onnx_delegates import delegations
+from srmodels.edge.target import Delegation, EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
 #: Smaller weights are not worth a cast of their own, number of values.
@@ -28,6 +29,9 @@ class OnnxTarget(EdgeTarget):
     The graph maps `x_l` `[1, 3, tile, tile]` to `x_h` `[1, 3, scale·tile, scale·tile]`, both in
     [0, 1] and in fp32.
     """
+
+    def delegations(self, path: Path) -> Mapping[str, Delegation]:
+        return delegations(path)
 
     def load(self, path: Path, threads: int = 0) -> "OnnxRunner":
         return OnnxRunner(path, threads)

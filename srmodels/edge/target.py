@@ -43,6 +43,32 @@ RUNTIMES = {
 PRECISIONS = tuple(dict.fromkeys(name.partition("_")[2] for name in TARGETS))
 
 
+#: The delegates of phones that `EdgeTarget.delegations` knows, by their names in a recipe.
+DELEGATES = {"nnapi": "NNAPI", "coreml": "Core ML"}
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """How much of a graph a phone's delegate would take. The CPU runs the rest.
+
+    Attributes:
+        taken, nodes: the number of nodes that it takes, and of all.
+        parts: the number of pieces in which it takes them; tensors are copied between two pieces.
+        left: the kinds of nodes that it does not take.
+    """
+
+    taken: int
+    nodes: int
+    parts: int
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.left:
+            return f"all {self.nodes} nodes"
+        taken = f"{self.taken} of {self.nodes} nodes in {self.parts} parts"
+        return f"{taken}; on the CPU: {', '.join(self.left)}"
+
+
 class Runner(ABC):
     """A loaded artifact that runs on this machine's CPU."""
 
@@ -118,6 +144,11 @@ class EdgeTarget(ABC):
         Raises:
             ValueError: the network cannot take such tiles, or the runtime cannot take the network.
         """
+
+    def delegations(self, path: Path) -> Mapping[str, Delegation]:
+        """Returns what the delegates of phones would take of an artifact, by their names in
+        `DELEGATES`; nothing where the runtime does not tell."""
+        return {}
 
     @abstractmethod
     def load(self, path: Path, threads: int = 0) -> Runner:

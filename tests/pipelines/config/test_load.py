@@ -177,6 +177,11 @@ def test_a_budget_of_latency_needs_artifacts() -> None:
         load_config(["export.latency_budget_ms=20", "export.artifacts=[]"])
 
 
+def test_a_delegate_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"export\.delegates names 'gpu': use some of nnapi"):
+        load_config(["export.delegates=[gpu]"])
+
+
 def test_workers_are_a_number_or_a_range() -> None:
     train = load_config(["train.workers=[2,5]"]).stages["joint"].train
     assert (train.min_workers, train.max_workers, train.world_size) == (2, 5, 5)

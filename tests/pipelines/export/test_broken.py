@@ -195,3 +195,20 @@ def test_the_graph_of_another_model_does_not_ship(
     with pytest.raises(MissedError, match=f"{name} (differs from PyTorch by|loses)"):
         exporter.export(name)
     assert not list((exporter.directory / "edge").iterdir())
+
+
+def test_what_a_delegate_would_leave_to_the_cpu_can_be_refused(exporter: Exporter) -> None:
+    exporter.settings.delegates = ["nnapi", "coreml"]
+    made = exporter.export("onnx_fp32").made
+    assert made["NNAPI"].startswith("all ")
+    assert made["Core ML"] == made["NNAPI"]
+    exporter.settings.delegates = ["coreml"]
+    with pytest.raises(
+        MissedError,
+        match=r"Core ML would not take all of onnx_int8 \(.* on the CPU: DequantizeLinear, Quanti.*"
+        r"and export\.delegates names it: choose .* or leave coreml out",
+    ):
+        exporter.export("onnx_int8")
+    assert [path.name for path in (exporter.directory / "edge").iterdir()] == ["model_fp32.onnx"]
+    exporter.settings.delegates = ["nnapi"]
+    assert "Core ML" in exporter.export("onnx_int8").made
