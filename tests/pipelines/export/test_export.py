@@ -31,6 +31,7 @@ from pipelines.storage.store import open_store
 from pipelines.storage.typed import to_json
 from srmodels.edge.onnx import OnnxFp16, OnnxRunner
 from srmodels.edge.target import ExportSettings
+from srmodels.network import SRNetwork
 from tests.pipelines.export.conftest import MODEL
 from tests.support.results import BENCHMARK, make_results
 from tests.support.training import configure
@@ -217,7 +218,14 @@ def test_an_artifact_that_costs_too_much_is_refused(
 ) -> None:
     write_evidence(trained)
     trained.export.artifacts, trained.export.strict = ["onnx_fp16"], True
-    monkeypatch.setattr(OnnxFp16, "export", lambda _, network, path, __: shutil.copy(half, path))
+
+    def export_half(
+        self: OnnxFp16, network: SRNetwork, path: Path, settings: ExportSettings
+    ) -> dict[str, str]:
+        shutil.copy(half, path)
+        return {}
+
+    monkeypatch.setattr(OnnxFp16, "export", export_half)
     run = OnnxRunner.run
     monkeypatch.setattr(OnnxRunner, "run", lambda self, x_l: broken(run(self, x_l)))
     with pytest.raises(
