@@ -20,6 +20,7 @@ from infra.local import platform as local_platform
 from infra.local.platform import Platform
 from pipelines import mlflow_client
 from pipelines.errors import UserError
+from pipelines.ray_auth import read_again
 from pipelines.triggers.job_server import JobServer
 from tests.conftest import ROOT
 
@@ -53,10 +54,9 @@ def full_platform() -> Iterator[Platform]:
 
 
 def _up(home: Path) -> Platform:
-    """Starts a full platform by another process: Ray keeps the first token that it reads in one."""
-    subprocess.run(
-        [sys.executable, "-m", "infra.local", "up", home, "--full"], cwd=ROOT, check=True
-    )
+    """Starts a full platform by its command, in a process that may read a token of its own."""
+    command = [sys.executable, "-m", "infra.local", "up", home, "--full"]
+    subprocess.run(command, cwd=ROOT, check=True)
     full = local_platform.load(home)
     assert full is not None
     return full
@@ -71,6 +71,7 @@ def become_client(full: Platform, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(name, value)
     patch.setenv("SRMILL_HOME", full.home)
     patch.setattr(mlflow_client, "open_client", _OPEN_CLIENT)
+    read_again()  # Ray may have read the session's token.
     assert os.environ["MLFLOW_TRACKING_URI"].startswith("https://")
 
 
