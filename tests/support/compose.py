@@ -64,7 +64,7 @@ exec weed -logtostderr=true server -dir=/data -master.volumePreallocate \\
 
 @dataclass(frozen=True)
 class Image:
-    """What a service's image says of it.
+    """The settings and files that a service takes from its image.
 
     Attributes:
         files: further files of the image, by their paths.

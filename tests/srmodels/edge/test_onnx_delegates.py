@@ -1,4 +1,4 @@
-"""What the delegates of phones would take of a graph."""
+"""Tests of how much of a graph the delegates of phones would take."""
 
 from pathlib import Path
 
