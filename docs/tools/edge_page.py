@@ -101,7 +101,9 @@ def _delegates() -> Iterator[str]:
     for name in shipped_models():
         for target, artifact in load_bundle(SHIPPED / name).facts.edge.items():
             found = make_target(target).delegations(SHIPPED / name / artifact.file)
-            yield f"| {name} | `{target}` | {' | '.join(str(found[each]) for each in DELEGATES)} |"
+            if found:
+                cells = " | ".join(str(found[each]) for each in DELEGATES)
+                yield f"| {name} | `{target}` | {cells} |"
 
 
 def _bytes(facts: BundleFacts, target: str) -> int:

@@ -266,17 +266,13 @@ def _check_reference(key: str, text: str, config: Config) -> None:
 def _check_export(export: ExportConfig, lr_multiple: int) -> None:
     if export.tile % lr_multiple:
         raise UserError(f"export.tile must be a multiple of {lr_multiple} LR pixels.")
-    for artifact in export.artifacts:
-        if artifact not in TARGETS:
-            raise UserError(
-                f"export.artifacts names {shown(artifact)}: use some of {listing(TARGETS)}, or []."
-            )
-    for delegate in export.delegates:
-        if delegate not in DELEGATES:
-            raise UserError(
-                f"export.delegates names {shown(delegate)}: use some of {listing(DELEGATES)}, "
-                "or []."
-            )
+    for key, names, known in (
+        ("export.artifacts", export.artifacts, TARGETS),
+        ("export.delegates", export.delegates, DELEGATES),
+    ):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{key} names {shown(name)}: use some of {listing(known)}, or [].")
     if export.latency_budget_ms is not None and not export.artifacts:
         raise UserError("export.latency_budget_ms judges artifacts: name some in export.artifacts.")
     if export.candidates and export.latency_budget_ms is None:

@@ -16,7 +16,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import MlflowConfig
 from pipelines.errors import Terminated, UserError
 from pipelines.mlflow_client import open_client
-from tests.support.clock import TurnedClock
+from tests.support.clock import LongPauses, TurnedClock
 from tests.support.mlflow_server import MLflowServer
 
 
@@ -243,13 +243,6 @@ def test_a_server_that_answers_garbage_is_told_in_a_sentence(
 ) -> None:
     with pytest.raises(UserError, match=message):
         tracking.connect(MlflowConfig(uri=f"http://{serve(status, body)}"), clock=TurnedClock())
-
-
-class LongPauses(TurnedClock):
-    """Each pause takes longer than anybody waits for a server that may not exist."""
-
-    def sleep(self, seconds: float) -> None:
-        super().sleep(20 + seconds)
 
 
 @pytest.fixture

@@ -32,3 +32,10 @@ class TurnedClock(Clock):
             if self._now >= due:
                 return False
         return True
+
+
+class LongPauses(TurnedClock):
+    """Each pause takes longer than anybody waits for a server that may not exist."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(20 + seconds)

@@ -10,7 +10,7 @@ from pipelines.storage.files import MissingFileError
 from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.s3 import CHUNK, S3Store
 from pipelines.storage.store import Store, open_store
-from tests.support.clock import TurnedClock
+from tests.support.clock import LongPauses, TurnedClock
 from tests.support.faulty_proxy import Fault, FaultyProxy, Seen
 from tests.support.s3_server import BUCKET, S3Server, use_environment
 
@@ -225,13 +225,6 @@ def test_a_server_that_has_never_answered_is_given_up_within_seconds(
     sent = rebuild(*arguments)
     with pytest.raises(UserError, match=r"nothing came through for 6\d\d s"):
         sent.read("x")
-
-
-class LongPauses(TurnedClock):
-    """Each pause takes longer than anybody waits for a server that may not exist."""
-
-    def sleep(self, seconds: float) -> None:
-        super().sleep(20 + seconds)
 
 
 def test_a_server_that_is_busy_at_first_is_waited_for(
