@@ -22,6 +22,7 @@ from pipelines.training.ray_recorder import GAUGES
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "infra" / "monitoring"
+CASES = "alerts_test.yaml", "alerts_of_days_test.yaml"
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 OWN = exporter.METRICS | champions.METRICS | retrainings.METRICS
 #: All names that Prometheus reads. Ray puts its name before those of its processes.
@@ -94,8 +95,10 @@ def test_every_alarm_has_a_paragraph_a_severity_and_a_test() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary"}
-    cases = yaml.safe_load((FOLDER / "alerts_test.yaml").read_text())["tests"]
-    checked = [case for test in cases for case in test["alert_rule_test"]]
+    groups = [
+        test for file in CASES for test in yaml.safe_load((FOLDER / file).read_text())["tests"]
+    ]
+    checked = [case for group in groups for case in group["alert_rule_test"]]
     for name in names:
         rings = [bool(case.get("exp_alerts")) for case in checked if case["alertname"] == name]
         assert sorted(rings) == [False, True], name
@@ -105,7 +108,7 @@ def test_every_alarm_has_a_paragraph_a_severity_and_a_test() -> None:
     shutil.which("promtool") is None, reason="promtool is not installed (apt install prometheus)"
 )
 def test_the_alarms_ring_when_they_should() -> None:
-    for command in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yaml"]):
+    for command in (["check", "config", "prometheus.yml"], ["test", "rules", *CASES]):
         done = subprocess.run(
             ["promtool", *command], cwd=FOLDER, capture_output=True, text=True, check=False
         )
