@@ -24,6 +24,8 @@ from tests.support.bundles import make_bundle
 from tests.support.full_platform import become_client, full_platform
 from tests.support.postgres import needs_postgres_user
 
+pytestmark = pytest.mark.timeout(3600)
+
 JOBS, BUNDLES, CLIENTS = 20, 200, 50
 CHAMPION = ModelReference.parse("models:/small@champion")
 
