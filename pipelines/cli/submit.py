@@ -33,6 +33,14 @@ def add_submit(commands: Any) -> None:
         "(default: $RAY_API_SERVER_ADDRESS)",
     )
     parser.add_argument("--name", metavar="ID", help="the job's name on the server")
+    parser.add_argument(
+        "--entrypoint-memory",
+        metavar="BYTES",
+        type=_bytes,
+        default=0,
+        help="memory that the job takes of its node; it waits until so much is free "
+        "(default: 0, which starts it at once)",
+    )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the job's end")
     parser.add_argument(
         "--print", action="store_true", dest="only_print", help="print the command, and end"
@@ -43,13 +51,15 @@ def add_submit(commands: Any) -> None:
 def _submit(parsed: argparse.Namespace) -> int:
     cluster = find_cluster(parsed.cluster)
     entrypoint = _entrypoint(parsed.job, parsed.settings)
-    print(_command(cluster, entrypoint, parsed.name), flush=True)
+    memory: int = parsed.entrypoint_memory
+    print(_command(cluster, entrypoint, parsed.name, memory), flush=True)
     if parsed.only_print:
         return 0
     os.environ |= cluster.environment()
     server = JobServer(cluster.address, _expanded(cluster.ca))
-    job = server.submit(entrypoint, parsed.name, cluster.variables)
-    print(f"Submitted {job} to {server.address}.", flush=True)
+    job = server.submit(entrypoint, parsed.name, cluster.variables, memory)
+    waits = f" It starts when {memory:,} bytes of memory are free." if memory else ""
+    print(f"Submitted {job} to {server.address}.{waits}", flush=True)
     if parsed.no_wait:
         return 0
     try:
@@ -77,10 +87,18 @@ def _entrypoint(job: str, settings: list[str]) -> str:
     return shlex.join([f"jobs/{path.name}", *settings])
 
 
-def _command(cluster: Cluster, entrypoint: str, name: str | None) -> str:
+def _bytes(text: str) -> int:
+    # Of a larger number, Ray's arithmetic makes none.
+    if not text.isascii() or not text.isdigit() or int(text) > 10**14:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 2000000000")
+    return int(text)
+
+
+def _command(cluster: Cluster, entrypoint: str, name: str | None, memory: int) -> str:
     """Returns the command of Ray's that does the same."""
     environment = runtime_env(cluster.variables)
     options = ["--submission-id", name] if name else []
+    options += [f"--entrypoint-memory={memory}"] if memory else []
     options += ["--working-dir", environment.pop("working_dir")]
     options += ["--runtime-env-json", json.dumps(environment)]
     return f"{_ray(cluster, 'submit', *options)} -- {entrypoint}"

@@ -86,7 +86,11 @@ class JobServer:
             raise self._failed(error) from None
 
     def submit(
-        self, entrypoint: str, job: str | None = None, variables: Mapping[str, str] | None = None
+        self,
+        entrypoint: str,
+        job: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        memory: int = 0,
     ) -> str:
         """Submits a command, which runs in an uploaded copy of this checkout; returns its name.
 
@@ -96,6 +100,7 @@ class JobServer:
             entrypoint: the command.
             job: its name; the server chooses one if it is None.
             variables: variables of its environment, which everybody sees who sees the job.
+            memory: bytes that the job takes of its node's memory. It waits until they are free.
 
         Raises:
             UserError: the server does not answer, or refuses the job.
@@ -104,7 +109,10 @@ class JobServer:
         try:
             return str(
                 client.submit_job(
-                    entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env(variables)
+                    entrypoint=entrypoint,
+                    submission_id=job,
+                    runtime_env=runtime_env(variables),
+                    entrypoint_memory=memory or None,
                 )
             )
         except RuntimeError as error:

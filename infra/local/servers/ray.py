@@ -12,6 +12,9 @@ PORTS = {
     "client": 20001, "agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001,
 }  # fmt: skip
 
+#: Seconds that a job may wait for the memory that it asks for. Ray ends it after 15 minutes else.
+PENDING_S = 7 * 86400
+
 
 def ray_head(
     ports: Mapping[str, int], token: Path, environment: Mapping[str, str], log: Path
@@ -40,4 +43,5 @@ def ray_head(
         f"--metrics-export-port={ports['metrics']}",
         f"--runtime-env-agent-port={ports['runtime']}",
     )  # fmt: skip
-    return Server("Ray", command, dict(environment) | private_environment(token), log, url, ready)
+    own = private_environment(token) | {"RAY_JOB_START_TIMEOUT_SECONDS": str(PENDING_S)}
+    return Server("Ray", command, dict(environment) | own, log, url, ready)

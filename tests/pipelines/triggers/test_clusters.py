@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines import ray_auth
 from pipelines.errors import UserError
 from pipelines.storage.paths import ROOT
 from pipelines.triggers.clusters import ADDRESS, FILE, Cluster, find_cluster
+from pipelines.triggers.job_server import JobServer
 from tests.conftest import SMALL
 from tests.pipelines.test_cli import srmill
 
@@ -85,7 +87,8 @@ def test_the_printed_command_is_rays(clusters: Path, capsys: pytest.CaptureFixtu
         " variables: {SRMILL_HOME: /srmill}}\n"
     )
     job = ("jobs/stage1.py", f"recipe={SMALL}", "train.workers=[1,2]")
-    assert srmill("submit", "--cluster", "lab", "--name", "first", "--print", *job) == 0
+    options = ("--name", "first", "--entrypoint-memory", 2_000_000_000, "--print")
+    assert srmill("submit", "--cluster", "lab", *options, *job) == 0
     words = shlex.split(capsys.readouterr().out)
     assert words[:6] == [
         "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/keys/lab", "RAY_AUTH_TOKEN=",
@@ -95,6 +98,7 @@ def test_the_printed_command_is_rays(clusters: Path, capsys: pytest.CaptureFixtu
     assert found["address"] == "https://ray.lab"
     assert found["verify"] == "/keys/ca.pem"
     assert found["submission_id"] == "first"
+    assert found["entrypoint_memory"] == 2_000_000_000
     assert found["working_dir"] == str(ROOT)
     assert json.loads(found["runtime_env_json"])["env_vars"]["SRMILL_HOME"] == "/srmill"
     assert list(found["entrypoint"]) == list(job)
@@ -116,6 +120,30 @@ def test_it_submits_shows_the_log_and_ends_with_the_jobs_code(
     assert "error: " in shown
     assert "/nosuch/shards" in shown.partition("Submitted ")[2]
     assert "ended as FAILED." in shown
+
+
+def test_a_job_waits_for_the_memory_that_it_asks_for(
+    cluster: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
+    server = JobServer(cluster.dashboard)
+    too_much = server.submit("true", memory=10**14)
+    some = server.submit("true", memory=1_000_000)
+    deadline = time.monotonic() + 120
+    while server.status(some) in ("PENDING", "RUNNING"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert (server.status(some), server.status(too_much)) == ("SUCCEEDED", "PENDING")
+    server.client().stop_job(too_much)
+
+
+@pytest.mark.parametrize("memory", ["2GB", "-1", "", "1e9", "1" + "0" * 15])
+def test_memory_is_a_number_of_bytes(
+    memory: str, clusters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cluster", "http://127.0.0.1:9", f"--entrypoint-memory={memory}")
+    assert srmill("submit", *options, "jobs/stage1.py") == 2
+    assert f"{memory!r} is no number of bytes, such as 2000000000" in capsys.readouterr().err
 
 
 def test_a_server_that_refuses_is_told(
