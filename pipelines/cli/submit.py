@@ -38,8 +38,8 @@ def add_submit(commands: Any) -> None:
         metavar="BYTES",
         type=_bytes,
         default=0,
-        help="memory that the job takes of its node; it waits until so much is free "
-        "(default: 0, which starts it at once)",
+        help="memory that the job reserves on a node, the head or another; it waits while other "
+        "jobs have reserved too much (default: 0, which starts it at once on the head)",
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the job's end")
     parser.add_argument(
@@ -58,7 +58,7 @@ def _submit(parsed: argparse.Namespace) -> int:
     os.environ |= cluster.environment()
     server = JobServer(cluster.address, _expanded(cluster.ca))
     job = server.submit(entrypoint, parsed.name, cluster.variables, memory)
-    waits = f" It starts when {memory:,} bytes of memory are free." if memory else ""
+    waits = f" It starts when a node has {memory:,} unreserved bytes." if memory else ""
     print(f"Submitted {job} to {server.address}.{waits}", flush=True)
     if parsed.no_wait:
         return 0
@@ -88,7 +88,7 @@ def _entrypoint(job: str, settings: list[str]) -> str:
 
 
 def _bytes(text: str) -> int:
-    # Of a larger number, Ray's arithmetic makes none.
+    # Ray takes a larger number, and reserves nothing.
     if not text.isascii() or not text.isdigit() or int(text) > 10**14:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 2000000000")
     return int(text)

@@ -100,7 +100,8 @@ class JobServer:
             entrypoint: the command.
             job: its name; the server chooses one if it is None.
             variables: variables of its environment, which everybody sees who sees the job.
-            memory: bytes that the job takes of its node's memory. It waits until they are free.
+            memory: bytes that the job reserves on a node. It waits until one has as many that no
+                job has reserved. Without, it starts at once on the head.
 
         Raises:
             UserError: the server does not answer, or refuses the job.

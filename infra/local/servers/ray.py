@@ -12,8 +12,8 @@ PORTS = {
     "client": 20001, "agent": 21001, "agent grpc": 22001, "metrics": 23001, "runtime": 24001,
 }  # fmt: skip
 
-#: Seconds that a job may wait for the memory that it asks for. Ray ends it after 15 minutes else.
-PENDING_S = 7 * 86400
+#: Seconds that a job may wait for the memory that it asks for. Ray itself ends it after 15 minutes.
+PENDING_S = 86400
 
 
 def ray_head(
