@@ -122,8 +122,8 @@ class Exporter:
         quality, *others = self._judge.losses(runner.run).values()
         return EdgeArtifact(
             file=path.relative_to(self.directory).as_posix(),
-            input=_spec("x_l", target, tile, self.network.size_multiple),
-            output=_spec("x_h", target, tile * scale, self.network.size_multiple * scale),
+            input=_spec(0, target, tile, self.network.size_multiple),
+            output=_spec(1, target, tile * scale, self.network.size_multiple * scale),
             parity=parity,
             quality=quality,
             other_losses=others,
@@ -194,7 +194,8 @@ class Exporter:
         return ours, round(ours.median_ms / theirs.median_ms, 3)
 
 
-def _spec(name: str, target: EdgeTarget, side: int, multiple: int) -> TensorSpec:
+def _spec(number: int, target: EdgeTarget, side: int, multiple: int) -> TensorSpec:
+    name, batch = target.names[number], (1,) * target.batched
     if target.dynamic:
-        return TensorSpec(name, (1, 3, None, None), multiple=multiple)
-    return TensorSpec(name, (1, 3, side, side))
+        return TensorSpec(name, (*batch, 3, None, None), multiple=multiple)
+    return TensorSpec(name, (*batch, 3, side, side))

@@ -100,7 +100,7 @@ class TensorSpec:
     """An input or output of an edge artifact: RGB images in [0, 1].
 
     Attributes:
-        shape: `(1, 3, height, width)`; None for sides of any length.
+        shape: `(1, 3, height, width)`, for ncnn `(3, height, width)`; None for sides of any length.
         multiple: height and width are multiples of it.
     """
 

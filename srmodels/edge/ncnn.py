@@ -18,9 +18,6 @@ from srmodels.edge.graph import example, exported_program
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
-#: The names that pnnx gives to the input and the output.
-_INPUT, _OUTPUT = "in0", "out0"
-
 
 class NcnnFp16(EdgeTarget):
     """A graph (`.param`) and its weights in fp16 (`.bin`).
@@ -31,6 +28,8 @@ class NcnnFp16(EdgeTarget):
 
     file = "model_fp16.ncnn.param"
     exact = False
+    batched = False
+    names = "in0", "out0"  # as pnnx calls them
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -87,8 +86,9 @@ class NcnnRunner(Runner):
         # Held until the copy is made: a Mat does not keep the memory that it looks at.
         pixels = np.ascontiguousarray(x_l[0])
         with self.net.create_extractor() as extractor:
-            extractor.input(_INPUT, ncnn.Mat(pixels).clone())
-            _, output = extractor.extract(_OUTPUT)
+            source, result = NcnnFp16.names
+            extractor.input(source, ncnn.Mat(pixels).clone())
+            _, output = extractor.extract(result)
             return torch.from_numpy(np.array(output))[None]
 
 

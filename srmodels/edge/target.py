@@ -119,12 +119,16 @@ class EdgeTarget(ABC):
             False where the quality that it loses has to be measured.
         quantises: True where the export needs `ExportSettings.calibration`.
         dynamic: True where an artifact takes images of any size that the network takes.
+        batched: True where input and output have a batch dimension, which is 1.
+        names: those of the input and the output.
     """
 
     file: str
     exact: bool = True
     quantises: bool = False
     dynamic: bool = False
+    batched: bool = True
+    names: tuple[str, str] = "x_l", "x_h"
 
     @property
     def files(self) -> tuple[str, ...]:

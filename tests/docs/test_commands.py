@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.docs.commands import (
     unquoted,
     words,
 )
+from tests.extras.test_edge_cpp import NEEDED
 from tests.support.jobs import keys_of, takes
 from tests.test_your_own_network import write_files
 
@@ -62,6 +64,8 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 OTHERS = {
     ".", "cp", "curl", "docker", "journalctl", "kubectl", "openssl", "prometheus", "systemctl",
 }  # fmt: skip
+#: What builds the program of infra/edge/cpp, and the program.
+NATIVE = {"apt-get", "cmake", "pip", "work/edge-cpp/upscale"}
 
 
 def _check(program: str, arguments: list[str]) -> None:
@@ -88,8 +92,8 @@ def _check(program: str, arguments: list[str]) -> None:
             assert serve.make_context("serve", rest).params["model_uri"].startswith("models:/")
         case "srmill", rest:
             _check_srmill(rest)
-        case name, _ if name in OTHERS:
-            _check_others(program, arguments)
+        case name, _ if name in OTHERS | NATIVE:
+            (_check_native if name in NATIVE else _check_others)(program, arguments)
         case _:
             _check_job([program, *arguments])
 
@@ -140,6 +144,23 @@ def _check_others(program: str, arguments: list[str]) -> None:
         case "systemctl" | "journalctl", [*_, name]:
             unit = ROOT / "infra" / "schedules" / "systemd" / name
             assert name == "daemon-reload" or unit.is_file()
+        case _:
+            raise AssertionError(f"{program} with {arguments} is no command that this test knows")
+
+
+def _check_native(program: str, arguments: list[str]) -> None:
+    match program, arguments:
+        case "apt-get", ["install", *packages]:
+            assert " ".join(packages) == NEEDED
+        case "pip", ["install", "-e", extra]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            assert extra.removeprefix(".[").removesuffix("]") in extras["optional-dependencies"]
+        case "cmake", ["-S", source, "-B", "work/edge-cpp"]:
+            assert (ROOT / source / "CMakeLists.txt").is_file()
+        case "cmake", ["--build", "work/edge-cpp", "--parallel", _]:
+            pass
+        case "work/edge-cpp/upscale", [bundle, "photo.jpg", "large.png"]:
+            assert bundle.startswith("work/")
         case _:
             raise AssertionError(f"{program} with {arguments} is no command that this test knows")
 
