@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -146,18 +147,43 @@ def open_client(uri: str) -> "MlflowClient":
     return mlflow.MlflowClient(uri)
 
 
+class _SingleAttempts:
+    """The settings by which MLflow's requests make one attempt, while any thread wants that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._added: dict[str, str] = {}
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._users:
+                # MLflow reads them from the environment, at every request, and nowhere else.
+                self._added = {k: v for k, v in _ONE_ATTEMPT.items() if k not in os.environ}
+                os.environ |= self._added
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                for name in self._added:
+                    os.environ.pop(name, None)
+
+
+_ONE_ATTEMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_SINGLE_ATTEMPTS = _SingleAttempts()
+
+
 @contextmanager
 def single_attempts() -> Iterator[None]:
     """Limits requests to MLflow inside the block to one attempt of at most 30 s.
 
-    Settings of the environment win. MLflow's own retries would block the caller for minutes.
+    Settings of the environment win. MLflow's own retries would block the caller for minutes. The
+    requests of other threads are limited too, as long as any thread is inside.
     """
-    # MLflow reads these settings from the environment, at every request, and nowhere else.
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ |= added
+    _SINGLE_ATTEMPTS.enter()
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        _SINGLE_ATTEMPTS.leave()
