@@ -35,6 +35,8 @@ _ANSWERED: set[str] = set()
 _TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "ABORTED")
 #: How urllib3 tells the statuses by which a server, or the proxy before it, says that it is busy.
 _BUSY = re.compile(r"too many (429|502|503|504) error responses")
+#: What limits a request of MLflow's to one attempt of at most 30 s.
+_ONE_ATTEMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 #: Says how a run ended. The work has ended too, and waits for nobody.
 _ONCE = ("set_terminated",)
 
@@ -171,7 +173,6 @@ class _SingleAttempts:
                     os.environ.pop(name, None)
 
 
-_ONE_ATTEMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 _SINGLE_ATTEMPTS = _SingleAttempts()
 
 

@@ -123,22 +123,27 @@ def test_it_submits_shows_the_log_and_ends_with_the_jobs_code(
 
 
 def test_a_job_waits_for_the_memory_that_it_asks_for(
-    cluster: Platform, monkeypatch: pytest.MonkeyPatch
+    cluster: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
-    server = JobServer(cluster.dashboard)
+    server, end = JobServer(cluster.dashboard), tmp_path / "end"
     status = server.client()._do_request("GET", "/api/cluster_status").json()
     _, all_of_it = status["data"]["clusterStatus"]["loadMetricsReport"]["usage"]["memory"]
-    first, second = (server.submit("sleep 5", memory=int(0.6 * all_of_it)) for _ in range(2))
-    seen = set()
-    deadline = time.monotonic() + 120
-    while server.status(second) in ("PENDING", "RUNNING"):
-        seen.add((server.status(first), server.status(second)))
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert ("RUNNING", "PENDING") in seen
-    assert ("RUNNING", "RUNNING") not in seen
-    assert server.status(second) == "SUCCEEDED"
+    job, memory = f"sh -c 'until [ -e {end} ]; do sleep 0.2; done'", int(0.6 * all_of_it)
+
+    def until(expected: str, *jobs: str) -> None:
+        deadline = time.monotonic() + 120
+        while {found := server.status(each) for each in jobs} != {expected}:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+    first = server.submit(job, memory=memory)
+    until("RUNNING", first)
+    second = server.submit(job, memory=memory)
+    until("SUCCEEDED", server.submit("true"))  # one that asks for none does not wait
+    assert (server.status(first), server.status(second)) == ("RUNNING", "PENDING")
+    end.touch()
+    until("SUCCEEDED", first, second)
 
 
 @pytest.mark.parametrize("memory", ["2GB", "-1", "", "1e9", "1" + "0" * 15])
