@@ -127,9 +127,7 @@ def test_a_job_waits_for_the_memory_that_it_asks_for(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "token"))
     server, end = JobServer(cluster.dashboard), tmp_path / "end"
-    status = server.client()._do_request("GET", "/api/cluster_status").json()
-    _, all_of_it = status["data"]["clusterStatus"]["loadMetricsReport"]["usage"]["memory"]
-    job, memory = f"sh -c 'until [ -e {end} ]; do sleep 0.2; done'", int(0.6 * all_of_it)
+    job = f"sh -c 'until [ -e {end} ]; do sleep 0.2; done'"
 
     def until(expected: str, *jobs: str) -> None:
         deadline = time.monotonic() + 120
@@ -137,6 +135,10 @@ def test_a_job_waits_for_the_memory_that_it_asks_for(
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
 
+    until("SUCCEEDED", server.submit("true"))  # by then the nodes have told their memory
+    status = server.client()._do_request("GET", "/api/cluster_status").json()
+    _, all_of_it = status["data"]["clusterStatus"]["loadMetricsReport"]["usage"]["memory"]
+    memory = int(0.6 * all_of_it)
     first = server.submit(job, memory=memory)
     until("RUNNING", first)
     second = server.submit(job, memory=memory)
