@@ -9,6 +9,7 @@ champion must be the best one.
 """
 
 import argparse
+import contextlib
 import random
 import sys
 import threading
@@ -17,6 +18,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from infra.local import platform as local_platform
 from infra.local.platform import Platform
@@ -146,7 +149,8 @@ class Soak:
             name = left.pop()
             for found, process in marked(Path(self.full.home)):
                 if found == name:
-                    process.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                        process.kill()
             self.counts[f"killed {name}"] += 1
             print(f"{time.strftime('%H:%M:%S')} killed {name}", flush=True)
             if name == KEEPER and not self.over.wait(OPERATOR_S):
@@ -212,9 +216,12 @@ def run(soak: Soak, minutes: float, generator: random.Random) -> None:
 
         return do
 
+    def kill() -> None:
+        soak.kill(generator)
+
     works = (soak.train, soak.register, soak.fetch)
     threads = [threading.Thread(target=guarded(work), name=work.__name__) for work in works]
-    killer = threading.Thread(target=soak.kill, args=(generator,), name="kill")
+    killer = threading.Thread(target=guarded(kill), name=kill.__name__)
     for thread in (*threads, killer):
         thread.start()
     time.sleep(60 * minutes)
