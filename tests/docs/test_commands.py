@@ -64,8 +64,8 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 OTHERS = {
     ".", "cp", "curl", "docker", "journalctl", "kubectl", "openssl", "prometheus", "systemctl",
 }  # fmt: skip
-#: What builds the program of infra/edge/cpp, and the program.
-NATIVE = {"apt-get", "cmake", "pip", "work/edge-cpp/upscale"}
+#: What builds the programs of infra/edge, and one of these programs.
+NATIVE = {"apt-get", "cmake", "gradle", "pip", "work/edge-cpp/upscale"}
 
 
 def _check(program: str, arguments: list[str]) -> None:
@@ -159,6 +159,10 @@ def _check_native(program: str, arguments: list[str]) -> None:
             assert (ROOT / source / "CMakeLists.txt").is_file()
         case "cmake", ["--build", "work/edge-cpp", "--parallel", _]:
             pass
+        case "gradle", ["-p", folder, "assembleDebug", bundles]:
+            script = (ROOT / folder / "app" / "build.gradle.kts").read_text()
+            assert bundles.startswith("-Pbundles=")
+            assert 'gradleProperty("bundles")' in script
         case "work/edge-cpp/upscale", [bundle, "photo.jpg", "large.png"]:
             assert bundle.startswith("work/")
         case _:
