@@ -86,24 +86,28 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
             f"{quality.loss:.3f}{interval}",
             _lpips(artifact),
             *(_lost(results, name, f"{facts.name} ({target})") for name in sets),
-            f"{latency.median_ms:.1f}",
-            f"{artifact.latency_ratio:.2f}",
-            "–" if latency.peak_bytes is None else f"{latency.peak_bytes / 2**20:.0f}",
+            _shown(latency.median_ms if latency else None, ".1f"),
+            _shown(artifact.latency_ratio, ".2f"),
+            _shown(peak / 2**20 if latency and (peak := latency.peak_bytes) else None, ".0f"),
             _spared(artifact),
         ]
         yield f"| `{target}` | {' | '.join(cells)} |"
 
 
 def _delegates() -> Iterator[str]:
-    """Yields the rows on what phones would take of the ONNX artifacts of the shipped bundles."""
-    yield f"| | | {' | '.join(DELEGATES.values())} |"
-    yield f"|{'---|' * (len(DELEGATES) + 2)}"
-    for name in shipped_models():
-        for target, artifact in load_bundle(SHIPPED / name).facts.edge.items():
-            found = make_target(target).delegations(SHIPPED / name / artifact.file)
-            if found:
-                cells = " | ".join(str(found[each]) for each in DELEGATES)
-                yield f"| {name} | `{target}` | {cells} |"
+    """Yields the rows on what phones would take of the artifacts of the shipped bundles."""
+    rows = [
+        (name, target, make_target(target).delegations(SHIPPED / name / artifact.file))
+        for name in shipped_models()
+        for target, artifact in load_bundle(SHIPPED / name).facts.edge.items()
+    ]
+    columns = [each for each in DELEGATES if any(each in found for _, _, found in rows)]
+    yield f"| | | {' | '.join(DELEGATES[each] for each in columns)} |"
+    yield f"|{'---|' * (len(columns) + 2)}"
+    for name, target, found in rows:
+        if found:
+            cells = " | ".join(str(found.get(each, "–")) for each in columns)
+            yield f"| {name} | `{target}` | {cells} |"
 
 
 def _bytes(facts: BundleFacts, target: str) -> int:
@@ -122,6 +126,10 @@ def _lost(results: EvaluationResults | None, name: str, title: str) -> str:
         if results.titles[method] == title and ours is not None and theirs is not None:
             return f"{ours - theirs:.3f}"
     return "–"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _lpips(artifact: EdgeArtifact) -> str:

@@ -73,15 +73,22 @@ def _artifact_use(artifact: EdgeArtifact) -> str:
 
 
 def _artifact_evidence(artifact: EdgeArtifact) -> str:
-    parity, quality, latency = artifact.parity, artifact.quality, artifact.latency
+    parity, quality = artifact.parity, artifact.quality
     interval = "" if quality.low is None else f" (95 %: {quality.low:.3f} … {quality.high:.3f})"
     made = "; ".join(f"{name} {value}" for name, value in artifact.made.items())
     others = "".join(f", {other.loss:.4f} of {other.metric}" for other in artifact.other_losses)
     return f"""
 `{artifact.file}` against PyTorch on {parity.num_images} real images: largest error
 {parity.max_error:.1e}, {parity.sqnr_db} dB. It loses {quality.loss:.3f} dB{interval} of
-{quality.metric}{others} on {quality.num_images} {quality.images}. Latency
-{latency.median_ms} ms per tile (median of {latency.runs},
-{latency.threads} threads, {artifact.machine}), {artifact.latency_ratio:.2f} of PyTorch's.
+{quality.metric}{others} on {quality.num_images} {quality.images}. {_time(artifact)}
 Made by {made}.
 """
+
+
+def _time(artifact: EdgeArtifact) -> str:
+    latency = artifact.latency
+    if latency is None:
+        return "It ran in a simulator alone,\nwhose time tells nothing."
+    return f"""Latency
+{latency.median_ms} ms per tile (median of {latency.runs},
+{latency.threads} threads, {artifact.machine}), {artifact.latency_ratio:.2f} of PyTorch's."""

@@ -43,10 +43,11 @@ class Point:
 
 
 def points_of(model: str, edge: Mapping[str, EdgeArtifact], psnr_y: float) -> list[Point]:
-    """Returns a point for each artifact of a model."""
+    """Returns a point for each artifact of a model that was timed."""
     return [
         Point(model, name, psnr_y, artifact.quality.loss, artifact.latency)
         for name, artifact in edge.items()
+        if artifact.latency is not None
     ]
 
 
@@ -94,15 +95,18 @@ def best_within(budget_ms: float, points: Sequence[Point]) -> Point:
 
 
 def too_slow(budget_ms: float | None, edge: Mapping[str, EdgeArtifact]) -> dict[str, str]:
-    """Returns why artifacts are not within a budget, by name; without a budget all are."""
+    """Returns why artifacts are not within a budget, by name; without a budget all are. What was
+    not timed is within any."""
     return {
         name: (
-            f"{name} takes {artifact.latency.median_ms:g} ms for a tile of {artifact.latency.size} "
-            f"px on {artifact.latency.threads} threads, more than export.latency_budget_ms="
-            f"{budget_ms:g}: take a narrower model or a lower precision, or raise the budget."
+            f"{name} takes {latency.median_ms:g} ms for a tile of {latency.size} px on "
+            f"{latency.threads} threads, more than export.latency_budget_ms={budget_ms:g}: take a "
+            "narrower model or a lower precision, or raise the budget."
         )
         for name, artifact in edge.items()
-        if budget_ms is not None and artifact.latency.median_ms > budget_ms
+        if budget_ms is not None
+        and (latency := artifact.latency) is not None
+        and latency.median_ms > budget_ms
     }
 
 

@@ -140,8 +140,9 @@ class EdgeArtifact:
         parity: its difference from PyTorch, on real images.
         quality: what it costs in PSNR-Y.
         other_losses: what it costs in SSIM-Y, and in LPIPS where its weights were at hand.
-        latency: latency of one tile, on `machine`.
-        latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads.
+        latency: latency of one tile, on `machine`; None where it ran in a simulator.
+        latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads; None as
+            before.
         made: choices of the export and versions of its tools, by name.
     """
 
@@ -150,8 +151,8 @@ class EdgeArtifact:
     output: TensorSpec
     parity: Parity
     quality: QualityLoss
-    latency: Latency
-    latency_ratio: float
+    latency: Latency | None
+    latency_ratio: float | None
     machine: str
     made: dict[str, str]
     other_losses: list[QualityLoss] = field(default_factory=list)

@@ -42,11 +42,12 @@ def tell_artifacts(new: BundleFacts, old: BundleFacts, timed: Mapping[str, float
     for target in old.edge:
         if target in new.edge:
             slower, larger = _slower(target, new, old, timed), _larger(target, new, old)
+            time = "not timed" if slower is None else f"{slower:+.0%} time"
             losses = [
                 f"{ours.loss:.4f} ({theirs.loss:.4f}) {ours.metric} lost"
                 for ours, theirs in _losses(new.edge[target], old.edge[target])
             ]
-            found.append(f"{target} {slower:+.0%} time, {larger:+.0%} size, {listing(losses)}")
+            found.append(f"{target} {time}, {larger:+.0%} size, {listing(losses)}")
     return found
 
 
@@ -59,7 +60,7 @@ def _costlier(
 ) -> list[str]:
     found = []
     slower, larger = _slower(target, new, old, timed), _larger(target, new, old)
-    if slower > settings.max_slowdown:
+    if slower is not None and slower > settings.max_slowdown:
         found.append(
             f"{target} is {slower:.0%} slower (gate.max_slowdown={settings.max_slowdown:g})"
         )
@@ -90,8 +91,10 @@ def _worse(
     return found
 
 
-def _slower(target: str, new: BundleFacts, old: BundleFacts, timed: Mapping[str, float]) -> float:
-    """Returns how much slower an artifact is, as a share.
+def _slower(
+    target: str, new: BundleFacts, old: BundleFacts, timed: Mapping[str, float]
+) -> float | None:
+    """Returns how much slower an artifact is, as a share; None where one of both was not timed.
 
     Milliseconds of two days and machines tell nothing. So without a timing by turns an artifact's
     time is its ratio to PyTorch's, and PyTorch's counts as the multiply-adds per LR pixel.
@@ -101,6 +104,8 @@ def _slower(target: str, new: BundleFacts, old: BundleFacts, timed: Mapping[str,
     times = []
     for facts in (new, old):
         ratio, per_pixel = facts.edge[target].latency_ratio, facts.gmacs / facts.tile**2
+        if ratio is None:
+            return None
         times.append(ratio * per_pixel if new.gmacs and old.gmacs else ratio)
     return round(times[0] / times[1] - 1, 6) if times[1] else 0.0
 

@@ -25,14 +25,14 @@ def time_beside(new: Bundle, old: Bundle, runs: int) -> dict[str, float]:
     """Returns how much slower each artifact of a bundle is than another bundle's, per LR pixel, as
     a share. The fastest turn of each counts: what else runs on the machine only adds time.
 
-    An artifact that only one of them has, or that does not run here, is left out.
+    An artifact that only one of them has, or that a simulator runs, or nothing here, is left out.
 
     Args:
         runs: timed runs of each artifact, at least; short ones are timed for a second.
     """
     found = {}
     for target in old.facts.edge:
-        if target in new.facts.edge:
+        if target in new.facts.edge and new.facts.edge[target].latency is not None:
             try:
                 ours, theirs = (_load(bundle, target) for bundle in (new, old))
             except ValueError as error:

@@ -14,7 +14,8 @@ import srmodels
 from srmodels.edge.target import make_target
 from srmodels.latency import peak_bytes
 
-_SECONDS = 300
+#: A simulator of a phone's processor takes minutes.
+_SECONDS = 1800
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from srmodels.edge.graph import example, exported_program
-from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
+from srmodels.edge.target import Delegation, EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
 
@@ -60,6 +60,15 @@ class NcnnFp16(EdgeTarget):
             move(made, path)
             move(made.with_suffix(".bin"), path.with_suffix(".bin"))
         return {name: version(name) for name in ("torch", "pnnx", "ncnn")}
+
+    def delegations(self, path: Path) -> Mapping[str, Delegation]:
+        """Returns what a phone's GPU would take: the layers that ncnn has written for Vulkan."""
+        kinds = [layer.type for layer in NcnnRunner(path).net.layers() if layer.type != "Input"]
+        return {
+            "vulkan": Delegation.of(
+                (kind, bool(ncnn.create_layer(kind).support_vulkan)) for kind in kinds
+            )
+        }
 
     def load(self, path: Path, threads: int = 0) -> "NcnnRunner":
         return NcnnRunner(path, threads)

@@ -5,8 +5,9 @@ A new target is one module with a class like the one in `onnx.py`, and a line in
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,12 @@ TARGETS = {
     "ncnn_fp16": "srmodels.edge.ncnn:NcnnFp16",
     "openvino_fp16": "srmodels.edge.openvino:OpenVinoFp16",
     "openvino_int8": "srmodels.edge.openvino:OpenVinoInt8",
+    "qnn_sm8550": "srmodels.edge.qnn:QnnSm8550",
+    "qnn_sm8650": "srmodels.edge.qnn:QnnSm8650",
+    "qnn_sm8750": "srmodels.edge.qnn:QnnSm8750",
 }
-#: The runtimes, each with the first part of its targets' names; the precision is the second.
+#: The runtimes that work on this machine, each with the first part of its targets' names; the
+#: precision is the second.
 RUNTIMES = {
     "onnxruntime": "onnx",
     "executorch": "executorch",
@@ -40,16 +45,27 @@ RUNTIMES = {
     "openvino": "openvino",
 }
 #: The precisions, the highest first.
-PRECISIONS = tuple(dict.fromkeys(name.partition("_")[2] for name in TARGETS))
+PRECISIONS = tuple(
+    dict.fromkeys(
+        name.partition("_")[2] for name in TARGETS if name.partition("_")[0] in RUNTIMES.values()
+    )
+)
 
 
-#: The delegates of phones that `EdgeTarget.delegations` knows, by their names in a recipe.
-DELEGATES = {"nnapi": "NNAPI", "coreml": "Core ML"}
+#: The delegates of phones that `EdgeTarget.delegations` knows, by their names in a recipe. ONNX
+#: Runtime has the first two, then come ExecuTorch's, LiteRT's and ncnn's.
+DELEGATES = {
+    "nnapi": "NNAPI",
+    "coreml": "Core ML",
+    "xnnpack": "XNNPACK",
+    "gpu": "LiteRT's GPU",
+    "vulkan": "Vulkan",
+}
 
 
 @dataclass(frozen=True)
 class Delegation:
-    """How much of a graph a phone's delegate would take. The CPU runs the rest.
+    """How much of a graph a phone's delegate would take. The runtime's own kernels run the rest.
 
     Attributes:
         taken, nodes: the number of nodes that it takes, and of all.
@@ -62,11 +78,23 @@ class Delegation:
     parts: int
     left: tuple[str, ...]
 
+    @classmethod
+    def of(cls, nodes: Iterable[tuple[str, bool]]) -> "Delegation":
+        """Returns the delegation of nodes that run one after the other.
+
+        Args:
+            nodes: the kind of each, and True where it is taken.
+        """
+        kinds, taken = zip(*nodes, strict=True)
+        parts = sum(is_taken for is_taken, _ in groupby(taken))
+        left = {kind for kind, is_taken in zip(kinds, taken, strict=True) if not is_taken}
+        return cls(sum(taken), len(kinds), parts, tuple(sorted(left)))
+
     def __str__(self) -> str:
         if not self.left:
             return f"all {self.nodes} nodes"
         taken = f"{self.taken} of {self.nodes} nodes in {self.parts} parts"
-        return f"{taken}; on the CPU: {', '.join(self.left)}"
+        return f"{taken}; not taken: {', '.join(self.left)}"
 
 
 class Runner(ABC):
@@ -119,6 +147,7 @@ class EdgeTarget(ABC):
             False where the quality that it loses has to be measured.
         quantises: True where the export needs `ExportSettings.calibration`.
         dynamic: True where an artifact takes images of any size that the network takes.
+        simulated: True where a simulator runs the artifact here, so that its time tells nothing.
         batched: True where input and output have a batch dimension, which is 1.
         names: those of the input and the output.
     """
@@ -127,6 +156,7 @@ class EdgeTarget(ABC):
     exact: bool = True
     quantises: bool = False
     dynamic: bool = False
+    simulated: bool = False
     batched: bool = True
     names: tuple[str, str] = "x_l", "x_h"
 

@@ -1,8 +1,10 @@
 """Edge targets beyond ONNX: exported, loaded and compared, for both systems that ship."""
 
+import hashlib
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ PACKAGES = {
     "litert": "ai_edge_litert",
     "ncnn": "pnnx",
     "openvino": "nncf",
+    "qnn": "onnxruntime_qnn",
 }
 #: The least ratio of signal to noise, dB: what the precision allows, with some to spare.
 LEAST = {"fp32": 100.0, "fp16": 35.0, "int8": 18.0}
@@ -49,7 +52,7 @@ def tiles(count: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("model", ["edge_sd_sr_tiny", "rdsr"])
-@pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith("onnx")])
+@pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith(("onnx", "qnn"))])
 def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path: Path) -> None:
     skip_without_packages(name)
     target, ours = make_target(name), network(model)
@@ -136,3 +139,61 @@ def test_the_bundle_of_a_shipped_model_runs_on_every_runtime(tmp_path: Path) -> 
         found = load_artifact(model, runtime)
         assert found.tiling.tile == TILE
         assert (found.run(x_l) - expected).abs().max() < 0.05
+
+
+def test_ncnn_tells_what_vulkan_takes(tmp_path: Path) -> None:
+    skip_without_packages("ncnn_fp16")
+    target = make_target("ncnn_fp16")
+    target.export(network("light_mobile"), tmp_path / target.file, ExportSettings(TILE))
+    found = target.delegations(tmp_path / target.file)["vulkan"]
+    assert (found.left, found.parts) == ((), 1)
+    layers = "ReLU a 1 1 in0 x\nFold b 1 1 x y 1=1\nReLU c 1 1 y out0\n"
+    (tmp_path / target.file).write_text(f"7767517\n4 4\nInput in0 0 1 in0\n{layers}")
+    found = target.delegations(tmp_path / target.file)["vulkan"]
+    assert str(found) == "2 of 3 nodes in 2 parts; not taken: Fold"
+
+
+def test_a_simulator_runs_what_the_npu_would(tmp_path: Path) -> None:
+    skip_without_packages("qnn_sm8650")
+    target, ours = make_target("qnn_sm8650"), network("light_mobile")
+    path, settings = tmp_path / target.file, ExportSettings(32)
+    made = target.export(ours, path, settings)
+    assert made["soc_model"] == "57"
+    [node] = onnx.load(path).graph.node
+    assert node.op_type == "EPContext"
+    parity = check_parity(ours, target.load(path), [tiles(1)[0][..., :32, :32].contiguous()])
+    assert parity.sqnr_db > 50  # it computes in fp16
+    digest = hashlib.sha256(path.read_bytes())
+    target.export(ours, path, settings)
+    assert hashlib.sha256(path.read_bytes()).digest() == digest.digest()
+    other = make_target("qnn_sm8750")
+    other.export(ours, path, settings)
+    assert hashlib.sha256(path.read_bytes()).digest() != digest.digest()
+
+
+def test_the_npu_takes_a_network_whole_or_not_at_all(tmp_path: Path) -> None:
+    skip_without_packages("qnn_sm8650")
+
+    class Sorts(SRNetwork):
+        scale, size_multiple = 4, 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 3, 1)
+
+        def inference_modules(self) -> dict[str, torch.nn.Module]:
+            return {"layer": self.layer}
+
+        def forward(self, x_l: Tensor) -> Tensor:
+            x = torch.cumsum(self.layer(x_l).double(), 2).float()
+            return torch.nn.functional.interpolate(x, scale_factor=4)
+
+    target = make_target("qnn_sm8650")
+    with pytest.raises(ValueError, match="QNN cannot compile it"):
+        target.export(Sorts().eval(), tmp_path / target.file, ExportSettings(32))
+    assert not list(tmp_path.iterdir())
+    # A graph that is no context binary would be compiled at its load, for this time alone.
+    plain = make_target("onnx_fp32")
+    plain.export(network("light_mobile"), tmp_path / target.file, ExportSettings(32))
+    with pytest.raises(ValueError, match="is no graph that onnxruntime-qnn"):
+        target.load(tmp_path / target.file)

@@ -19,7 +19,7 @@ from pipelines.config.schema import ExportConfig
 from pipelines.export.artifacts import Exporter, MissedError
 from pipelines.export.images import TileImages, tile_images
 from pipelines.models.load import load_model
-from srmodels.edge.onnx import OnnxFp16, OnnxFp32, OnnxTarget
+from srmodels.edge.onnx import OnnxFp16, OnnxFp32, OnnxRunner, OnnxTarget
 from srmodels.edge.onnx_int8 import OnnxInt8
 from srmodels.network import SRNetwork
 
@@ -197,6 +197,22 @@ def test_the_graph_of_another_model_does_not_ship(
     assert not list((exporter.directory / "edge").iterdir())
 
 
+def test_what_a_simulator_runs_is_not_timed(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A simulator takes minutes for a tile, so few are run, and each once."""
+    tiles, run = [], OnnxRunner.run
+    monkeypatch.setattr(OnnxFp32, "simulated", True)
+    monkeypatch.setattr(OnnxRunner, "run", lambda self, x: (tiles.append(x), run(self, x))[1])
+    artifact = exporter.export("onnx_fp32")
+    assert (artifact.latency, artifact.latency_ratio) == (None, None)
+    assert artifact.parity.num_images == artifact.quality.num_images == 2
+    assert [id(x) for x in tiles] == [
+        id(pair.x_l) for pair in (*exporter.images.pairs[:2], exporter.images.pairs[0])
+    ]
+    assert "; 0.0 MiB, run in a simulator, and not timed\n" in capsys.readouterr().out
+
+
 def test_what_a_delegate_would_leave_to_the_cpu_can_be_refused(exporter: Exporter) -> None:
     exporter.settings.delegates = ["nnapi", "coreml"]
     made = exporter.export("onnx_fp32").made
@@ -205,7 +221,7 @@ def test_what_a_delegate_would_leave_to_the_cpu_can_be_refused(exporter: Exporte
     exporter.settings.delegates = ["coreml"]
     with pytest.raises(
         MissedError,
-        match=r"Core ML would not take all of onnx_int8 \(.* on the CPU: DequantizeLinear, Quanti.*"
+        match=r"Core ML would not take all of onnx_int8 \(.* not taken: DequantizeLinear, Quanti.*"
         r"and export\.delegates names it: choose .* or leave coreml out",
     ):
         exporter.export("onnx_int8")

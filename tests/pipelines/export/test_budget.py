@@ -14,6 +14,7 @@ from pipelines.export.artifacts import Exporter
 from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import EdgeArtifact
 from pipelines.models.load import weights_sha256
+from srmodels.edge.onnx import OnnxFp32
 from tests.pipelines.export.conftest import MODEL
 from tests.pipelines.export.test_export import write_evidence
 from tests.support.results import BENCHMARK, METRIC
@@ -100,6 +101,16 @@ def test_where_nothing_is_fast_enough_there_is_no_bundle(trained: Config, measur
     assert not Path(export.output_location(trained)).exists()
     trained.export.max_error = 1e-12
     with pytest.raises(UserError, match=r"no artifact is left for .*: onnx_fp32 differs from PyTo"):
+        export.run(trained)
+
+
+def test_what_a_simulator_runs_cannot_be_chosen_by_its_time(
+    trained: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_evidence(trained)
+    trained.export.latency_budget_ms = 20.0
+    monkeypatch.setattr(OnnxFp32, "simulated", True)
+    with pytest.raises(UserError, match=r"no artifact is left for .*: a simulator's time tells no"):
         export.run(trained)
 
 

@@ -36,6 +36,13 @@ def test_the_card_tells_the_evidence_for_an_artifact(tmp_path: Path) -> None:
     assert "\nLeft out: onnx_int8 loses too much.\n" in card
 
 
+def test_the_card_says_that_a_simulator_ran_it(tmp_path: Path) -> None:
+    artifact = replace(ARTIFACT, latency=None, latency_ratio=None)
+    facts = replace(make_bundle(tmp_path).facts, edge={"qnn_sm8650": artifact})
+    card = model_card("A model for tests", "bicubic", facts)
+    assert "It ran in a simulator alone,\nwhose time tells nothing.\nMade by onnx 1.0.\n" in card
+
+
 def test_a_metric_without_a_score_has_a_dash(tmp_path: Path) -> None:
     facts = make_bundle(tmp_path).facts
     found = facts.metrics.benchmarks["validation"]

@@ -76,6 +76,12 @@ def test_artifacts_that_are_too_slow_are_named() -> None:
     )
 
 
+def test_what_a_simulator_ran_is_no_point_and_within_any_budget() -> None:
+    untimed = {"qnn_sm8650": replace(ARTIFACT, latency=None, latency_ratio=None)}
+    assert points_of("run:wide", untimed, 30.9) == []
+    assert too_slow(0.1, untimed) == {}
+
+
 def metrics(
     folder: Path, *scores: Scores, identities: tuple[str, ...] = ("a", "b")
 ) -> BundleMetrics:

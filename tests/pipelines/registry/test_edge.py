@@ -10,7 +10,7 @@ from pipelines.config.schema import GateConfig
 from pipelines.models.bundle import Bundle, load_bundle, seal
 from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
 from pipelines.registry import gate
-from pipelines.registry.edge import artifact_bytes, judge_artifacts
+from pipelines.registry.edge import artifact_bytes, judge_artifacts, tell_artifacts
 from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision
 from pipelines.registry.timing import time_beside
@@ -67,6 +67,16 @@ def test_the_same_artifacts_are_good_enough_and_their_figures_are_told(
         "; onnx_fp32 +0% time, +0% size, 0.0000 (0.0000) psnr_y_crop4 lost; onnx_int8 +0% time, "
         "+0% size, 0.0200 (0.0200) psnr_y_crop4 lost, 0.0012 (0.0012) lpips_alex lost"
     )
+
+
+def test_artifacts_that_a_simulator_ran_are_not_judged_by_time(tmp_path: Path) -> None:
+    untimed = {"onnx_int8": replace(INT8, latency=None, latency_ratio=None)}
+    old, new = (contender(tmp_path / name, untimed) for name in ("old", "new"))
+    assert judge_artifacts(new.facts, old.facts, GateConfig(), {}, {}) == []
+    [told] = tell_artifacts(new.facts, old.facts, {})
+    assert told.startswith("onnx_int8 not timed, +0% size, ")
+    timed = time_beside(load_bundle(tmp_path / "new"), load_bundle(tmp_path / "old"), 1)
+    assert timed == {}
 
 
 @pytest.mark.parametrize(

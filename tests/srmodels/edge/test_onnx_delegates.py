@@ -42,7 +42,7 @@ def test_an_operator_that_is_unknown_cuts_it_in_two(tmp_path: Path) -> None:
         helper.make_node("Relu", ["y"], ["x_h"]),
     )
     found = delegations(graph(tmp_path / "a.onnx", *nodes))
-    assert str(found["nnapi"]) == "2 of 3 nodes in 2 parts; on the CPU: Gelu"
+    assert str(found["nnapi"]) == "2 of 3 nodes in 2 parts; not taken: Gelu"
     assert found["coreml"].left == ()
 
 
@@ -63,7 +63,7 @@ def test_core_ml_takes_tensors_of_five_dimensions_and_no_more(tmp_path: Path) ->
 def test_nnapi_takes_no_images_of_any_size(tmp_path: Path) -> None:
     path = graph(tmp_path / "a.onnx", helper.make_node("Relu", ["x_l"], ["x_h"]), side=None)
     found = delegations(path)
-    assert str(found["nnapi"]) == "0 of 1 nodes in 0 parts; on the CPU: nodes of any size"
+    assert str(found["nnapi"]) == "0 of 1 nodes in 0 parts; not taken: nodes of any size"
     assert found["coreml"].left == ()
 
 
