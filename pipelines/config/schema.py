@@ -370,7 +370,7 @@ class ExportConfig:
     )
     delegates: list[str] = key(
         [],
-        "delegates of phones that must take every node of the ONNX artifacts: "
+        "delegates of phones that must take every node of their runtime's artifacts: "
         f"{listing(DELEGATES)}; see docs/edge.md",
     )
     calibration_images: int = key(

@@ -39,4 +39,5 @@ def _delegation(found: PartitioningInfo) -> Delegation:
     left = sorted(kind.removeprefix("ai.onnx:") for kind in kinds)
     if found.nodes_unsupported_due_to_dynamic_input:
         left.append("nodes of any size")
-    return Delegation(found.num_supported_nodes, found.num_nodes, found.num_partitions, tuple(left))
+    rest = found.num_nodes - found.num_supported_nodes
+    return Delegation(found.num_nodes, rest, found.num_partitions, tuple(left))

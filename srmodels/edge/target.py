@@ -53,12 +53,11 @@ PRECISIONS = tuple(
 
 
 #: The delegates of phones that `EdgeTarget.delegations` knows, by their names in a recipe. ONNX
-#: Runtime has the first two, then come ExecuTorch's, LiteRT's and ncnn's.
+#: Runtime has the first two, then come ExecuTorch's and ncnn's.
 DELEGATES = {
     "nnapi": "NNAPI",
     "coreml": "Core ML",
     "xnnpack": "XNNPACK",
-    "gpu": "LiteRT's GPU",
     "vulkan": "Vulkan",
 }
 
@@ -68,13 +67,14 @@ class Delegation:
     """How much of a graph a phone's delegate would take. The runtime's own kernels run the rest.
 
     Attributes:
-        taken, nodes: the number of nodes that it takes, and of all.
+        nodes: the number of all nodes; None where the file does not tell what it took.
+        rest: the number of those that it does not take.
         parts: the number of pieces in which it takes them; tensors are copied between two pieces.
         left: the kinds of nodes that it does not take.
     """
 
-    taken: int
-    nodes: int
+    nodes: int | None
+    rest: int
     parts: int
     left: tuple[str, ...]
 
@@ -85,16 +85,18 @@ class Delegation:
         Args:
             nodes: the kind of each, and True where it is taken.
         """
-        kinds, taken = zip(*nodes, strict=True)
-        parts = sum(is_taken for is_taken, _ in groupby(taken))
-        left = {kind for kind, is_taken in zip(kinds, taken, strict=True) if not is_taken}
-        return cls(sum(taken), len(kinds), parts, tuple(sorted(left)))
+        pairs = list(nodes)
+        parts = sum(is_taken for is_taken, _ in groupby(taken for _, taken in pairs))
+        left = [kind for kind, is_taken in pairs if not is_taken]
+        return cls(len(pairs), len(left), parts, tuple(sorted(set(left))))
 
     def __str__(self) -> str:
         if not self.left:
-            return f"all {self.nodes} nodes"
-        taken = f"{self.taken} of {self.nodes} nodes in {self.parts} parts"
-        return f"{taken}; not taken: {', '.join(self.left)}"
+            return "all nodes" if self.nodes is None else f"all {self.nodes} nodes"
+        taken = f"all but {self.rest}"
+        if self.nodes is not None:
+            taken = f"{self.nodes - self.rest} of {self.nodes}"
+        return f"{taken} nodes in {self.parts} parts; not taken: {', '.join(self.left)}"
 
 
 class Runner(ABC):

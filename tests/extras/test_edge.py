@@ -153,6 +153,21 @@ def test_ncnn_tells_what_vulkan_takes(tmp_path: Path) -> None:
     assert str(found) == "2 of 3 nodes in 2 parts; not taken: Fold"
 
 
+def test_executorch_tells_what_xnnpack_took(tmp_path: Path) -> None:
+    skip_without_packages("executorch_fp32")
+    target = make_target("executorch_fp32")
+    found = {}
+    for model in ("light_mobile", "edge_sd_sr_tiny"):
+        target.export(network(model), tmp_path / target.file, ExportSettings(TILE))
+        found[model] = target.delegations(tmp_path / target.file)["xnnpack"]
+    # Plain convolutions are one part; group norms and attention cut a UNet in many.
+    assert found["light_mobile"].parts == 1
+    assert found["light_mobile"].left == ("_to_dim_order_copy",)
+    assert found["edge_sd_sr_tiny"].parts > 5
+    assert "native_group_norm" in found["edge_sd_sr_tiny"].left
+    assert str(found["light_mobile"]).startswith("all but ")
+
+
 def test_a_simulator_runs_what_the_npu_would(tmp_path: Path) -> None:
     skip_without_packages("qnn_sm8650")
     target, ours = make_target("qnn_sm8650"), network("light_mobile")

@@ -31,7 +31,7 @@ def test_a_graph_of_plain_operators_is_taken_whole(tmp_path: Path) -> None:
         helper.make_node("Resize", ["x", "", "twice"], ["x_h"], mode="linear"),
     )
     for found in delegations(graph(tmp_path / "a.onnx", *nodes)).values():
-        assert (found.taken, found.nodes, found.parts, found.left) == (2, 2, 1, ())
+        assert (found.nodes, found.rest, found.parts, found.left) == (2, 0, 1, ())
         assert str(found) == "all 2 nodes"
 
 
