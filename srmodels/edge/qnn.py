@@ -95,7 +95,7 @@ class QnnRunner(Runner):
             # Another graph would be compiled now, and would run, too.
             if {node.op_type for node in onnx.load(path).graph.node} != {"EPContext"}:
                 raise ValueError("it holds no context binary")
-            self.session = _session(path, soc, {})
+            self.session = _session(str(path), soc, {})
         except Exception as error:  # Each of ONNX Runtime's errors is a class of its own.
             name = f"onnxruntime-qnn {version('onnxruntime-qnn')}"
             raise ValueError(f"{path} is no graph that {name} can run") from error
@@ -113,8 +113,10 @@ def _devices() -> list[onnxruntime.OrtEpDevice]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
 
-def _session(path: Path, soc: int, config: Mapping[str, str]) -> onnxruntime.InferenceSession:
-    """Loads a graph of which no node runs anywhere but on the NPU."""
+def _session(
+    graph: str | bytes, soc: int, config: Mapping[str, str]
+) -> onnxruntime.InferenceSession:
+    """Loads a graph, from a file or its content, of which no node runs anywhere but on the NPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails raises, too
     for name, value in {**config, "session.disable_cpu_ep_fallback": "1"}.items():
@@ -127,7 +129,7 @@ def _session(path: Path, soc: int, config: Mapping[str, str]) -> onnxruntime.Inf
             "htp_graph_finalization_optimization_mode": "3",
         },
     )
-    return onnxruntime.InferenceSession(str(path), options)
+    return onnxruntime.InferenceSession(graph, options)
 
 
 def _compile(graph: str, path: str, soc: str) -> None:
@@ -138,7 +140,8 @@ def _compile(graph: str, path: str, soc: str) -> None:
         "ep.context_embed_mode": "1",
     }
     try:
-        _session(Path(graph), int(soc), config)
+        # Of a file, its path would become a part of what is written.
+        _session(Path(graph).read_bytes(), int(soc), config)
     except Exception as error:  # Each of ONNX Runtime's errors is a class of its own.
         Path(path).unlink(missing_ok=True)
         raise SystemExit(str(error)) from None

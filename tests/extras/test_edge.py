@@ -189,7 +189,7 @@ def test_a_simulator_runs_what_the_npu_would(tmp_path: Path) -> None:
 def test_the_npu_takes_a_network_whole_or_not_at_all(tmp_path: Path) -> None:
     skip_without_packages("qnn_sm8650")
 
-    class Sorts(SRNetwork):
+    class Transforms(SRNetwork):
         scale, size_multiple = 4, 1
 
         def __init__(self) -> None:
@@ -200,12 +200,12 @@ def test_the_npu_takes_a_network_whole_or_not_at_all(tmp_path: Path) -> None:
             return {"layer": self.layer}
 
         def forward(self, x_l: Tensor) -> Tensor:
-            x = torch.cumsum(self.layer(x_l).double(), 2).float()
-            return torch.nn.functional.interpolate(x, scale_factor=4)
+            x = torch.fft.rfft2(self.layer(x_l)).abs()
+            return torch.nn.functional.interpolate(x, size=(128, 128))
 
     target = make_target("qnn_sm8650")
     with pytest.raises(ValueError, match="QNN cannot compile it"):
-        target.export(Sorts().eval(), tmp_path / target.file, ExportSettings(32))
+        target.export(Transforms().eval(), tmp_path / target.file, ExportSettings(32))
     assert not list(tmp_path.iterdir())
     # A graph that is no context binary would be compiled at its load, for this time alone.
     plain = make_target("onnx_fp32")
