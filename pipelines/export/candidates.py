@@ -115,7 +115,10 @@ def _choose(
     ]
     if not points:
         reasons = [why for one in made.values() for why in one.facts.left_out.values()]
-        reasons.append("a simulator's time tells nothing; name other export.artifacts, too.")
+        reasons.append(
+            "only a simulator ran what is there, and it has no latency: name others in "
+            "export.artifacts, too."
+        )
         raise UserError(f"no artifact is left for export.latency_budget_ms: {reasons[0]}")
     point = best_within(budget, points)
     best = f"within {budget:g} ms: {point}"

@@ -88,7 +88,7 @@ Made by {made}.
 def _time(artifact: EdgeArtifact) -> str:
     latency = artifact.latency
     if latency is None:
-        return "It ran in a simulator alone,\nwhose time tells nothing."
+        return "Only a simulator ran it,\nso it has no latency."
     return f"""Latency
 {latency.median_ms} ms per tile (median of {latency.runs},
 {latency.threads} threads, {artifact.machine}), {artifact.latency_ratio:.2f} of PyTorch's."""

@@ -141,8 +141,8 @@ class EdgeArtifact:
         quality: what it costs in PSNR-Y.
         other_losses: what it costs in SSIM-Y, and in LPIPS where its weights were at hand.
         latency: latency of one tile, on `machine`; None where it ran in a simulator.
-        latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads; None as
-            before.
+        latency_ratio: the median's ratio to PyTorch's, both by turns on the same threads; None
+            where there is no latency.
         made: choices of the export and versions of its tools, by name.
     """
 

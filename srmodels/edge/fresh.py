@@ -14,8 +14,8 @@ import srmodels
 from srmodels.edge.target import make_target
 from srmodels.latency import peak_bytes
 
-#: A simulator of a phone's processor takes minutes.
-_SECONDS = 1800
+#: The longest that a process may take, and one that simulates a phone's processor.
+_SECONDS, _SIMULATOR_SECONDS = 300, 1800
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,19 @@ def run_fresh(target: str, path: Path, x_l: Tensor, threads: int = 0) -> FreshRu
     Raises:
         ValueError: that process fails; its last line is the message.
     """
+    limit = _SIMULATOR_SECONDS if make_target(target).simulated else _SECONDS
     with TemporaryDirectory() as folder:
         given, made = Path(folder) / "x_l.npy", Path(folder) / "x_h.npy"
         np.save(given, x_l.numpy())
-        command = [sys.executable, "-m", __name__, target, str(path), str(given), str(made)]
+        command = [
+            sys.executable,
+            "-m",
+            __name__,
+            target,
+            str(path.resolve()),
+            str(given),
+            str(made),
+        ]
         try:
             done = subprocess.run(
                 [*command, str(threads)],
@@ -54,10 +63,10 @@ def run_fresh(target: str, path: Path, x_l: Tensor, threads: int = 0) -> FreshRu
                 cwd=Path(srmodels.__path__[0]).parent,
                 capture_output=True,
                 text=True,
-                timeout=_SECONDS,
+                timeout=limit,
             )
         except subprocess.TimeoutExpired:
-            raise ValueError(f"it took more than {_SECONDS} seconds") from None
+            raise ValueError(f"it took more than {limit} seconds") from None
         if done.returncode or not made.is_file():
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             raise ValueError(last[0])

@@ -62,7 +62,8 @@ class NcnnFp16(EdgeTarget):
         return {name: version(name) for name in ("torch", "pnnx", "ncnn")}
 
     def delegations(self, path: Path) -> Mapping[str, Delegation]:
-        """Returns what a phone's GPU would take: the layers that ncnn has written for Vulkan."""
+        """Returns what a phone's GPU would take: the kinds of layers that ncnn has written for
+        Vulkan. Some of these refuse some parameters, so a phone may take less."""
         kinds = [layer.type for layer in NcnnRunner(path).net.layers() if layer.type != "Input"]
         return {
             "vulkan": Delegation.of(

@@ -45,7 +45,7 @@ class QnnTarget(EdgeTarget):
             path.unlink(missing_ok=True)
             # A process of its own: a second compilation in one process gives other bytes.
             done = subprocess.run(
-                [sys.executable, "-m", __name__, str(graph), str(path), str(self.soc)],
+                [sys.executable, "-m", __name__, str(graph), str(path.resolve()), str(self.soc)],
                 check=False,
                 cwd=Path(srmodels.__path__[0]).parent,
                 capture_output=True,

@@ -93,14 +93,15 @@ class Delegation:
     def __str__(self) -> str:
         if not self.left:
             return "all nodes" if self.nodes is None else f"all {self.nodes} nodes"
-        taken = f"all but {self.rest}"
+        taken = f"all but {self.rest} node{'s' * (self.rest > 1)}"
         if self.nodes is not None:
-            taken = f"{self.nodes - self.rest} of {self.nodes}"
-        return f"{taken} nodes in {self.parts} parts; not taken: {', '.join(self.left)}"
+            taken = f"{self.nodes - self.rest} of {self.nodes} nodes"
+        parts = f"{self.parts} part{'s' * (self.parts != 1)}"
+        return f"{taken} in {parts}; not taken: {', '.join(self.left)}"
 
 
 class Runner(ABC):
-    """A loaded artifact that runs on this machine's CPU."""
+    """A loaded artifact that runs on this machine: on its CPU, or in a simulator."""
 
     @abstractmethod
     def run(self, x_l: Tensor) -> Tensor:

@@ -171,10 +171,13 @@ class Soak:
 
     def check(self) -> None:
         """Checks at the end that nothing is lost."""
+        if not self.trained or not self.registered:
+            self.failures.append("nothing was trained, or nothing registered")
+            return
         if len(set(self.trained.values())) != 1:
             self.failures.append(f"trainings of equal settings differ: {self.trained}")
         config = load_config([])
-        for version, digest in self.registered.items():
+        for version, digest in dict(self.registered).items():
             reference = ModelReference(Kind.REGISTRY, MODEL_NAME, version=version)
             if load_bundle(fetch(reference, config.mlflow)).digest != digest:
                 self.failures.append(f"version {version} is another bundle than was registered")
@@ -235,7 +238,7 @@ def run(soak: Soak, minutes: float, generator: random.Random) -> None:
         thread.join(PATIENCE_S)
         if thread.is_alive():
             soak.failures.append(f"{thread.name} does not end")
-    soak.check()
+    guarded(soak.check)()
 
 
 if __name__ == "__main__":

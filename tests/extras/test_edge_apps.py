@@ -4,6 +4,7 @@ What the Android app does to a bundle and a photo is compiled and run, beside a 
 rest needs Android's or Apple's frameworks, so its syntax alone is checked.
 """
 
+import json
 import shutil
 import struct
 import subprocess
@@ -128,17 +129,20 @@ def test_a_bundle_can_be_required_to_be_signed(app: App, own: Path, tmp_path: Pa
     unsigned = "error: the bundle is not signed: sign it with srmill sign.\n"
     assert app.run(own, source, result, public) == (1, unsigned)
     assert srmill("sign", own, "--key", private) == 0
-    code, told = app.run(own, source, result, private)
-    assert code == 1
-    assert told.startswith("error: this is no public ed25519 key in PEM")
+    no_key = "error: this is no public ed25519 key in PEM.\n"
+    assert app.run(own, source, result, private) == (1, no_key)
     assert app.run(own, source, result, another) == (1, wrong)
     facts = (own / "bundle.json").read_text()
     (own / "bundle.json").write_text(facts + " ")
     assert app.run(own, source, result, public) == (1, wrong)
     assert not result.exists()
     (own / "bundle.json").write_text(facts)
-    assert app.run(own, source, result, public)[0] == 0
-    assert result.exists()
+    windows = tmp_path / "windows.pem"
+    windows.write_bytes(public.read_bytes().replace(b"\n", b"\r\n"))
+    for key in (public, windows):
+        assert app.run(own, source, result, key)[0] == 0
+        assert result.exists()
+        result.unlink()
 
 
 def flip(own: Path) -> None:
@@ -200,10 +204,35 @@ def test_what_overlaps_is_blended_without_a_seam(app: App, own: Path, tmp_path: 
     assert difference(result, tmp_path / "c.png").max() == 0
 
 
+def test_an_artifact_of_any_size_runs_tiles(app: App, own: Path, tmp_path: Path) -> None:
+    facts = json.loads((own / "bundle.json").read_text())
+    facts["edge"]["onnx_fp32"]["input"]["shape"] = [1, 3, None, None]
+    assert facts["tile"] == TILE
+    source, fixed, any_size = photo(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png"
+    assert app.run(own, source, fixed)[0] == 0
+    (own / "bundle.json").write_text(json.dumps(facts))
+    assert app.run(own, source, any_size)[0] == 0
+    assert any_size.read_bytes() == fixed.read_bytes()
+
+
+def test_what_is_no_number_is_refused(app: App, own: Path, tmp_path: Path) -> None:
+    class Nothing(Runner):
+        def run(self, x_l: torch.Tensor) -> torch.Tensor:
+            return torch.full((1, 3, SCALE * TILE, SCALE * TILE), float("nan"))
+
+    done = App(app.command, Nothing()).run(own, photo(tmp_path / "a.png"), tmp_path / "b.png")
+    sentence = "error: the artifact makes no numbers of this photo: take another one.\n"
+    assert done == (1, sentence)
+
+
 def _sources() -> Iterator[Path]:
-    for folder in (ANDROID, IOS):
-        for kind in ("kt", "kts", "swift"):
-            yield from sorted(folder.rglob(f"*.{kind}"))
+    """Yields what is ours: a build brings sources of others."""
+    listed = subprocess.run(
+        ["git", "ls-files", ANDROID, IOS], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in listed.stdout.splitlines():
+        if name.endswith((".kt", ".kts", ".swift")):
+            yield ROOT / name
 
 
 def has_fault(name: str, source: bytes) -> bool:

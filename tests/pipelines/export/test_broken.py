@@ -207,6 +207,7 @@ def test_what_a_simulator_runs_is_not_timed(
     artifact = exporter.export("onnx_fp32")
     assert (artifact.latency, artifact.latency_ratio) == (None, None)
     assert artifact.parity.num_images == artifact.quality.num_images == 2
+    assert {loss.low for loss in (artifact.quality, *artifact.other_losses)} == {None}
     assert [id(x) for x in tiles] == [
         id(pair.x_l) for pair in (*exporter.images.pairs[:2], exporter.images.pairs[0])
     ]

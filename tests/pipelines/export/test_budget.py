@@ -110,7 +110,9 @@ def test_what_a_simulator_runs_cannot_be_chosen_by_its_time(
     write_evidence(trained)
     trained.export.latency_budget_ms = 20.0
     monkeypatch.setattr(OnnxFp32, "simulated", True)
-    with pytest.raises(UserError, match=r"no artifact is left for .*: a simulator's time tells no"):
+    with pytest.raises(
+        UserError, match=r"no artifact is left for .*: only a simulator ran what is the"
+    ):
         export.run(trained)
 
 

@@ -40,7 +40,7 @@ def test_the_card_says_that_a_simulator_ran_it(tmp_path: Path) -> None:
     artifact = replace(ARTIFACT, latency=None, latency_ratio=None)
     facts = replace(make_bundle(tmp_path).facts, edge={"qnn_sm8650": artifact})
     card = model_card("A model for tests", "bicubic", facts)
-    assert "It ran in a simulator alone,\nwhose time tells nothing.\nMade by onnx 1.0.\n" in card
+    assert "Only a simulator ran it,\nso it has no latency.\nMade by onnx 1.0.\n" in card
 
 
 def test_a_metric_without_a_score_has_a_dash(tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_every_target_is_found_by_its_name_and_no_other_is() -> None:
         ("litert_fp32", "ai_edge_litert"),
         ("ncnn_fp16", "pnnx"),
         ("openvino_int8", "nncf"),
+        ("qnn_sm8650", "onnxruntime_qnn"),
     ],
 )
 def test_a_package_that_is_not_there_is_named_with_its_extra(

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from pipelines.config.reference import SHIPPED
 from srmodels.edge.onnx_delegates import delegations
+from srmodels.edge.target import Delegation
 
 
 def graph(path: Path, *nodes: onnx.NodeProto, side: int | None = 8) -> Path:
@@ -65,6 +66,16 @@ def test_nnapi_takes_no_images_of_any_size(tmp_path: Path) -> None:
     found = delegations(path)
     assert str(found["nnapi"]) == "0 of 1 nodes in 0 parts; not taken: nodes of any size"
     assert found["coreml"].left == ()
+
+
+def test_a_delegation_in_words() -> None:
+    nodes = [("Conv", True), ("Sort", False), ("Conv", True), ("Relu", True), ("Fold", False)]
+    found = Delegation.of(nodes)
+    assert (found.nodes, found.rest, found.parts, found.left) == (5, 2, 2, ("Fold", "Sort"))
+    assert str(found) == "3 of 5 nodes in 2 parts; not taken: Fold, Sort"
+    assert str(Delegation.of(nodes[2:4])) == "all 2 nodes"
+    assert str(Delegation(None, 1, 1, ("Sort",))) == "all but 1 node in 1 part; not taken: Sort"
+    assert str(Delegation(None, 0, 1, ())) == "all nodes"
 
 
 @pytest.mark.parametrize("file", ["model_fp32.onnx", "model_int8.onnx"])

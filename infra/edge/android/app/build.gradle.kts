@@ -14,10 +14,8 @@ android {
         versionName = "1"
     }
 
-    // The folder that holds `bundle`, as srmill fetch wrote it: -Pbundles=/path/to/folder.
-    sourceSets["main"].assets.srcDir(providers.gradleProperty("bundles").get())
-    // The digests are those of the files as they are.
-    androidResources { noCompress += listOf("pte", "json") }
+    // -Pbundles=/path/to/folder names the folder that holds `bundle`, as srmill fetch wrote it.
+    providers.gradleProperty("bundles").orNull?.let { sourceSets["main"].assets.srcDir(it) }
 }
 
 kotlin { jvmToolchain(17) }

@@ -92,7 +92,7 @@ private func hex(_ digest: SHA256.Digest) -> String {
 private func checkSignature(_ text: Data, in bundle: URL, by pem: String) throws {
     // RFC 8410: these twelve bytes stand before the 32 of any ed25519 key.
     let ed25519 = Data([0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00])
-    let body = pem.split(separator: "\n").filter { !$0.hasPrefix("-----") }.joined()
+    let body = pem.split(whereSeparator: \.isNewline).filter { !$0.hasPrefix("-----") }.joined()
     guard let der = Data(base64Encoded: body, options: .ignoreUnknownCharacters),
         der.starts(with: ed25519),
         let key = try? Curve25519.Signing.PublicKey(rawRepresentation: der.dropFirst(ed25519.count))

@@ -6,19 +6,23 @@ import SwiftUI
 public struct UpscaleView: View {
     let bundle: URL
     let target: String
+    let publicKey: String?
 
     @State private var chosen: PhotosPickerItem?
     @State private var work: Task<Void, Never>?
     @State private var result: URL?
+    @State private var shown: CGImage?
     @State private var status = "Choose a photo to upscale."
     @State private var share = 0.0
 
     /// - Parameters:
     ///   - bundle: the directory that `srmill fetch` wrote, among the app's resources.
     ///   - target: an artifact of ExecuTorch.
-    public init(bundle: URL, target: String = "executorch_int8") {
+    ///   - publicKey: the key that the bundle must be signed by (ed25519, PEM); nil to take any.
+    public init(bundle: URL, target: String = "executorch_int8", publicKey: String? = nil) {
         self.bundle = bundle
         self.target = target
+        self.publicKey = publicKey
     }
 
     public var body: some View {
@@ -30,7 +34,9 @@ public struct UpscaleView: View {
             Text(status)
             ProgressView(value: share)
             if let result {
-                AsyncImage(url: result) { $0.resizable().scaledToFit() } placeholder: { ProgressView() }
+                if let shown {
+                    Image(decorative: shown, scale: 1).resizable().scaledToFit()
+                }
                 ShareLink(item: result)
             }
         }
@@ -38,16 +44,20 @@ public struct UpscaleView: View {
         .onChange(of: chosen) { _, item in
             if let item { start(item) }
         }
+        .onDisappear { work?.cancel() }
     }
 
+    @MainActor
     private func start(_ item: PhotosPickerItem) {
+        if let result { try? FileManager.default.removeItem(at: result) }
         result = nil
         work = Task {
             do {
                 guard let photo = try await item.loadTransferable(type: Data.self) else {
                     throw Refused("this is no photo that can be read.")
                 }
-                result = try await upscaled(photo)
+                let file = try await upscaled(photo)
+                (shown, result) = (preview(of: file, side: 2048), file)
                 status = "The picture is ready."
             } catch is CancellationError {
                 status = "Cancelled."
@@ -60,21 +70,22 @@ public struct UpscaleView: View {
 
     /// Upscales a photo beside the screen's thread, and returns the picture's file.
     private func upscaled(_ photo: Data) async throws -> URL {
-        let (bundle, target) = (bundle, target)
+        let (bundle, target, publicKey) = (bundle, target, publicKey)
         let computing = Task.detached {
-            let artifact = try Artifact(bundle: bundle, target: target)
+            let artifact = try Artifact(bundle: bundle, target: target, publicKey: publicKey)
             let module = Module(filePath: artifact.file.path(percentEncoded: false))
             try module.load("forward")
             let shape = [1, 3, artifact.tile, artifact.tile]
             let picture = try upscale(
                 Pixels(photo: photo), tile: artifact.tile, scale: artifact.scale,
                 model: { tile in
+                    try Task.checkCancellation()
                     let made: Tensor<Float> = try module.forward(Tensor<Float>(tile, shape: shape))
                     return made.scalars()
                 },
                 progress: { done, all in
-                    try Task.checkCancellation()
                     Task { @MainActor in
+                        guard work != nil else { return }
                         share = Double(done) / Double(all)
                         status = "\(done) of \(all) rows of tiles"
                     }

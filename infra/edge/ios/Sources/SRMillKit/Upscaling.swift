@@ -10,16 +10,23 @@ public struct Pixels {
 /// Maps a tile `[3, tile, tile]` to one `[3, scale·tile, scale·tile]`, both RGB in [0, 1].
 public typealias Model = ([Float]) throws -> [Float]
 
+/// The most pixels that a result may have: it lies in memory as a whole, three bytes for each.
+public let mostPixels = 100_000_000
+
 /// Upscales a photo. Beside the result, one row of tiles lies in memory, as floats.
 ///
 /// - Parameter progress: called after each row of tiles with the number that is done, and the number
 ///   of all.
-/// - Throws: `Refused` where the model makes a tile of another size, and what `model` and `progress`
-///   throw.
+/// - Throws: `Refused` where the result would be too large or the model makes no such tiles, and what
+///   `model` and `progress` throw.
 public func upscale(
     _ photo: Pixels, tile: Int, scale: Int, model: Model,
     progress: (Int, Int) throws -> Void = { _, _ in }
 ) throws -> Pixels {
+    let megapixels = photo.width * photo.height * scale * scale / 1_000_000
+    guard megapixels * 1_000_000 <= mostPixels else {
+        throw Refused("the result would have \(megapixels) megapixels: choose a smaller photo.")
+    }
     let side = tile * scale
     let rows = Axis(length: photo.height, tile: tile, scale: scale)
     let columns = Axis(length: photo.width, tile: tile, scale: scale)
@@ -49,7 +56,11 @@ public func upscale(
         let done = (next - top) * scale
         for y in 0..<min(done, result.height - top * scale) {
             for x in 0..<(3 * result.width) {
-                result.bytes.append(UInt8((min(max(band[y * width + x], 0), 1) * 255).rounded()))
+                let value = band[y * width + x]
+                guard !value.isNaN else {
+                    throw Refused("the artifact makes no numbers of this photo: take another one.")
+                }
+                result.bytes.append(UInt8((min(max(value, 0), 1) * 255).rounded()))
             }
         }
         band.removeFirst(done * width)

@@ -8,6 +8,8 @@ import java.security.KeyFactory
 import java.security.MessageDigest
 import java.security.PublicKey
 import java.security.Signature
+import java.security.SignatureException
+import java.security.spec.InvalidKeySpecException
 import java.security.spec.X509EncodedKeySpec
 import java.util.Base64
 import org.json.JSONException
@@ -30,18 +32,25 @@ class Artifact(val file: File, val tile: Int, val scale: Int)
  * @throws Refused the bundle is damaged, or not signed by that key, or has no such artifact.
  */
 fun openArtifact(bundle: File, target: String, publicKey: String? = null): Artifact {
+    val file = File(bundle, "bundle.json")
+    if (!file.isFile) {
+        throw Refused(DAMAGED)
+    }
     try {
-        val text = File(bundle, "bundle.json").readBytes()
+        val text = file.readBytes()
         if (publicKey != null) {
             checkSignature(text, File(bundle, "bundle.json.sig"), publicKey)
         }
         val facts = JSONObject(String(text))
         checkFiles(bundle.canonicalFile, facts.getJSONObject("files"))
         return artifact(bundle, target, facts)
-    } catch (error: IOException) {
-        throw Refused(DAMAGED)
     } catch (error: JSONException) {
         throw Refused(DAMAGED)
+    } catch (error: IOException) {
+        throw Refused("the bundle cannot be read (${error.message}).")
+    } catch (error: GeneralSecurityException) {
+        // As where an old Android knows no ed25519.
+        throw Refused("the bundle's signature cannot be checked here (${error.message}).")
     }
 }
 
@@ -102,8 +111,8 @@ private fun checkSignature(text: ByteArray, signature: File, publicKey: String) 
                 update(text)
                 verify(signature.readBytes())
             }
-        } catch (error: GeneralSecurityException) {
-            false
+        } catch (error: SignatureException) {
+            false // it is no signature at all
         }
     if (!isValid) {
         throw Refused("the bundle's signature was not made by this key for this bundle.")
@@ -115,9 +124,8 @@ private fun readKey(pem: String): PublicKey {
     try {
         val der = Base64.getMimeDecoder().decode(body)
         return KeyFactory.getInstance("Ed25519").generatePublic(X509EncodedKeySpec(der))
-    } catch (error: GeneralSecurityException) {
-        // An old Android knows no ed25519 at all, and says so here.
-        throw Refused("this is no public ed25519 key in PEM that can be used (${error.message}).")
+    } catch (error: InvalidKeySpecException) {
+        throw Refused("this is no public ed25519 key in PEM.")
     } catch (error: IllegalArgumentException) {
         throw Refused("this is no public ed25519 key in PEM.")
     }

@@ -25,6 +25,9 @@ import org.pytorch.executorch.Tensor
 /** The artifact that the app runs; the bundle lies in the app's assets, in `bundle`. */
 private const val TARGET = "executorch_int8"
 
+/** The key that the bundle must be signed by (ed25519, PEM); null to take any bundle. */
+private val PUBLIC_KEY: String? = null
+
 /** Lets the user choose a photo, upscales it, shows it, and saves it among the pictures. */
 class MainActivity : Activity() {
     private val worker = Executors.newSingleThreadExecutor()
@@ -49,7 +52,10 @@ class MainActivity : Activity() {
             Button(this).apply {
                 text = "Cancel"
                 isEnabled = false
-                setOnClickListener { task?.cancel(true) }
+                setOnClickListener {
+                    status.text = "Cancelling …"
+                    task?.cancel(true)
+                }
             }
         val column = LinearLayout(this).apply { orientation = LinearLayout.VERTICAL }
         column.fitsSystemWindows = true
@@ -70,17 +76,16 @@ class MainActivity : Activity() {
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
         super.onActivityResult(request, result, data)
         val photo = data?.data ?: return
-        isBusy(true)
+        setBusy(true)
         task = worker.submit { work(photo) }
     }
 
     /** Runs on the worker's thread. */
     private fun work(source: Uri) {
+        var saved: Uri? = null
         val message =
             try {
-                val saved = upscaleAndSave(source)
-                val shown = decode(saved, resources.displayMetrics.widthPixels)
-                runOnUiThread { picture.setImageBitmap(shown) }
+                saved = upscaleAndSave(source)
                 "The picture is saved in Pictures."
             } catch (error: CancellationException) {
                 "Cancelled. Nothing was saved."
@@ -90,20 +95,34 @@ class MainActivity : Activity() {
                 "The photo cannot be read, or the picture cannot be saved (${error.message})."
             } catch (error: OutOfMemoryError) {
                 "The photo is too large for this phone: choose a smaller one."
+            } catch (error: LinkageError) {
+                "ExecuTorch does not run on this phone (${error.message})."
+            } catch (error: RuntimeException) {
+                "The picture cannot be made (${error.message})."
             }
+        val shown = saved?.let(::preview)
         runOnUiThread {
+            picture.setImageBitmap(shown)
             status.text = message
-            isBusy(false)
+            setBusy(false)
         }
     }
 
+    private fun preview(saved: Uri): Bitmap? =
+        try {
+            decode(saved, resources.displayMetrics.widthPixels)
+        } catch (error: IOException) {
+            null
+        }
+
     private fun upscaleAndSave(source: Uri): Uri {
-        val artifact = openArtifact(installedBundle(), TARGET)
+        val artifact = openArtifact(installedBundle(), TARGET, PUBLIC_KEY)
         val photo = BitmapPhoto(decode(source))
         val shape = longArrayOf(1, 3, artifact.tile.toLong(), artifact.tile.toLong())
         val module = Module.load(artifact.file.path)
         try {
             val model = Model { tile ->
+                endIfCancelled()
                 val input = EValue.from(Tensor.fromBlob(tile, shape))
                 module.forward(input)[0].toTensor().dataAsFloatArray
             }
@@ -115,11 +134,13 @@ class MainActivity : Activity() {
         }
     }
 
-    /** Tells how far the work is, and ends it where the user asked for that. */
-    private fun show(done: Int, all: Int) {
+    private fun endIfCancelled() {
         if (Thread.interrupted()) {
             throw CancellationException()
         }
+    }
+
+    private fun show(done: Int, all: Int) {
         runOnUiThread {
             bar.max = all
             bar.progress = done
@@ -127,7 +148,7 @@ class MainActivity : Activity() {
         }
     }
 
-    private fun isBusy(busy: Boolean) {
+    private fun setBusy(busy: Boolean) {
         choose.isEnabled = !busy
         cancel.isEnabled = busy
         bar.progress = 0
@@ -137,11 +158,15 @@ class MainActivity : Activity() {
     private fun installedBundle(): File {
         val folder = File(noBackupFilesDir, "bundle")
         folder.deleteRecursively()
+        if (assets.list("bundle").isNullOrEmpty()) {
+            throw Refused("The app holds no bundle: build it with -Pbundles, see docs/phone.md.")
+        }
         copyAssets("bundle", folder)
         return folder
     }
 
     private fun copyAssets(path: String, target: File) {
+        endIfCancelled()
         val names = assets.list(path).orEmpty()
         if (names.isEmpty()) {
             target.parentFile?.mkdirs()

@@ -22,8 +22,9 @@ fun interface Model {
  * Upscales a photo. One row of tiles lies in memory, as floats.
  *
  * @param progress called after each row of tiles with the number that is done, and the number of
- *   all. What it throws ends the work.
+ *   all. What it or `model` throws ends the work.
  * @param write called with each row of the result in turn, as RGB bytes. The array is used again.
+ * @throws Refused the photo is too wide, or the artifact makes no such tiles.
  */
 fun upscale(
     photo: Photo,
@@ -37,6 +38,9 @@ fun upscale(
     val rows = Axis(photo.height, tile, scale)
     val columns = Axis(photo.width, tile, scale)
     val width = 3 * columns.pixels
+    if (side.toLong() * width > Int.MAX_VALUE) {
+        throw Refused("the photo is too wide: cut it.")
+    }
     val strip = Array(tile) { IntArray(photo.width) }
     val band = FloatArray(side * width)
     val line = ByteArray(3 * photo.width * scale)
@@ -62,7 +66,11 @@ fun upscale(
         val done = (rows.starts.getOrNull(r + 1) ?: (top + tile)) * scale - top * scale
         for (y in 0 until min(done, photo.height * scale - top * scale)) {
             for (x in line.indices) {
-                line[x] = (band[y * width + x].coerceIn(0f, 1f) * 255).roundToInt().toByte()
+                val value = band[y * width + x]
+                if (value.isNaN()) {
+                    throw Refused("the artifact makes no numbers of this photo: take another one.")
+                }
+                line[x] = (value.coerceIn(0f, 1f) * 255).roundToInt().toByte()
             }
             write(line)
         }
