@@ -73,7 +73,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> App:
+def app(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> App:
+    pytest.importorskip("tree_sitter", reason="make test-extras installs it")
     if not (shutil.which("java") and shutil.which("npm") and JSON.is_file()):
         pytest.skip("apt-get install default-jre-headless npm libandroid-json-java")
     folder = tmp_path_factory.mktemp("kotlin")
@@ -94,6 +95,7 @@ def app(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> App:
         )
         assert done.returncode == 0, done.stdout + done.stderr
     path = ":".join(map(str, (jar, compiler / "lib" / "kotlin-stdlib.jar", JSON)))
+    bundle = request.getfixturevalue("bundle")  # made only where the app is
     model = make_target("onnx_fp32").load(bundle / "edge" / "model_fp32.onnx")
     return App(("java", "-Djava.awt.headless=true", "-cp", path, "srmill.kit.UpscaleKt"), model)
 
