@@ -6,16 +6,14 @@
     cp work/evaluate/rdsr-Set5/results.json docs/results/edge/rdsr-scores.json
     python -m docs.tools.edge_page
 
-The second pair of commands may be left out: the table then has no columns for benchmark sets. What
-the delegates of phones would take is read from the artifacts of the shipped bundles.
+The second pair of commands may be left out: the table then has no columns for benchmark sets.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.config.reference import SHIPPED, shipped_models
+from pipelines.config.reference import SHIPPED
 from pipelines.evaluation.results import EvaluationResults
-from pipelines.models.bundle import load_bundle
 from pipelines.models.facts import BundleFacts, EdgeArtifact
 from pipelines.storage.paths import ROOT
 from pipelines.storage.typed import read_typed
@@ -37,7 +35,7 @@ def main() -> None:
 def page(text: str, stored: Path) -> str:
     """Returns a page's text with the tables of all bundles in the folder `stored`."""
     text = _between(text, BEGIN, END, tables(stored))
-    return _between(text, DELEGATES_BEGIN, DELEGATES_END, "\n".join(_delegates()) + "\n")
+    return _between(text, DELEGATES_BEGIN, DELEGATES_END, "\n".join(_delegates(stored)) + "\n")
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:
@@ -52,10 +50,7 @@ def _between(text: str, begin: str, end: str, new: str) -> str:
 def tables(stored: Path) -> str:
     """Returns a heading and a table for each bundle."""
     lines: list[str] = []
-    for path in sorted(stored.glob("*.json")):
-        if path.stem.endswith("-scores"):
-            continue
-        facts = read_typed(BundleFacts, path.read_bytes(), str(path))
+    for path, facts in _bundles(stored):
         scores = path.with_name(f"{path.stem}-scores.json")
         results = (
             read_typed(EvaluationResults, scores.read_bytes(), str(scores))
@@ -65,6 +60,12 @@ def tables(stored: Path) -> str:
         lines += [f"### {facts.name}", "", *_table(facts, results), ""]
         lines += [f"Left out: {reason}\n" for reason in facts.left_out.values()]
     return "\n".join(lines)
+
+
+def _bundles(stored: Path) -> Iterator[tuple[Path, BundleFacts]]:
+    for path in sorted(stored.glob("*.json")):
+        if not path.stem.endswith("-scores"):
+            yield path, read_typed(BundleFacts, path.read_bytes(), str(path))
 
 
 def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[str]:
@@ -78,6 +79,7 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
     yield f"|{'---|' * (len(columns) + 1)}"
     for target, artifact in facts.edge.items():
         parity, quality, latency = artifact.parity, artifact.quality, artifact.latency
+        peak = latency.peak_bytes if latency else None
         interval = "" if quality.low is None else f" ({quality.low:.3f} … {quality.high:.3f})"
         cells = [
             f"{_bytes(facts, target) / 2**20:.1f}",
@@ -88,26 +90,37 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
             *(_lost(results, name, f"{facts.name} ({target})") for name in sets),
             _shown(latency.median_ms if latency else None, ".1f"),
             _shown(artifact.latency_ratio, ".2f"),
-            _shown(peak / 2**20 if latency and (peak := latency.peak_bytes) else None, ".0f"),
+            _shown(None if peak is None else peak / 2**20, ".0f"),
             _spared(artifact),
         ]
         yield f"| `{target}` | {' | '.join(cells)} |"
 
 
-def _delegates() -> Iterator[str]:
-    """Yields the rows on what phones would take of the artifacts of the shipped bundles."""
+def _delegates(stored: Path) -> Iterator[str]:
+    """Yields the rows on what phones' delegates take of the artifacts."""
     rows = [
-        (name, target, make_target(target).delegations(SHIPPED / name / artifact.file))
-        for name in shipped_models()
-        for target, artifact in load_bundle(SHIPPED / name).facts.edge.items()
+        (facts.name, target, told)
+        for _, facts in _bundles(stored)
+        for target in facts.edge
+        if (told := _delegations(facts, target))
     ]
-    columns = [each for each in DELEGATES if any(each in found for _, _, found in rows)]
-    yield f"| | | {' | '.join(DELEGATES[each] for each in columns)} |"
+    columns = [title for title in DELEGATES.values() if any(title in told for *_, told in rows)]
+    yield f"| | | {' | '.join(columns)} |"
     yield f"|{'---|' * (len(columns) + 2)}"
-    for name, target, found in rows:
-        if found:
-            cells = " | ".join(str(found.get(each, "–")) for each in columns)
-            yield f"| {name} | `{target}` | {cells} |"
+    for name, target, told in rows:
+        yield f"| {name} | `{target}` | {' | '.join(told.get(t, '–') for t in columns)} |"
+
+
+def _delegations(facts: BundleFacts, target: str) -> dict[str, str]:
+    """Returns what each delegate takes, in words: as the export found, or, where it was made before
+    exports told, of the artifact that ships."""
+    artifact = facts.edge[target]
+    titles = set(DELEGATES.values()) & artifact.made.keys()
+    if titles:
+        return {title: artifact.made[title] for title in titles}
+    path = SHIPPED / facts.name / artifact.file
+    found = make_target(target).delegations(path) if path.is_file() else {}
+    return {DELEGATES[name]: str(each) for name, each in found.items()}
 
 
 def _bytes(facts: BundleFacts, target: str) -> int:

@@ -3,7 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from docs.tools.edge_page import BEGIN, END, PAGE, STORED, page
+from docs.tools.edge_page import (
+    BEGIN,
+    DELEGATES_BEGIN,
+    DELEGATES_END,
+    END,
+    PAGE,
+    STORED,
+    page,
+)
 from pipelines.models.facts import EdgeArtifact, FileFacts, QualityLoss, TensorSpec
 from pipelines.storage.typed import to_json
 from srmodels.edge.target import Parity
@@ -37,12 +45,16 @@ def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
     edge = {
         "ncnn_fp16": make_artifact("edge/model_fp16.ncnn.param"),
         "onnx_int8": make_artifact("edge/model_int8.onnx", **{"layers in fp32": "a, b"}),
+        "qnn_sm8650": replace(
+            make_artifact("edge/model_sm8650.onnx"), latency=None, latency_ratio=None
+        ),
     }
     sizes = {
         "edge/model_fp16.ncnn.param": 1 << 20,
         "edge/model_fp16.ncnn.bin": 2 << 20,
         "edge/model_int8.onnx": 4 << 20,
         "edge/model_int8.pte": 8 << 20,
+        "edge/model_sm8650.onnx": 1 << 20,
     }
     files = {name: FileFacts("0" * 64, size) for name, size in sizes.items()}
     left_out = {"onnx_fp16": "onnx_fp16 loses 3 dB."}
@@ -71,4 +83,22 @@ def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
     assert rows["ncnn_fp16"].split(" | ")[5:] == ["0.0042", "–", "50.0", "0.40", "30", "– |"]
     assert rows["onnx_int8"].split(" | ")[1] == "4.0"
     assert rows["onnx_int8"].split(" | ")[5:] == ["0.0042", "0.100", "50.0", "0.40", "30", "2 |"]
+    assert rows["qnn_sm8650"].split(" | ")[5:] == ["0.0042", "–", "–", "–", "–", "– |"]
     assert "Left out: onnx_fp16 loses 3 dB." in written
+
+
+def test_what_delegates_take_becomes_a_table(tmp_path: Path) -> None:
+    edge = {
+        "onnx_fp32": make_artifact("a.onnx", NNAPI="all 9 nodes", torch="2"),
+        "ncnn_fp16": make_artifact("b.param", Vulkan="all 7 nodes"),
+        "litert_fp32": make_artifact("c.tflite"),
+    }
+    facts = replace(make_bundle(tmp_path / "bundle").facts, name="tiny", edge=edge)
+    (tmp_path / "tiny.json").write_bytes(to_json(facts))
+    written = page(f"{DELEGATES_BEGIN}\n{DELEGATES_END}\n", tmp_path).splitlines()
+    assert written[2:6] == [
+        "| | | NNAPI | Vulkan |",
+        "|---|---|---|---|",
+        "| tiny | `onnx_fp32` | all 9 nodes | – |",
+        "| tiny | `ncnn_fp16` | – | all 7 nodes |",
+    ]
