@@ -84,6 +84,9 @@ class OpenVinoInt8(OpenVinoTarget):
             return calibration.loss(OpenVinoRunner(str(path)))
 
         spared = spare_if_needed(module, loss, calibration)
+        written = ov.Core().read_model(str(path))
+        if not any(operation.get_type_name() == "FakeQuantize" for operation in written.get_ops()):
+            raise ValueError("int8 costs too much in each of its layers, so none would be in int8")
         return {
             **made,
             "nncf": version("nncf"),

@@ -16,7 +16,14 @@ from pipelines.models.artifacts import load_artifact
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import load_model
 from srmodels.edge.fresh import run_fresh
-from srmodels.edge.target import TARGETS, Calibration, ExportSettings, check_parity, make_target
+from srmodels.edge.target import (
+    TARGETS,
+    Calibration,
+    ExportSettings,
+    Runner,
+    check_parity,
+    make_target,
+)
 from srmodels.network import SRNetwork
 
 TILE = 64
@@ -105,6 +112,18 @@ def test_a_quantised_model_that_costs_too_much_gets_its_precision_back(tmp_path:
 
     lost = export_with(100.0)
     assert export_with(lost - 1) < lost
+
+
+def test_an_int8_artifact_of_which_nothing_is_int8_is_refused(tmp_path: Path) -> None:
+    skip_without_packages("openvino_int8")
+    target, ours, images = make_target("openvino_int8"), network("light_mobile"), tiles(5)
+
+    def loss(runner: Runner) -> float:
+        return 0.0 if check_parity(ours, runner, images[4:]).sqnr_db > 70 else 9.0
+
+    calibration = Calibration(images[:4], loss, 0.1)
+    with pytest.raises(ValueError, match="none would be in int8"):
+        target.export(ours, tmp_path / target.file, ExportSettings(TILE, calibration=calibration))
 
 
 def test_the_bundle_of_a_shipped_model_runs_on_every_runtime(tmp_path: Path) -> None:
