@@ -29,8 +29,7 @@ def example(tile: int) -> tuple[Tensor]:
 
 
 def exported_program(network: SRNetwork, tile: int, without: Sequence[Any] = ()) -> ExportedProgram:
-    """Returns the graph of PyTorch's operators, with weights that lie contiguously, and without
-    casts to the type that a tensor has.
+    """Returns the graph of PyTorch's operators, with weights that lie contiguously.
 
     Args:
         without: operators that a runtime does not know; the graph has simpler ones in their place.
@@ -45,24 +44,12 @@ def exported_program(network: SRNetwork, tile: int, without: Sequence[Any] = ())
         tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
         program = torch.export.export(module, example(tile))
-        _remove_idle_casts(program.graph)
         if not without:
             return program
         known: dict[Any, Any] = {name: _OWN[name] for name in without if name in _OWN}
         others = [name for name in without if name not in _OWN]
         simpler: ExportedProgram = program.run_decompositions(get_decompositions(others) | known)
         return simpler
-
-
-def _remove_idle_casts(graph: torch.fx.Graph) -> None:
-    """Removes what some runtimes copy a tensor for, at every run."""
-    for node in list(graph.nodes):
-        if node.target == torch.ops.aten.to.dtype:
-            source = node.args[0]
-            is_result = any(user.op == "output" for user in node.users)
-            if node.meta["val"].dtype == source.meta["val"].dtype and not is_result:
-                node.replace_all_uses_with(source)
-                graph.erase_node(node)
 
 
 def _add(x: Tensor, y: Tensor, alpha: float = 1) -> Any:
