@@ -9,6 +9,7 @@
 The second pair of commands may be left out: the table then has no columns for benchmark sets.
 """
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def tables(stored: Path) -> str:
             else None
         )
         lines += [f"### {facts.name}", "", *_table(facts, results), ""]
-        lines += [f"Left out: {reason}\n" for reason in facts.left_out.values()]
+        lines += [_wrapped(f"Left out: {reason}") + "\n" for reason in facts.left_out.values()]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
 
 def _bundles(stored: Path) -> Iterator[tuple[Path, BundleFacts]]:
