@@ -1,6 +1,5 @@
 """Runs an artifact in a process of its own, which knows nothing of the export."""
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import srmodels
+from srmodels.edge.process import run_module
 from srmodels.edge.target import make_target
 from srmodels.latency import peak_bytes
 
@@ -47,30 +46,10 @@ def run_fresh(target: str, path: Path, x_l: Tensor, threads: int = 0) -> FreshRu
     with TemporaryDirectory() as folder:
         given, made = Path(folder) / "x_l.npy", Path(folder) / "x_h.npy"
         np.save(given, x_l.numpy())
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            target,
-            str(path.resolve()),
-            str(given),
-            str(made),
-        ]
-        try:
-            done = subprocess.run(
-                [*command, str(threads)],
-                check=False,
-                cwd=Path(srmodels.__path__[0]).parent,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-            )
-        except subprocess.TimeoutExpired:
-            raise ValueError(f"it took more than {limit} seconds") from None
-        if done.returncode or not made.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise ValueError(last[0])
-        peak = done.stdout.strip().splitlines()[-1]
+        told = run_module(__name__, target, path.resolve(), given, made, threads, seconds=limit)
+        if not made.is_file():
+            raise ValueError("it made no image")
+        peak = told.strip().splitlines()[-1]
         return FreshRun(torch.from_numpy(np.load(made)), int(peak) if peak != "None" else None)
 
 

@@ -5,7 +5,6 @@ makes runs here, with the small package ai-edge-litert.
 """
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from srmodels.edge import litert_tools
 from srmodels.edge.graph import exported_program
+from srmodels.edge.process import run_command
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
@@ -126,11 +126,8 @@ def _run_tools(*arguments: object) -> Sequence[str]:
             f"litert-torch needs an environment of its own: run make litert, and set {PYTHON} "
             "as it says"
         )
-    command = [python, litert_tools.__file__, *arguments]
-    done = subprocess.run(
-        [str(part) for part in command], check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ValueError(f"litert-torch cannot convert it ({last[0]})")
-    return done.stdout.strip().splitlines()[-1].split()
+    try:
+        told = run_command([python, litert_tools.__file__, *arguments])
+    except ValueError as error:
+        raise ValueError(f"litert-torch cannot convert it ({error})") from None
+    return told.strip().splitlines()[-1].split()

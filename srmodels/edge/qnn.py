@@ -4,7 +4,6 @@ Qualcomm's compiler (QNN's backend for HTP, the Hexagon processor) comes with th
 onnxruntime-qnn. What it makes fits one kind of processor.
 """
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -19,9 +18,9 @@ import onnxruntime_qnn
 import torch
 from torch import Tensor
 
-import srmodels
 from srmodels.edge.graph import tile_module
 from srmodels.edge.onnx import export_graph
+from srmodels.edge.process import run_module
 from srmodels.edge.target import EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
@@ -44,16 +43,12 @@ class QnnTarget(EdgeTarget):
             made = export_graph(tile_module(network, settings.tile), graph, settings)
             path.unlink(missing_ok=True)
             # A process of its own: a second compilation in one process gives other bytes.
-            done = subprocess.run(
-                [sys.executable, "-m", __name__, str(graph), str(path.resolve()), str(self.soc)],
-                check=False,
-                cwd=Path(srmodels.__path__[0]).parent,
-                capture_output=True,
-                text=True,
-            )
-        if done.returncode or not path.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise ValueError(f"QNN cannot compile it ({last[0]})")
+            try:
+                run_module(__name__, graph, path.resolve(), self.soc)
+            except ValueError as error:
+                raise ValueError(f"QNN cannot compile it ({error})") from None
+        if not path.is_file():
+            raise ValueError("QNN compiled nothing")
         return {
             **made,
             "onnxruntime-qnn": version("onnxruntime-qnn"),

@@ -22,7 +22,7 @@ from pipelines.config.load import load_config
 from pipelines.export import export
 from srmodels.edge.target import Runner, make_target
 from tests.conftest import ROOT
-from tests.extras.test_edge_cpp import difference, replace
+from tests.extras.test_edge_cpp import difference, flip, replace
 from tests.pipelines.test_cli import photo, srmill
 from tests.pipelines.test_cli_bundles import make_keys
 
@@ -147,20 +147,16 @@ def test_a_bundle_can_be_required_to_be_signed(app: App, own: Path, tmp_path: Pa
         result.unlink()
 
 
-def flip(own: Path) -> None:
-    file = own / "edge" / "model_fp32.onnx"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
 DAMAGED = "bundle.json is missing or damaged: fetch the bundle again."
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (flip, "edge/model_fp32.onnx is missing or damaged: fetch the bundle again."),
+        (
+            flip("edge/model_fp32.onnx"),
+            "edge/model_fp32.onnx is missing or damaged: fetch the bundle again.",
+        ),
         (
             lambda own: (own / "images.csv").unlink(),
             "images.csv is missing or damaged: fetch the bundle again.",

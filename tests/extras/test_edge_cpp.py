@@ -140,11 +140,13 @@ def test_a_bundle_can_be_required_to_be_signed(program: Path, own: Path, tmp_pat
     assert result.exists()
 
 
-def flip(own: Path) -> None:
-    file = own / "edge" / "model_fp16.ncnn.bin"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+def flip(name: str) -> Callable[[Path], None]:
+    def change(own: Path) -> None:
+        data = bytearray((own / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (own / name).write_bytes(data)
+
+    return change
 
 
 def replace(old: str, new: str) -> Callable[[Path], None]:
@@ -159,7 +161,10 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (flip, "edge/model_fp16.ncnn.bin is missing or damaged: fetch the bundle again."),
+        (
+            flip("edge/model_fp16.ncnn.bin"),
+            "edge/model_fp16.ncnn.bin is missing or damaged: fetch the bundle again.",
+        ),
         (
             lambda own: (own / "images.csv").unlink(),
             "images.csv is missing or damaged: fetch the bundle again.",
