@@ -36,7 +36,7 @@ _TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEED
 #: How urllib3 tells the statuses by which a server, or the proxy before it, says that it is busy.
 _BUSY = re.compile(r"too many (429|502|503|504) error responses")
 #: What limits a request of MLflow's to one attempt of at most 30 s.
-_ONE_ATTEMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_ONE_ATTEMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0, "MLFLOW_HTTP_REQUEST_TIMEOUT": 30}
 #: Says how a run ended. The work has ended too, and waits for nobody.
 _ONCE = ("set_terminated",)
 
@@ -150,27 +150,35 @@ def open_client(uri: str) -> "MlflowClient":
 
 
 class _SingleAttempts:
-    """The settings by which MLflow's requests make one attempt, while any thread wants that."""
+    """The settings by which MLflow's requests make one attempt, while any thread wants that.
+
+    They are the values that MLflow takes where the environment says nothing. The environment itself
+    stays: a thread that copies it while another one takes a variable away ends with KeyError.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._added: dict[str, str] = {}
+        self._before: dict[str, Any] = {}
 
     def enter(self) -> None:
+        from mlflow import environment_variables
+
         with self._lock:
             if not self._users:
-                # MLflow reads them from the environment, at every request, and nowhere else.
-                self._added = {k: v for k, v in _ONE_ATTEMPT.items() if k not in os.environ}
-                os.environ |= self._added
+                for name, value in _ONE_ATTEMPT.items():
+                    variable = getattr(environment_variables, name)
+                    self._before[name], variable.default = variable.default, value
             self._users += 1
 
     def leave(self) -> None:
+        from mlflow import environment_variables
+
         with self._lock:
             self._users -= 1
             if not self._users:
-                for name in self._added:
-                    os.environ.pop(name, None)
+                for name, value in self._before.items():
+                    getattr(environment_variables, name).default = value
 
 
 _SINGLE_ATTEMPTS = _SingleAttempts()

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,9 +57,9 @@ class MLflowRecorder:
 
     Values arrive once, in the order in which they were recorded. After a failure they are sent
     again with the same time, and MLflow takes a value with the same time for the same value. A
-    picture or file that is sent again overwrites itself. Values never wait for files. While the
-    recorder is open, MLflow in this process makes single attempts of 30 s, unless the environment
-    says otherwise.
+    picture or file that is sent again overwrites itself. Values never wait for files. While it
+    sends, MLflow in this process makes single attempts of 30 s, unless the environment says
+    otherwise.
 
     Args:
         uri: address of the tracking server.
@@ -76,9 +76,7 @@ class MLflowRecorder:
         self._last: dict[str, int] = {}
         self._failures = self._refused = 0
         self._reason = "no answer yet"
-        self._stack = ExitStack()
-        self._stack.enter_context(single_attempts())
-        self._spool = Path(self._stack.enter_context(tempfile.TemporaryDirectory("-srmill")))
+        self._spool = tempfile.TemporaryDirectory("-srmill")
         self._thread = Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -91,7 +89,7 @@ class MLflowRecorder:
         place = picture_path(name, step)
         try:
             # On disk, not in memory: a server may be away for a night.
-            path = Path(tempfile.mkdtemp(dir=self._spool)) / place.name
+            path = Path(tempfile.mkdtemp(dir=self._spool.name)) / place.name
             image.save(path)
         except OSError as error:
             return log.warning("cannot keep picture %s for MLflow: %s", place, error)
@@ -116,13 +114,14 @@ class MLflowRecorder:
             )  # fmt: skip
         if self._refused:
             log.warning("MLflow refused %d values and files in all", self._refused)
-        self._stack.close()
+        self._spool.cleanup()
 
     def _run(self) -> None:
         while not self._gave_up.is_set():
             if self._values or self._files:
                 try:
-                    self._send_next()
+                    with single_attempts():
+                        self._send_next()
                 except Exception as error:  # MLflow, requests, boto3 and sqlite raise many kinds.
                     self._failed(error)
                 continue
