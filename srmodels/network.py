@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -14,6 +15,20 @@ from srmodels.tiling import Tiling
 
 #: Seed of the noise that inference starts from, so that an input has one result on every device.
 INFERENCE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an inference path, which runs alone.
+
+    Attributes:
+        module: takes `inputs` in their order; returns a tensor, or a tuple of `outputs`.
+        inputs, outputs: names of tensors; `x_l` and `x_h` are those of the whole path.
+    """
+
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 class SRNetwork(nn.Module, ABC):
@@ -61,6 +76,13 @@ class SRNetwork(nn.Module, ABC):
         [0, 1], and draws no random numbers.
         """
         return self
+
+    def parts_for_tile(self, tile: int) -> dict[str, Part]:
+        """Returns the parts that `for_tile` consists of, by name, in the order in which they run.
+
+        A phone can load one after the other. Empty where the path is not made of parts.
+        """
+        return {}
 
     def tiling(self, tile: int) -> Tiling:
         """Returns how images are cut for `forward`: into tiles of `tile` px; where it takes images

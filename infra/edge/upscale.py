@@ -27,6 +27,8 @@ def load(bundle: Path, target: str) -> tuple[onnxruntime.InferenceSession, int, 
     if target not in facts["edge"]:
         raise SystemExit(f"error: the bundle has no {target}; it has {', '.join(facts['edge'])}.")
     artifact = facts["edge"][target]
+    if not target.startswith("onnx") or artifact.get("others"):
+        raise SystemExit(f"error: {target} is not one ONNX graph: name another artifact.")
     tile = artifact["input"]["shape"][-1] or facts["tile"]
     session = onnxruntime.InferenceSession(str(bundle / artifact["file"]))
     return session, tile, facts["scale"]

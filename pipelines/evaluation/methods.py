@@ -16,7 +16,7 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError, listing
 from pipelines.evaluation.pictures import Pixels, enlarge
-from pipelines.models.bundle import check_bundle, load_bundle
+from pipelines.models.bundle import FILE_NAME, check_bundle, load_bundle
 from pipelines.models.load import Model, find_bundle, is_in_s3, load_model
 from pipelines.storage.digests import digest
 from pipelines.storage.files import file_sha256
@@ -219,7 +219,8 @@ class ArtifactFile(NetworkMethod):
     """An edge artifact of any runtime, in the bundle that jobs/export.py wrote it to."""
 
     def __init__(self, reference: str, path: Path) -> None:
-        bundle = load_bundle(path.parent.parent)
+        folder = next((p for p in path.parents if (p / FILE_NAME).is_file()), path.parent.parent)
+        bundle = load_bundle(folder)
         found = {bundle.path / item.file: name for name, item in bundle.facts.edge.items()}
         if path not in found:
             raise UserError(
@@ -230,11 +231,11 @@ class ArtifactFile(NetworkMethod):
         self.reference, self.title = reference, f"{bundle.facts.name} ({self.target})"
         self.scale = bundle.facts.scale
         self.tiling = artifact.tiling
-        files = [path.with_name(name) for name in target.files]
+        files = [folder / "edge" / name for name in target.files]
         self.identity = digest(["artifact", self.target, *map(file_sha256, files)])
         self.file_bytes = sum(file.stat().st_size for file in files)
         self.witnesses = [
-            Witness.of(path.parent, file.name, "copy the bundle to every node under this path")
+            Witness.of(file.parent, file.name, "copy the bundle to every node under this path")
             for file in files
         ]
 

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +30,6 @@ from srmodels.network import SRNetwork
 
 #: Number of pairs that parity is measured on.
 NUM_PARITY_IMAGES = 4
-#: Number of pairs that parity and quality are measured on where a simulator takes minutes for one.
-NUM_SIMULATED_PAIRS = 2
 #: The largest difference of two runs of one file; runtimes add in the order that threads give.
 _SAME = 1e-4
 
@@ -76,8 +75,9 @@ class Exporter:
                 `export.delegates` would not take all of it. No file stays.
         """
         target, tile = make_target(name), self.settings.tile
-        path = self.directory / "edge" / target.file
-        path.parent.mkdir(exist_ok=True)
+        folder = self.directory / "edge"
+        path = folder / target.file
+        path.parent.mkdir(parents=True, exist_ok=True)
         print(f"Exporting {name} for LR tiles of {tile}x{tile} px …", flush=True)
         try:
             made = self._written(name, target, path)
@@ -87,9 +87,11 @@ class Exporter:
             peak = self._run_fresh(name, target, path)
         except BaseException:
             for file in target.files:
-                path.with_name(file).unlink(missing_ok=True)
+                (folder / file).unlink(missing_ok=True)
+            if path.parent != folder:
+                shutil.rmtree(path.parent, ignore_errors=True)
             raise
-        size, latency = sum(path.with_name(f).stat().st_size for f in target.files), None
+        size, latency = sum((folder / f).stat().st_size for f in target.files), None
         took = "run in a simulator, and not timed"
         if artifact.latency is not None:
             latency = replace(artifact.latency, peak_bytes=peak)
@@ -139,18 +141,21 @@ class Exporter:
         tile, scale, judge = self.settings.tile, self.network.scale, self._judge
         runner, latency, ratio = target.load(path, num_threads()), None, None
         if target.simulated:
-            runner, few = _Remembering(runner), self.images.pairs[:NUM_SIMULATED_PAIRS]
+            runner = _Remembering(runner)
+        if target.most_pairs is not None:
+            few = self.images.pairs[: target.most_pairs]
             judge = QualityJudge(self.network, replace(self.images, pairs=few))
         pairs = judge.images.pairs
         parity = check_parity(self.network, runner, [p.x_l for p in pairs[:NUM_PARITY_IMAGES]])
         if not target.simulated:
             latency, ratio = self._latency(runner, pairs[0].x_l)
         quality, *others = judge.losses(runner.run).values()
-        if target.simulated:
+        if target.most_pairs is not None:
             # The interval of two pairs holds nearly everything, and would excuse any loss.
             quality, *others = (replace(q, low=None, high=None) for q in (quality, *others))
         return EdgeArtifact(
             file=path.relative_to(self.directory).as_posix(),
+            others=[f"edge/{file}" for file in target.files[1:]],
             input=_spec(0, target, tile, self.network.size_multiple),
             output=_spec(1, target, tile * scale, self.network.size_multiple * scale),
             parity=parity,

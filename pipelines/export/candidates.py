@@ -137,10 +137,10 @@ def _without_slow(settings: ExportConfig, one: Candidate) -> Candidate:
 
 
 def _copy_artifacts(facts: BundleFacts, source: Path, directory: Path) -> None:
-    for name, artifact in facts.edge.items():
+    for name in facts.edge:
         for file in make_target(name).files:
-            path = Path(artifact.file).with_name(file)
-            (directory / path).parent.mkdir(exist_ok=True)
+            path = Path("edge", file)
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / path, directory / path)
 
 

@@ -66,8 +66,11 @@ On {found.num_images} images of {name}, LR: {found.degradation}.
 
 def _artifact_use(artifact: EdgeArtifact) -> str:
     x_l, x_h = artifact.input, artifact.output
+    package = artifact.file.partition(".mlpackage/")
+    names = [f"{package[0]}.mlpackage"] if package[1] else [artifact.file, *artifact.others]
+    listed = ", ".join(f"`{name}`" for name in names)
     return f"""
-`{artifact.file}`: input `{x_l.name}` {list(x_l.shape)}, RGB in [0, 1]; output `{x_h.name}`
+{listed}: input `{x_l.name}` {list(x_l.shape)}, RGB in [0, 1]; output `{x_h.name}`
 {list(x_h.shape)}. Larger images: cut tiles that overlap by a quarter and blend.
 """
 

@@ -176,7 +176,10 @@ def load_bundle(directory: Path) -> Bundle:
     if not path.is_file():
         raise _no_bundle(directory)
     facts = read_typed(BundleFacts, _read(path), str(path))
-    if absent := sorted({WEIGHTS, CONFIG, IMAGES} - facts.files.keys()):
+    needed = {WEIGHTS, CONFIG, IMAGES}
+    for artifact in facts.edge.values():
+        needed |= {artifact.file, *artifact.others}
+    if absent := sorted(needed - facts.files.keys()):
         raise UserError(
             f"bundle {directory} is incomplete (its {FILE_NAME} lists no {listing(absent)}): fetch "
             "or export it again."

@@ -1,5 +1,6 @@
 """The facts of a model: the types of `bundle.json` and of the origin of weights."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -133,10 +134,12 @@ class QualityLoss:
 
 @dataclass(frozen=True)
 class EdgeArtifact:
-    """A file that one runtime executes, with the evidence for it.
+    """A file, or a few that belong together, that one runtime executes, with the evidence for it.
 
     Attributes:
         file: its path in the bundle.
+        others: paths of the files that belong to it, such as ncnn's `.bin`; of parts, in the order
+            in which they run.
         parity: its difference from PyTorch, on real images.
         quality: what it costs in PSNR-Y.
         other_losses: what it costs in SSIM-Y, and in LPIPS where its weights were at hand.
@@ -156,6 +159,7 @@ class EdgeArtifact:
     machine: str
     made: dict[str, str]
     other_losses: list[QualityLoss] = field(default_factory=list)
+    others: list[RelativePath] = field(default_factory=list)
 
     @property
     def tiling(self) -> Tiling:
@@ -214,6 +218,23 @@ class BundleFacts(Document):
     edge: dict[str, EdgeArtifact] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     files: dict[RelativePath, FileFacts] = field(default_factory=dict)
+
+    def files_of(self, target: str) -> list[FileFacts]:
+        """Returns the files of an artifact, the main one first."""
+        artifact = self.edge[target]
+        names = [artifact.file, *artifact.others]
+        stem, _, ending = artifact.file.rpartition(".")
+        weights = f"{stem}.bin"
+        if ending in ("param", "xml") and weights in self.files:  # bundles of before `others`
+            names.append(weights)
+        return [self.files[name] for name in dict.fromkeys(names)]
+
+    def digest_of(self, target: str) -> str:
+        """Returns the sha256 of an artifact; of one of several files, that of their digests."""
+        digests = [file.sha256 for file in self.files_of(target)]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     @property
     def provenance(self) -> Provenance:

@@ -1,7 +1,6 @@
 """Judges the edge artifacts of a candidate beside the champion's: latency, size and quality."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipelines.config.schema import GateConfig
 from pipelines.errors import listing
@@ -112,20 +111,8 @@ def _slower(
 
 def _larger(target: str, new: BundleFacts, old: BundleFacts) -> float:
     """Returns how much larger the files of an artifact are, as a share."""
-    ours, theirs = (artifact_bytes(facts, target) for facts in (new, old))
+    ours, theirs = (sum(f.bytes for f in facts.files_of(target)) for facts in (new, old))
     return round(ours / theirs - 1, 6) if theirs else 0.0
-
-
-def artifact_bytes(facts: BundleFacts, target: str) -> int:
-    """Returns the number of bytes of an artifact: of its file, and of those that belong to it, such
-    as ncnn's `.bin`."""
-    main = Path(facts.edge[target].file)
-    mains = {Path(artifact.file) for artifact in facts.edge.values()}
-    sizes = {Path(name): listed.bytes for name, listed in facts.files.items()}
-    own = [
-        p for p in sizes if p.with_suffix("") == main.with_suffix("") and p not in mains - {main}
-    ]
-    return sum(sizes[path] for path in own)
 
 
 def _losses(new: EdgeArtifact, old: EdgeArtifact) -> list[tuple[QualityLoss, QualityLoss]]:

@@ -281,6 +281,6 @@ def _lineage(facts: BundleFacts) -> dict[str, str]:
         "config": facts.config_digest,
         "weights": facts.weights_sha256,
     }
-    for target, artifact in facts.edge.items():
-        lineage[f"artifact.{target}"] = facts.files[artifact.file].sha256
+    for target in facts.edge:
+        lineage[f"artifact.{target}"] = facts.digest_of(target)
     return {f"srmill.{name}": value for name, value in lineage.items()}

@@ -71,5 +71,5 @@ def _tile(artifact: EdgeArtifact) -> Tensor:
     """Returns a tile `[1, 3, h, w]` of noise in [0, 1], of a size that the artifact takes."""
     multiple = artifact.input.multiple
     side = -(-_SIDE // multiple) * multiple
-    height, width = (length or side for length in artifact.input.shape[2:])
+    height, width = (length or side for length in artifact.input.shape[-2:])
     return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0))

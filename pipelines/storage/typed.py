@@ -128,9 +128,18 @@ def _adapter(cls: Any) -> Any:
     return TypeAdapter(cls)
 
 
+#: Keys that documents of their version have only had since later. They are left out where they are
+#: empty, so that documents of before, and digests of them, stay as they are.
+_LATE = {"others"}
+
+
 def to_dict(document: Document) -> dict[str, Any]:
     """Returns the document as a JSON object, the version first."""
-    return {document.VERSION_KEY: document.VERSION} | asdict(document)
+
+    def without_late(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if value or key not in _LATE}
+
+    return {document.VERSION_KEY: document.VERSION} | asdict(document, dict_factory=without_late)
 
 
 def to_json(document: Document) -> bytes:

@@ -82,11 +82,19 @@ class Budget:
 
     def _of_artifact(self, network: SRNetwork) -> float:
         target, tile = make_target(self.target), torch.zeros(1, 3, self.tile, self.tile)
+        if target.quantises:
+            raise ValueError(
+                f"the budget's target {self.target} is fitted to images, of which pruning has "
+                "none: name one in fp32 or fp16."
+            )
+        if target.simulated and self.measure == "milliseconds":
+            raise ValueError(f"{self.target} cannot be timed on this machine: name another target.")
         with TemporaryDirectory() as folder:
             path = Path(folder) / target.file
+            path.parent.mkdir(exist_ok=True)
             target.export(network, path, ExportSettings(tile=self.tile))
             if self.measure == "bytes":
-                return float(sum(path.with_name(name).stat().st_size for name in target.files))
+                return float(sum(Path(folder, name).stat().st_size for name in target.files))
             runner = target.load(path, threads=1)
             times = time_by_turns({"run": lambda: runner.run(tile)}, _RUNS, warm_up=3)
         return statistics.median(times["run"])

@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class OnnxFp32(OnnxTarget):
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:
         made = export_graph(tile_module(network, settings.tile), path, settings)
-        _store_exactly(path)
+        store_exactly(path)
         return made
 
 
@@ -61,7 +61,7 @@ class OnnxFp32Dynamic(OnnxTarget):
             raise ValueError("these networks are exported for one tile size alone")
         size = torch.export.Dim.DYNAMIC
         made = export_graph(module, path, settings, ({2: size, 3: size},))
-        _store_exactly(path)
+        store_exactly(path)
         return made
 
 
@@ -113,6 +113,17 @@ class OnnxRunner(Runner):
         (x_h,) = self.session.run(None, {"x_l": x_l.numpy()})
         return torch.from_numpy(np.asarray(x_h))
 
+    def outputs_of(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the graph's outputs by name.
+
+        Args:
+            known: tensors by name, the graph's inputs among them.
+        """
+        inputs = {each.name: known[each.name].numpy() for each in self.session.get_inputs()}
+        names = [each.name for each in self.session.get_outputs()]
+        results = map(np.asarray, self.session.run(names, inputs))
+        return dict(zip(names, map(torch.from_numpy, results), strict=True))
+
 
 def _without_sharing(path: Path) -> bytes:
     """Returns a graph in which each use of int8 weights has a DequantizeLinear of its own, with
@@ -163,29 +174,37 @@ class _Half(nn.Module):
 
 
 def export_graph(
-    module: nn.Module, path: Path, settings: ExportSettings, dynamic_shapes: Any = None
+    module: nn.Module,
+    path: Path,
+    settings: ExportSettings,
+    dynamic_shapes: Any = None,
+    inputs: Mapping[str, Tensor] | None = None,
+    outputs: Sequence[str] = ("x_h",),
 ) -> Mapping[str, str]:
     """Writes a module's graph, from `x_l` to `x_h`, with its weights in the same file.
 
     Args:
         module: as `tile_module` returns it.
         dynamic_shapes: sides that may have any length, as torch.onnx.export takes them.
+        inputs: examples by name, for a module that takes others than `x_l`.
+        outputs: names of what the module returns.
 
     Returns:
         the versions of the tools, by name.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    inputs = inputs or {"x_l": example(settings.tile)[0]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            example(settings.tile),
+            tuple(inputs.values()),
             str(path),
             dynamo=True,
             external_data=False,
             opset_version=settings.opset,
-            input_names=["x_l"],
-            output_names=["x_h"],
+            input_names=list(inputs),
+            output_names=list(outputs),
             dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
@@ -202,7 +221,7 @@ def _forget_the_code(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _store_exactly(path: Path) -> None:
+def store_exactly(path: Path) -> None:
     """Stores the weights that fp16 holds exactly in fp16, before a cast to fp32."""
     model = onnx.load(path)
     graph, casts, kept = model.graph, [], []

@@ -35,6 +35,7 @@ class QnnTarget(EdgeTarget):
 
     exact = False
     simulated = True
+    most_pairs = 2  # a tile takes the simulator minutes
     soc: int
 
     def export(self, network: SRNetwork, path: Path, settings: ExportSettings) -> Mapping[str, str]:

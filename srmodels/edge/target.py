@@ -21,6 +21,7 @@ from srmodels.network import SRNetwork
 TARGETS = {
     "onnx_fp32": "srmodels.edge.onnx:OnnxFp32",
     "onnx_fp32_dynamic": "srmodels.edge.onnx:OnnxFp32Dynamic",
+    "onnx_fp32_parts": "srmodels.edge.onnx_parts:OnnxFp32Parts",
     "onnx_fp16": "srmodels.edge.onnx:OnnxFp16",
     "onnx_int8": "srmodels.edge.onnx_int8:OnnxInt8",
     "onnx_a16w8": "srmodels.edge.onnx_int8:OnnxA16W8",
@@ -90,6 +91,18 @@ class Delegation:
         left = [kind for kind, is_taken in pairs if not is_taken]
         return cls(len(pairs), len(left), parts, tuple(sorted(set(left))))
 
+    @classmethod
+    def together(cls, delegations: Iterable["Delegation"]) -> "Delegation":
+        """Returns the delegation of graphs that run one after the other."""
+        found = list(delegations)
+        counts = [each.nodes for each in found if each.nodes is not None]
+        return cls(
+            sum(counts) if len(counts) == len(found) else None,
+            sum(each.rest for each in found),
+            sum(each.parts for each in found),
+            tuple(sorted({kind for each in found for kind in each.left})),
+        )
+
     def __str__(self) -> str:
         if not self.left:
             return "all nodes" if self.nodes is None else f"all {self.nodes} nodes"
@@ -151,6 +164,7 @@ class EdgeTarget(ABC):
         quantises: True where the export needs `ExportSettings.calibration`.
         dynamic: True where an artifact takes images of any size that the network takes.
         simulated: True where a simulator runs the artifact here, so that its time tells nothing.
+        most_pairs: the largest number of images that it is judged by; None: all that there are.
         batched: True where input and output have a batch dimension, which is 1.
         names: those of the input and the output.
     """
@@ -160,12 +174,13 @@ class EdgeTarget(ABC):
     quantises: bool = False
     dynamic: bool = False
     simulated: bool = False
+    most_pairs: int | None = None
     batched: bool = True
     names: tuple[str, str] = "x_l", "x_h"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of all files of the artifact, the main one first."""
+        """The names of all files of the artifact in that folder, the main one first."""
         return (self.file,)
 
     @abstractmethod
@@ -173,7 +188,8 @@ class EdgeTarget(ABC):
         """Writes the network's inference path for LR tiles `[1, 3, tile, tile]` in [0, 1].
 
         Args:
-            path: the main file; the others of `files` come to lie beside it.
+            path: the main file, in a folder that exists; the others of `files` come to lie beside
+                it, or in folders there.
 
         Returns:
             how it was made, for its evidence: choices and the versions of tools, by name.
@@ -211,7 +227,7 @@ def make_target(name: str) -> EdgeTarget:
     try:
         target: EdgeTarget = getattr(importlib.import_module(module), cls)()
     except ModuleNotFoundError as error:
-        package, extra = str(error.name).partition(".")[0], module.rpartition(".")[2]
+        package, extra = str(error.name).partition(".")[0], name.partition("_")[0]
         raise ValueError(
             f"{name} needs the package {package}: pip install -e '.[{extra}]'."
         ) from None

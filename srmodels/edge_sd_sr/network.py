@@ -12,7 +12,7 @@ from srmodels.edge_sd_sr.diffusion import ForwardProcess, Prediction
 from srmodels.edge_sd_sr.unet import ResnetBlock, SpatialTransformer, UNet
 from srmodels.edge_sd_sr.vae import StableDiffusionEncoder
 from srmodels.layers import ResBlock
-from srmodels.network import INFERENCE_SEED, SRNetwork
+from srmodels.network import INFERENCE_SEED, Part, SRNetwork
 from srmodels.transfer import to_device
 
 
@@ -123,10 +123,20 @@ class EdgeSDSR(SRNetwork):
             noise: standard normal, of the latent's shape; None to start at the mean of z_T.
             by: the network whose LR encoder and UNet are called; by default this one.
         """
+        return self._denoise(*self._start(x_l, noise, by), by)
+
+    def _start(
+        self, x_l: Tensor, noise: Tensor | None, by: "EdgeSDSR | Teacher | None" = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns z_T and z_l, `[B, C, h, w]` each; the arguments are `one_step_latent`'s."""
         z_l, log_variance = (by or self).lr_encoder(x_l)
         z_t = self.process.start(z_l, None if noise is None else self.noise(log_variance, noise))
+        return z_t, z_l
+
+    def _denoise(self, z_t: Tensor, z_l: Tensor, by: "EdgeSDSR | Teacher | None" = None) -> Tensor:
+        """Returns ẑ_h, `[B, C, h, w]`, of what `_start` returns."""
         last = self.process.num_timesteps - 1
-        timesteps = torch.full((x_l.shape[0],), last, device=x_l.device)
+        timesteps = torch.full((z_l.shape[0],), last, device=z_l.device)
         return self.prediction.z_h(self.predict(z_t, z_l, timesteps, by), z_t, z_l, timesteps)
 
     def inference_noise(self, x_l: Tensor) -> Tensor | None:
@@ -142,10 +152,23 @@ class EdgeSDSR(SRNetwork):
     def for_tile(self, tile: int) -> nn.Module:
         return _FixedNoise(self, self.inference_noise(torch.empty(1, 3, tile, tile)))
 
+    def parts_for_tile(self, tile: int) -> dict[str, Part]:
+        """Returns the encoder, with the start of inference, the UNet and the decoder."""
+        noise = self.inference_noise(torch.empty(1, 3, tile, tile))
+        return {
+            "encoder": Part(_EncoderPart(self, noise), ("x_l",), ("z_t", "z_l")),
+            "unet": Part(_UNetPart(self), ("z_t", "z_l"), ("z_h",)),
+            "decoder": Part(_DecoderPart(self), ("z_h", "x_l"), ("x_h",)),
+        }
+
     def forward(self, x_l: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
             noise = self.inference_noise(x_l)
-        return self.decode(self.one_step_latent(x_l, noise), x_l).clamp(0.0, 1.0)
+        return self._picture(self.one_step_latent(x_l, noise), x_l)
+
+    def _picture(self, z_h: Tensor, x_l: Tensor) -> Tensor:
+        """Returns the image `[B, 3, H, W]` of a latent, in [0, 1]."""
+        return self.decode(z_h, x_l).clamp(0.0, 1.0)
 
 
 def _process(config: EdgeSDSRConfig) -> ForwardProcess:
@@ -173,3 +196,28 @@ class _FixedNoise(nn.Module):
     def forward(self, x_l: Tensor) -> Tensor:
         x: Tensor = self.network(x_l, self.noise)
         return x
+
+
+class _EncoderPart(_FixedNoise):
+    """Maps x_l to z_T and z_l."""
+
+    def forward(self, x_l: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.network._start(x_l, self.noise)
+
+
+class _UNetPart(nn.Module):
+    """Maps z_T and z_l to ẑ_h."""
+
+    def __init__(self, network: EdgeSDSR) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z_t: Tensor, z_l: Tensor) -> Tensor:
+        return self.network._denoise(z_t, z_l)
+
+
+class _DecoderPart(_UNetPart):
+    """Maps ẑ_h and x_l to x_h."""
+
+    def forward(self, z_h: Tensor, x_l: Tensor) -> Tensor:
+        return self.network._picture(z_h, x_l)

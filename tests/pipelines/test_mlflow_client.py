@@ -66,7 +66,7 @@ def test_threads_do_not_take_settings_from_one_another() -> None:
 
 
 def test_another_thread_may_copy_the_environment_at_any_time() -> None:
-    """Another soak of an hour has lost a training to this, with the same KeyError."""
+    """Submitting a job copies it; in a soak of an hour, that once ended with KeyError."""
     over = threading.Event()
 
     def copy() -> None:

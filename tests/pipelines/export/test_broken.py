@@ -203,6 +203,7 @@ def test_what_a_simulator_runs_is_not_timed(
     """A simulator takes minutes for a tile, so few are run, and each once."""
     tiles, run = [], OnnxRunner.run
     monkeypatch.setattr(OnnxFp32, "simulated", True)
+    monkeypatch.setattr(OnnxFp32, "most_pairs", 2)
     monkeypatch.setattr(OnnxRunner, "run", lambda self, x: (tiles.append(x), run(self, x))[1])
     artifact = exporter.export("onnx_fp32")
     assert (artifact.latency, artifact.latency_ratio) == (None, None)
@@ -212,6 +213,16 @@ def test_what_a_simulator_runs_is_not_timed(
         id(pair.x_l) for pair in (*exporter.images.pairs[:2], exporter.images.pairs[0])
     ]
     assert "; 0.0 MiB, run in a simulator, and not timed\n" in capsys.readouterr().out
+
+
+def test_what_is_not_timed_may_be_judged_by_all_pairs(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxFp32, "simulated", True)
+    artifact = exporter.export("onnx_fp32")
+    assert artifact.latency is None
+    assert artifact.quality.num_images == len(exporter.images.pairs) > 2
+    assert artifact.quality.low is not None
 
 
 def test_what_a_delegate_would_leave_to_the_cpu_can_be_refused(exporter: Exporter) -> None:

@@ -8,9 +8,9 @@ import pytest
 from pipelines.config.load import load_config
 from pipelines.config.schema import GateConfig
 from pipelines.models.bundle import Bundle, load_bundle, seal
-from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss
-from pipelines.registry import gate
-from pipelines.registry.edge import artifact_bytes, judge_artifacts, tell_artifacts
+from pipelines.models.facts import BundleFacts, EdgeArtifact, QualityLoss, TensorSpec
+from pipelines.registry import gate, timing
+from pipelines.registry.edge import judge_artifacts, tell_artifacts
 from pipelines.registry.evidence import Contender
 from pipelines.registry.gate import Decision
 from pipelines.registry.timing import time_beside
@@ -210,6 +210,13 @@ def test_an_artifact_is_all_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "edge" / "model_fp16.ncnn.bin").write_bytes(bytes(500))
     seal(tmp_path, made.facts)
     facts = load_bundle(tmp_path).facts
-    assert {target: artifact_bytes(facts, target) for target in edge} == {
+    sizes = {target: sum(file.bytes for file in facts.files_of(target)) for target in edge}
+    assert sizes == {
         "ncnn_fp16": 1500, "onnx_fp16": 1000, "litert_fp32": 1000, "onnx_fp32": 1000,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 24), (3, 32, 24)])
+def test_a_timed_tile_is_of_the_size_that_the_artifact_takes(shape: tuple[int, ...]) -> None:
+    """Those of ncnn have no batch."""
+    assert timing._tile(replace(ARTIFACT, input=TensorSpec("x", shape))).shape == (1, 3, 32, 24)
