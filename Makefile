@@ -59,7 +59,7 @@ litert: ## Make .venv-litert, the environment of what converts to LiteRT (2 GB)
 
 test-extras: setup litert ## Tests of optional packages (metrics, spandrel, edge runtimes), in a .venv-extras of their own
 	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
-	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel,executorch,litert,ncnn,openvino,qnn]' torchvision dists-pytorch tree-sitter tree-sitter-kotlin tree-sitter-swift
+	.venv-extras/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,metrics,spandrel,coreml,executorch,litert,ncnn,openvino,qnn]' torchvision dists-pytorch tree-sitter tree-sitter-kotlin tree-sitter-swift
 	SRMILL_LITERT_PYTHON=$$PWD/.venv-litert/bin/python .venv-extras/bin/python -m pytest tests/extras
 
 bench: setup ## Measure speed and quality

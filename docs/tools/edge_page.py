@@ -78,7 +78,7 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
     columns = [
         "MiB", "largest error", "SQNR", "dB lost (95 %)", "LPIPS lost",
         *(f"dB lost on {name}" for name in sets),
-        "ms per tile", "of PyTorch's", "MiB in use", "layers in fp32",
+        "ms per tile", "of PyTorch's", "MiB in use", "layers spared",
     ]  # fmt: skip
     yield f"| | {' | '.join(columns)} |"
     yield f"|{'---|' * (len(columns) + 1)}"
@@ -87,7 +87,7 @@ def _table(facts: BundleFacts, results: EvaluationResults | None) -> Iterator[st
         peak = latency.peak_bytes if latency else None
         interval = "" if quality.low is None else f" ({quality.low:.3f} … {quality.high:.3f})"
         cells = [
-            f"{_bytes(facts, target) / 2**20:.1f}",
+            f"{sum(file.bytes for file in facts.files_of(target)) / 2**20:.1f}",
             f"{parity.max_error:.1e}",
             f"{parity.sqnr_db:.1f} dB",
             f"{quality.loss:.3f}{interval}",
@@ -128,13 +128,6 @@ def _delegations(facts: BundleFacts, target: str) -> dict[str, str]:
     return {DELEGATES[name]: str(each) for name, each in found.items()}
 
 
-def _bytes(facts: BundleFacts, target: str) -> int:
-    """Returns the size of an artifact, and of the weights that some keep beside their graph."""
-    file = facts.edge[target].file
-    weights = file.rpartition(".")[0] + ".bin"
-    return sum(facts.files[name].bytes for name in {file, weights} & facts.files.keys())
-
-
 def _lost(results: EvaluationResults | None, name: str, title: str) -> str:
     """Returns PyTorch's mean PSNR-Y on a benchmark set minus the artifact's."""
     assert results is not None
@@ -156,7 +149,7 @@ def _lpips(artifact: EdgeArtifact) -> str:
 
 
 def _spared(artifact: EdgeArtifact) -> str:
-    spared = artifact.made.get("layers in fp32")
+    spared = artifact.made.get("layers in fp32", artifact.made.get("layers in fp16"))
     if spared is None:
         return "–"
     return "0" if spared == "none" else str(len(spared.split(", ")))

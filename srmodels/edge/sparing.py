@@ -48,7 +48,7 @@ def spare_fewest(
 
     def enough(count: int) -> bool:
         lost = loss(order[:count])
-        calibration.on_trial(f"with {count} layers in fp32: {lost:+.3f} dB lost")
+        calibration.on_trial(f"with {count} layers spared: {lost:+.3f} dB lost")
         return lost <= calibration.max_loss
 
     return list(order[: bisect_left(range(len(order) - 1), True, lo=1, key=enough)])

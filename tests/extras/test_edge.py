@@ -11,9 +11,12 @@ from torch import Tensor
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import ModelReference
+from pipelines.evaluation.methods import ArtifactFile
 from pipelines.export import export
+from pipelines.export.artifacts import Exporter, MissedError
+from pipelines.export.images import tile_images
 from pipelines.models.artifacts import load_artifact
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import Bundle, load_bundle
 from pipelines.models.load import load_model
 from srmodels.edge.fresh import run_fresh
 from srmodels.edge.target import (
@@ -28,6 +31,7 @@ from srmodels.network import SRNetwork
 
 TILE = 64
 PACKAGES = {
+    "coreml": "coremltools",
     "executorch": "executorch",
     "litert": "ai_edge_litert",
     "ncnn": "pnnx",
@@ -58,7 +62,20 @@ def tiles(count: int) -> list[Tensor]:
     return list(found.to(memory_format=torch.channels_last).split(1))
 
 
-@pytest.mark.parametrize("model", ["edge_sd_sr_tiny", "rdsr"])
+def bundle_of(model: str, names: list[str], folder: Path) -> Bundle:
+    config = load_config(
+        [
+            f"model={model}",
+            f"output={folder}",
+            f"export.artifacts=[{','.join(names)}]",
+            f"export.tile={TILE}",
+            "export.latency_runs=2",
+        ]
+    )
+    return load_bundle(Path(export.run(config)))
+
+
+@pytest.mark.parametrize("model", ["edge_sd_sr_tiny", "f2srgan_student_pixel", "rdsr"])
 @pytest.mark.parametrize("name", [n for n in TARGETS if not n.startswith(("onnx", "qnn"))])
 def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path: Path) -> None:
     skip_without_packages(name)
@@ -67,9 +84,13 @@ def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path:
     path, images, told = tmp_path / target.file, tiles(6), []
     calibration = Calibration(images[:4], lambda runner: 0.0, 1.0, told.append)
     made = target.export(ours, path, ExportSettings(TILE, calibration=calibration))
-    assert {file.name for file in tmp_path.iterdir()} == set(target.files)
+    written = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
+    assert written == set(target.files)
     assert "torch" in made
     runner = target.load(path, 1)
+    if (name, model) == ("ncnn_int8", "edge_sd_sr_tiny"):
+        # Its linear layers are those of attention, which ncnn does not take in int8.
+        assert "proj" in made["layers in fp16"]
     parity = check_parity(ours, runner, images[4:])
     assert parity.sqnr_db > LEAST[name.rpartition("_")[2]]
     assert parity.max_error < 1e-4 or not target.exact
@@ -93,14 +114,18 @@ def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     skip_without_packages(name)
     target = make_target(name)
     for file in target.files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"no artifact at all" * 100)
     with pytest.raises(ValueError, match=target.file):
         target.load(tmp_path / target.file)
 
 
-def test_a_quantised_model_that_costs_too_much_gets_its_precision_back(tmp_path: Path) -> None:
-    skip_without_packages("openvino_int8")
-    target, ours, images = make_target("openvino_int8"), network("rdsr"), tiles(6)
+@pytest.mark.parametrize("name", ["ncnn_int8", "openvino_int8"])
+def test_a_quantised_model_that_costs_too_much_gets_its_precision_back(
+    name: str, tmp_path: Path
+) -> None:
+    skip_without_packages(name)
+    target, ours, images = make_target(name), network("rdsr"), tiles(6)
 
     def loss(runner: object) -> float:
         return 60 - check_parity(ours, runner, images[4:]).sqnr_db  # type: ignore[arg-type]
@@ -130,16 +155,8 @@ def test_the_bundle_of_a_shipped_model_runs_on_every_runtime(tmp_path: Path) -> 
     names = ["executorch_fp32", "litert_fp32", "ncnn_fp16", "openvino_fp16"]
     for name in names:
         skip_without_packages(name)
-    config = load_config(
-        [
-            "model=edge_sd_sr_tiny",
-            f"output={tmp_path}",
-            f"export.artifacts=[{','.join(names)}]",
-            f"export.tile={TILE}",
-            "export.latency_runs=2",
-        ]
-    )
-    bundle = load_bundle(Path(export.run(config)))
+    config = load_config(["model=edge_sd_sr_tiny"])
+    bundle = bundle_of("edge_sd_sr_tiny", names, tmp_path)
     assert list(bundle.facts.edge) == names
     assert set(bundle.facts.files) > {
         f"edge/{file}" for name in names for file in make_target(name).files
@@ -231,3 +248,101 @@ def test_the_npu_takes_a_network_whole_or_not_at_all(tmp_path: Path) -> None:
     plain.export(network("light_mobile"), tmp_path / target.file, ExportSettings(32))
     with pytest.raises(ValueError, match="is no graph that onnxruntime-qnn"):
         target.load(tmp_path / target.file)
+
+
+def test_int8_of_ncnn_is_written_as_int8(tmp_path: Path) -> None:
+    skip_without_packages("ncnn_int8")
+    ours, images, sizes = network("light_mobile"), tiles(5), {}
+    calibration = Calibration(images[:4], lambda runner: 0.0, 1.0)
+    for name in ("ncnn_fp16", "ncnn_int8"):
+        target = make_target(name)
+        made = target.export(
+            ours, tmp_path / target.file, ExportSettings(TILE, calibration=calibration)
+        )
+        sizes[name] = sum((tmp_path / file).stat().st_size for file in target.files[1:])
+    assert sizes["ncnn_int8"] < 0.6 * sizes["ncnn_fp16"]
+    assert made["layers in fp16"] == "none"
+    lines = (tmp_path / target.file).read_text().splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("Convolution")] == ["8=1"] * 7
+
+
+def test_core_ml_packages_are_the_same_each_time(tmp_path: Path) -> None:
+    skip_without_packages("coreml_fp16")
+    target, digests = make_target("coreml_fp16"), []
+    for number in "12":
+        path = tmp_path / number / target.file
+        target.export(network("light_mobile"), path, ExportSettings(TILE))
+        files = (tmp_path / number / file for file in target.files)
+        digests.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    assert digests[0] == digests[1]
+    # A day later, too.
+    assert b"conversion_date" not in (tmp_path / "1" / target.files[1]).read_bytes()
+
+
+class Folding(SRNetwork):
+    """Enlarges by an operator that Core ML has and that our reader of its programs lacks."""
+
+    scale, size_multiple = 2, 1
+
+    def inference_modules(self) -> dict[str, torch.nn.Module]:
+        return {}
+
+    def forward(self, x_l: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(x_l.sin(), scale_factor=2, mode="nearest")
+
+
+def test_a_network_that_cannot_be_checked_is_refused_by_name(tmp_path: Path) -> None:
+    skip_without_packages("coreml_fp16")
+    target = make_target("coreml_fp16")
+    with pytest.raises(ValueError, match="operators that are not known here: sin"):
+        target.export(Folding(), tmp_path / target.file, ExportSettings(TILE))
+
+
+@pytest.mark.parametrize("damage", [b"conv", b"relu", b"pixel_shuffle"])
+def test_a_program_of_core_ml_with_another_operator_is_refused(
+    damage: bytes, tmp_path: Path
+) -> None:
+    skip_without_packages("coreml_fp16")
+    target = make_target("coreml_fp16")
+    path = tmp_path / target.file
+    target.export(network("light_mobile"), path, ExportSettings(TILE))
+    assert target.load(path)
+    model = tmp_path / target.files[1]
+    content = model.read_bytes()
+    assert damage in content
+    model.write_bytes(content.replace(damage, damage[:-1] + b"?"))
+    with pytest.raises(ValueError, match="no program of Core ML"):
+        target.load(path)
+
+
+def test_a_package_of_core_ml_lies_in_a_bundle_with_all_its_files(tmp_path: Path) -> None:
+    skip_without_packages("coreml_fp16")
+    bundle = bundle_of("light_mobile", ["coreml_fp16"], tmp_path)
+    artifact = bundle.facts.edge["coreml_fp16"]
+    assert artifact.file == "edge/model_fp16.mlpackage/Manifest.json"
+    assert set(bundle.facts.files) > {f"edge/{f}" for f in make_target("coreml_fp16").files}
+    assert [artifact.file, *artifact.others] == [
+        f"edge/{f}" for f in make_target("coreml_fp16").files
+    ]
+    assert artifact.latency is None
+    assert artifact.quality.num_images == 16
+    method = ArtifactFile("artifact", bundle.path / artifact.file)
+    assert method.run(tiles(1)[0]).shape == (1, 3, 4 * TILE, 4 * TILE)
+    assert "not by Core ML" in artifact.made["run by"]
+
+
+def test_of_a_package_that_misses_its_threshold_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_packages("coreml_fp16")
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr("pipelines.export.artifacts.run_fresh", fail)
+    config = load_config(["model=light_mobile", f"export.tile={TILE}"])
+    model = load_model(ModelReference.parse("light_mobile"), config)
+    exporter = Exporter(config.export, model.network, tile_images(config, model), tmp_path)
+    with pytest.raises(MissedError, match="does not run in a process of its own"):
+        exporter.export("coreml_fp16")
+    assert not list((tmp_path / "edge").iterdir())

@@ -43,13 +43,20 @@ def make_artifact(file: str, **made: str) -> EdgeArtifact:
 def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
     facts = make_bundle(tmp_path / "bundle").facts
     edge = {
+        "coreml_fp16": replace(
+            make_artifact("edge/m.mlpackage/Manifest.json"), others=["edge/m.mlpackage/weight.bin"]
+        ),
         "ncnn_fp16": make_artifact("edge/model_fp16.ncnn.param"),
+        "ncnn_int8": make_artifact("edge/model_int8.ncnn.param", **{"layers in fp16": "a"}),
         "onnx_int8": make_artifact("edge/model_int8.onnx", **{"layers in fp32": "a, b"}),
         "qnn_sm8650": replace(
             make_artifact("edge/model_sm8650.onnx"), latency=None, latency_ratio=None
         ),
     }
     sizes = {
+        "edge/m.mlpackage/Manifest.json": 1 << 20,
+        "edge/m.mlpackage/weight.bin": 4 << 20,
+        "edge/model_int8.ncnn.param": 1 << 20,
         "edge/model_fp16.ncnn.param": 1 << 20,
         "edge/model_fp16.ncnn.bin": 2 << 20,
         "edge/model_int8.onnx": 4 << 20,
@@ -81,6 +88,8 @@ def test_a_bundle_and_its_scores_become_a_table(tmp_path: Path) -> None:
         "0.050 (0.010 … 0.090)",
     ]
     assert rows["ncnn_fp16"].split(" | ")[5:] == ["0.0042", "–", "50.0", "0.40", "30", "– |"]
+    assert rows["coreml_fp16"].split(" | ")[1] == "5.0"
+    assert rows["ncnn_int8"].split(" | ")[-1] == "1 |"
     assert rows["onnx_int8"].split(" | ")[1] == "4.0"
     assert rows["onnx_int8"].split(" | ")[5:] == ["0.0042", "0.100", "50.0", "0.40", "30", "2 |"]
     assert rows["qnn_sm8650"].split(" | ")[5:] == ["0.0042", "–", "–", "–", "–", "– |"]
@@ -93,7 +102,8 @@ def test_what_delegates_take_becomes_a_table(tmp_path: Path) -> None:
         "ncnn_fp16": make_artifact("b.param", Vulkan="all 7 nodes"),
         "litert_fp32": make_artifact("c.tflite"),
     }
-    facts = replace(make_bundle(tmp_path / "bundle").facts, name="tiny", edge=edge)
+    files = {artifact.file: FileFacts("0" * 64, 1) for artifact in edge.values()}
+    facts = replace(make_bundle(tmp_path / "bundle").facts, name="tiny", edge=edge, files=files)
     (tmp_path / "tiny.json").write_bytes(to_json(facts))
     written = page(f"{DELEGATES_BEGIN}\n{DELEGATES_END}\n", tmp_path).splitlines()
     assert written[2:6] == [

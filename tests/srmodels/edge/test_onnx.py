@@ -181,7 +181,7 @@ def test_layers_stay_in_fp32_until_little_is_lost(tmp_path: Path) -> None:
     assert "sparing each of 4 layers" in " ".join(told)
     assert 60 - parity.sqnr_db <= wanted + 0.11
     # One less would not have been enough.
-    fewer = [line for line in told if f" {len(spared) - 1} layers in fp32" in line]
+    fewer = [line for line in told if f" {len(spared) - 1} layers spared" in line]
     assert all(float(line.split(": ")[1].split()[0]) > wanted for line in fewer)
     nodes = onnx.load(tmp_path / "model.onnx").graph.node
     made_by = {output: node.op_type for node in nodes for output in node.output}
@@ -202,9 +202,11 @@ def test_every_target_is_found_by_its_name_and_no_other_is() -> None:
 @pytest.mark.parametrize(
     ("name", "package"),
     [
+        ("coreml_fp16", "coremltools"),
         ("executorch_fp32", "executorch"),
         ("litert_fp32", "ai_edge_litert"),
         ("ncnn_fp16", "pnnx"),
+        ("ncnn_int8", "ncnn"),
         ("openvino_int8", "nncf"),
         ("qnn_sm8650", "onnxruntime_qnn"),
     ],
