@@ -70,6 +70,8 @@ class CoreMlFp16(EdgeTarget):
                 model.save(str(made))
             except Exception as error:  # Its errors are of many classes.
                 raise ValueError(f"coremltools cannot convert it ({error})") from error
+            if not (made / _WEIGHTS).is_file():
+                raise ValueError("the network has no weights")
             _name_parts(made / _CONTENTS)
             for name in (_CONTENTS, _MODEL, _WEIGHTS):  # it writes notes for debuggers, too
                 (path.parent / name).parent.mkdir(parents=True, exist_ok=True)

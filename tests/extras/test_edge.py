@@ -284,11 +284,16 @@ class Folding(SRNetwork):
 
     scale, size_multiple = 2, 1
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 3, 3, padding=1)
+
     def inference_modules(self) -> dict[str, torch.nn.Module]:
-        return {}
+        return {"layer": self.layer}
 
     def forward(self, x_l: Tensor) -> Tensor:
-        return torch.nn.functional.interpolate(x_l.sin(), scale_factor=2, mode="nearest")
+        x = self.layer(x_l).sin()
+        return torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def test_a_network_that_cannot_be_checked_is_refused_by_name(tmp_path: Path) -> None:
