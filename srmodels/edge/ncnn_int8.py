@@ -135,7 +135,7 @@ class _Graph:
 
     @property
     def products(self) -> list[_Product]:
-        """Those that can be in int8."""
+        """The products that can be in int8."""
         return [product for product in self.stored if product.blob]
 
     @property

@@ -25,7 +25,7 @@ def settings() -> tuple[int, int]:
 
 @pytest.fixture(autouse=True)
 def before() -> Iterator[tuple[int, int]]:
-    """What MLflow's requests use by themselves; it must be so again at the end."""
+    """The settings that MLflow uses by itself; they must hold again at the end."""
     found = settings()
     assert found[0] > 0
     yield found

@@ -218,5 +218,5 @@ def test_an_artifact_is_all_of_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 24), (3, 32, 24)])
 def test_a_timed_tile_is_of_the_size_that_the_artifact_takes(shape: tuple[int, ...]) -> None:
-    """Those of ncnn have no batch."""
+    """Tiles of ncnn have no batch."""
     assert timing._tile(replace(ARTIFACT, input=TensorSpec("x", shape))).shape == (1, 3, 32, 24)
