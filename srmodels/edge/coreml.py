@@ -101,8 +101,8 @@ class CoreMlRunner(Runner):
         try:
             with _quiet():
                 spec = coremltools.utils.load_spec(str(package))
-                version_of = spec.specificationVersion
-                found = load_program(spec, version_of, str((package / _WEIGHTS).parent))
+                weights = str((package / _WEIGHTS).parent)
+                found = load_program(spec, spec.specificationVersion, weights)
             self.program = Program(found.functions["main"])
         except Exception as error:  # Its errors are of many classes.
             why = " ".join(str(error).split()) or type(error).__name__
@@ -116,9 +116,9 @@ class CoreMlRunner(Runner):
 
 def _name_parts(contents: Path) -> None:
     """Gives the parts of a package identifiers that are the same each time."""
-    found: dict[str, Any] = json.loads(contents.read_text())
     text = contents.read_text()
-    for identifier, part in found["itemInfoEntries"].items():
+    entries: dict[str, Any] = json.loads(text)["itemInfoEntries"]
+    for identifier, part in entries.items():
         text = text.replace(identifier, str(uuid.uuid5(uuid.NAMESPACE_URL, part["path"])))
     contents.write_text(text)
 

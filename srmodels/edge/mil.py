@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from coremltools.converters.mil.mil import Function, Operation, Var, types
 from torch import Tensor
 
-#: The kinds of operations that only name a value.
-_VALUES = {"const"}
 _PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -27,7 +25,7 @@ class Program:
     """
 
     def __init__(self, function: Function) -> None:
-        self.operations = [op for op in function.operations if op.op_type not in _VALUES]
+        self.operations = [op for op in function.operations if op.op_type != "const"]
         self.inputs = list(function.inputs.values())
         self.outputs = list(function.outputs)
         unknown = {op.op_type for op in self.operations} - OPERATORS.keys()

@@ -1,5 +1,6 @@
 """infra/edge: what an app does with a bundle, without SRMill and without torch."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,21 @@ def test_it_says_which_artifacts_there_are(bundle: Path, tmp_path: Path) -> None
     done = upscale(bundle, photo(tmp_path / "a.png"), tmp_path / "b.png", "--target", "onnx_int8")
     assert done.returncode == 1
     assert done.stderr == "error: the bundle has no onnx_int8; it has onnx_fp32.\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "others"), [("onnx_fp32_parts", ["edge/model_fp32_unet.onnx"]), ("ncnn_fp16", [])]
+)
+def test_it_refuses_what_is_not_one_onnx_graph(
+    target: str, others: list[str], bundle: Path, tmp_path: Path
+) -> None:
+    assert srmill("fetch", bundle, tmp_path / "bundle") == 0
+    path = tmp_path / "bundle" / "bundle.json"
+    facts = json.loads(path.read_text())
+    facts["edge"][target] = facts["edge"].pop("onnx_fp32") | {"others": others}
+    path.write_text(json.dumps(facts))
+    source, result = photo(tmp_path / "a.png"), tmp_path / "b.png"
+    done = upscale(tmp_path / "bundle", source, result, "--target", target)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {target} is not one ONNX graph: name another artifact.\n"
+    assert not result.exists()
