@@ -88,7 +88,8 @@ class OnnxRunner(Runner):
 
         options = onnxruntime.SessionOptions()
         # Without this, a processor of x86 without VNNI cuts sums of int8 products off at 16 bits,
-        # which no phone does.
+        # which no phone does. Such a processor then refuses graphs whose layers share int8 tensors:
+        # see onnx_sharing.py.
         options.add_session_config_entry("session.x64quantprecision", "1")
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what fails raises, too
@@ -98,13 +99,8 @@ class OnnxRunner(Runner):
         options.enable_cpu_mem_arena = False
         providers = ["CPUExecutionProvider"]
         try:
-            try:
-                self.session = onnxruntime.InferenceSession(str(path), options, providers)
-            except Exception:  # Each of its errors is a class of its own.
-                # On such a processor it refuses int8 weights or zero points that layers share.
-                whole = _without_sharing(path)
-                self.session = onnxruntime.InferenceSession(whole, options, providers)
-        except Exception as error:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers)
+        except Exception as error:  # Each of its errors is a class of its own.
             raise ValueError(
                 f"{path} is no graph that ONNX Runtime {onnxruntime.__version__} can run"
             ) from error
@@ -123,42 +119,6 @@ class OnnxRunner(Runner):
         names = [each.name for each in self.session.get_outputs()]
         results = map(np.asarray, self.session.run(names, inputs))
         return dict(zip(names, map(torch.from_numpy, results), strict=True))
-
-
-def _without_sharing(path: Path) -> bytes:
-    """Returns a graph in which each use of int8 weights has a DequantizeLinear of its own, with
-    weights and zero points of its own."""
-    model = onnx.load(path)
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    weights = {
-        node.output[0]: node
-        for node in graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored
-    }
-    nodes = []
-    for number, node in enumerate(graph.node):
-        if any(name in weights for name in node.output):
-            continue
-        for place, name in enumerate(node.input):
-            if name not in weights:
-                continue
-            mark, own = f"_{number}_{place}", onnx.NodeProto()
-            own.CopyFrom(weights[name])
-            for tensor in map(stored.__getitem__, weights[name].input):
-                graph.initializer.add().CopyFrom(tensor)
-                graph.initializer[-1].name += mark
-            own.input[:] = [each + mark for each in own.input]
-            own.output[0] = node.input[place] = name + mark
-            own.name += mark
-            nodes.append(own)
-        nodes.append(node)
-    # Of repeated fields only a copy can take their own elements.
-    kept = copy.deepcopy(nodes)
-    del graph.node[:]
-    graph.node.extend(kept)
-    data: bytes = model.SerializeToString()
-    return data
 
 
 class _Half(nn.Module):

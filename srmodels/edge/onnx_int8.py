@@ -23,6 +23,7 @@ from torch import Tensor
 
 from srmodels.edge.graph import tile_module
 from srmodels.edge.onnx import OnnxRunner, OnnxTarget, export_graph
+from srmodels.edge.onnx_sharing import unshare
 from srmodels.edge.onnx_trained import export_trained
 from srmodels.edge.sparing import spare_fewest
 from srmodels.edge.target import Calibration, ExportSettings
@@ -147,6 +148,7 @@ class _Trials:
                 calibrate_method=_METHODS[method],
                 calibration_cache_path=str(self._ranges(method)),
             )
+        unshare(self.path)
 
     def _loss(self, method: str, spared: Sequence[str]) -> float:
         self.write(method, spared)

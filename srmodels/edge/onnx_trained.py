@@ -18,6 +18,7 @@ from srmodels.compression.fake_quantisation import (
 )
 from srmodels.edge.graph import tile_module
 from srmodels.edge.onnx import export_graph
+from srmodels.edge.onnx_sharing import unshare
 from srmodels.edge.target import ExportSettings
 from srmodels.network import SRNetwork
 
@@ -42,6 +43,7 @@ def export_trained(network: SRNetwork, path: Path, settings: ExportSettings) -> 
         setattr(module.get_submodule(parent), child, _Quantised(layer))
     opset = max(settings.opset, _OPSET_16_BITS) if bits == {16} else settings.opset
     made = export_graph(module, path, ExportSettings(settings.tile, opset))
+    unshare(path)
     return {**made, "ranges": "trained", "layers in int8": str(len(layers))}
 
 

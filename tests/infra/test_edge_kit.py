@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.config.load import load_config
+from pipelines.config.reference import SHIPPED
 from pipelines.export import export
 from tests.conftest import ROOT
 from tests.pipelines.test_cli import photo, srmill
@@ -47,6 +48,17 @@ def test_it_makes_the_picture_that_srmill_makes(
     assert done.returncode == 0, done.stderr
     with Image.open(ours) as one, Image.open(theirs) as other:
         assert one.size == other.size == (4 * size[0], 4 * size[1])
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+
+
+def test_int8_is_as_exact_as_on_a_phone(tmp_path: Path) -> None:
+    bundle, source = SHIPPED / "light_mobile", photo(tmp_path / "a.png", (75, 40))
+    ours, theirs = tmp_path / "b.png", tmp_path / "c.png"
+    options = ("--model", bundle, "--runtime", "onnxruntime", "--precision", "int8")
+    assert srmill("upscale", source, ours, *options) == 0
+    done = upscale(bundle, source, theirs, "--target", "onnx_int8")
+    assert done.returncode == 0, done.stderr
+    with Image.open(ours) as one, Image.open(theirs) as other:
         assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.config.load import load_config
-from srmodels.edge import onnx as onnx_module
 from srmodels.edge.onnx import OnnxFp16, OnnxFp32
 from srmodels.edge.onnx_int8 import OnnxA16W8, OnnxInt8
+from srmodels.edge.onnx_sharing import unshare
 from srmodels.edge.target import (
     TARGETS,
     Calibration,
@@ -129,12 +129,15 @@ class Plain(SRNetwork):
 
 
 def quantised(
-    path: Path, max_loss: float, target: OnnxInt8 | None = None
+    path: Path,
+    max_loss: float,
+    target: OnnxInt8 | None = None,
+    network: SRNetwork | None = None,
 ) -> tuple[Parity, Mapping[str, str], list[str]]:
     """Exports int8, or what `target` says, judged by its distance from PyTorch; returns that, what
     was made, and told."""
     torch.manual_seed(3)
-    network = Plain().eval()
+    network = (network or Plain()).eval()
     images = [torch.rand(1, 3, 16, 16) for _ in range(4)]
     told: list[str] = []
 
@@ -221,26 +224,49 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
         make_target(name)
 
 
-def test_graphs_whose_layers_share_weights_are_loaded_too(tmp_path: Path) -> None:
+def names_of_int8(path: Path) -> list[str]:
+    """Returns the tensors that the graph's DequantizeLinear nodes of weights read."""
+    graph = onnx.load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    return [name for node in nodes if node.input[0] in stored for name in node.input]
+
+
+def test_layers_that_share_weights_get_their_own(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     quantised(path, max_loss=100.0)
-    shared = onnx.load(path)
-    stored = {tensor.name: tensor for tensor in shared.graph.initializer}
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = [
         node
-        for node in shared.graph.node
+        for node in model.graph.node
         if node.op_type == "DequantizeLinear" and stored.get(node.input[0], onnx.TensorProto()).dims
     ]
     # The second and the third layer have the same shape.
     first, second = [each for each in layers if list(stored[each.input[0]].dims) == [8, 8, 3, 3]]
-    for place in (0, 1, 2):
-        second.input[place] = first.input[place]
-    onnx.save(shared, path)
     x_l = torch.rand(1, 3, 16, 16)
-    first_time = OnnxInt8().load(path, 1).run(x_l)
-    (tmp_path / "own.onnx").write_bytes(onnx_module._without_sharing(path))
-    own = OnnxInt8().load(tmp_path / "own.onnx", 1).run(x_l)
-    assert torch.equal(first_time, own)
-    names = [n.input[0] for n in onnx.load(tmp_path / "own.onnx").graph.node
-             if n.op_type == "DequantizeLinear"]  # fmt: skip
+    different = OnnxInt8().load(path, 1).run(x_l)
+    for name, other in zip(first.input, second.input, strict=True):
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(stored[name])
+        tensor.name = other
+        stored[other].CopyFrom(tensor)
+    onnx.save(model, path)
+    equal = OnnxInt8().load(path, 1).run(x_l)
+    assert not torch.equal(different, equal)
+    second.input[:] = first.input
+    onnx.save(model, path)
+    unshare(path)
+    assert torch.equal(OnnxInt8().load(path, 1).run(x_l), equal)
+    assert len(set(names_of_int8(path))) == len(names_of_int8(path))
+    assert len(onnx.load(path).graph.initializer) == len(stored)
+
+
+def test_an_exported_graph_shares_no_int8_weights(tmp_path: Path) -> None:
+    network = Plain()
+    network.layers[2] = network.layers[1]
+    path = tmp_path / "model.onnx"
+    quantised(path, max_loss=100.0, network=network)
+    names = names_of_int8(path)
+    assert names
     assert len(set(names)) == len(names)

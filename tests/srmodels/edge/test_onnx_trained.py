@@ -13,6 +13,7 @@ from srmodels.edge.onnx_int8 import OnnxA16W8, OnnxInt8
 from srmodels.edge.target import ExportSettings
 from srmodels.network import SRNetwork
 from tests.srmodels.compression.test_fake_quantisation import make
+from tests.srmodels.edge.test_onnx import names_of_int8
 
 TILE = 32
 
@@ -62,3 +63,10 @@ def test_weights_are_stored_as_int8(tmp_path: Path) -> None:
     stored = onnx.load(path).graph.initializer
     large = [tensor for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT]
     assert max(onnx.numpy_helper.to_array(tensor).size for tensor in large) <= 48
+
+
+def test_no_layer_shares_its_weights_or_zero_points(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    OnnxInt8().export(trained("int8", "plain"), path, ExportSettings(TILE))
+    names = names_of_int8(path)
+    assert len(set(names)) == len(names) == 9
