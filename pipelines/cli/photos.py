@@ -1,11 +1,14 @@
 """Reads the photos that the command line names, and writes them upscaled."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from threading import Event
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -17,6 +20,10 @@ from pipelines.progress import progress
 from pipelines.storage.files import local_files, open_regular, whole_file
 from srmodels.tiling import Tiling
 from srmodels.upscale import kept_profile, num_tiles, upscale_bands
+
+T = TypeVar("T")
+#: Bands that are made before they are written: a row of tiles gives about as many.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,19 @@ def upscale_file(
     size = (image.width * scale, image.height * scale)
     check_fits(task.source, size, image.has_transparency_data, task.target)
     total = num_tiles(image, tiling)
+    ended = Event()
+
+    def run_unless_ended(x_l: Tensor) -> Tensor:
+        if ended.is_set():
+            raise CancelledError
+        return run(x_l)
+
     with (
         whole_file(task.target) as temporary,
         progress(task.source.name, total=total, unit="tile") as bar,
     ):
-        bands = upscale_bands(
-            run,
+        made = upscale_bands(
+            run_unless_ended,
             image,
             scale=scale,
             tiling=tiling,
@@ -66,8 +80,27 @@ def upscale_file(
             on_tile=bar.update,
             **options,
         )
-        write_picture(temporary, task.target.suffix.lower(), size, bands, kept_profile(image))
+        with closing(made_ahead(made, _AHEAD, ended)) as bands:
+            write_picture(temporary, task.target.suffix.lower(), size, bands, kept_profile(image))
     return size
+
+
+def made_ahead(items: Iterator[T], count: int, ended: Event) -> Generator[T]:
+    """Yields the items. While the caller uses one, a thread makes up to `count` further ones.
+
+    Args:
+        items: none of them is None.
+        ended: is set when no more are asked for; what makes the items may look at it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, items, None) for _ in range(count))
+        try:
+            while (item := coming.popleft().result()) is not None:
+                coming.append(thread.submit(next, items, None))
+                yield item
+        finally:
+            ended.set()
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(source: Path, max_megapixels: float) -> Image.Image:
