@@ -365,7 +365,8 @@ class ExportConfig:
     )
     max_lpips_loss: float = key(
         0.01,
-        "largest accepted loss of LPIPS (alex) beside PyTorch, where its weights are at hand",
+        "largest accepted loss of LPIPS (alex) beside PyTorch, where its weights are at hand; int8 "
+        "leaves layers in fp32 to keep it",
         above=0,
     )
     delegates: list[str] = key(

@@ -129,10 +129,13 @@ class Exporter:
         settings = ExportSettings(self.settings.tile, self.settings.opset)
         if not target.quantises:
             return settings
+        limits = {
+            "psnr_y": self.settings.max_quality_loss,
+            "lpips_alex": self.settings.max_lpips_loss,
+        }
         calibration = Calibration(
             self.images.calibration,
-            loss=lambda runner: self._judge.psnr_loss(runner.run),
-            max_loss=self.settings.max_quality_loss,
+            cost=lambda runner: self._judge.cost(runner.run, limits),
             on_trial=lambda text: print(f"  {text}", flush=True),
         )
         return replace(settings, calibration=calibration)

@@ -13,6 +13,7 @@ from pipelines.evaluation.protocol import MAX_PSNR
 from pipelines.evaluation.statistics import compare
 from pipelines.export.images import TileImages
 from pipelines.models.facts import QualityLoss
+from srmodels.edge.target import Cost
 from srmodels.metrics.fidelity import NoScoreError
 from srmodels.metrics.suite import METRICS, Score
 from srmodels.network import SRNetwork
@@ -21,8 +22,7 @@ from srmodels.upscale import to_pixels
 #: Maps an LR tile `[1, 3, tile, tile]` to an HR tile `[1, 3, scale·tile, scale·tile]`, both in
 #: [0, 1].
 Run = Callable[[Tensor], Tensor]
-#: The metrics of the evidence; LPIPS only where its weights are at hand. The first judges between
-#: two ways to quantise.
+#: The metrics of the evidence; LPIPS only where its weights are at hand.
 _METRICS = ("psnr_y", "ssim_y", "lpips_alex")
 
 
@@ -38,9 +38,20 @@ class QualityJudge:
         results = self._results(run)
         return {name: self._loss(name, results) for name in self._of_pytorch}
 
-    def psnr_loss(self, run: Run) -> float:
-        """Returns the mean PSNR-Y that an artifact costs, dB; below 0 where it gains."""
-        return self._loss(_METRICS[0], self._results(run)).loss
+    def cost(self, run: Run, limits: Mapping[str, float]) -> Cost:
+        """Returns the losses in the metrics that have limits, where their weights are at hand.
+
+        Args:
+            limits: the largest loss of each that is good enough, by name; that of PSNR-Y is one.
+        """
+        results = self._results(run)
+        names = [name for name in limits if name in self._of_pytorch]
+        losses = {name: self._loss(name, results).loss for name in names}
+        told = (
+            f"{loss:+.{METRICS[name].digits + 1}f} {METRICS[name].unit or METRICS[name].title}"
+            for name, loss in losses.items()
+        )
+        return Cost(max(losses[name] / limits[name] for name in names), ", ".join(told))
 
     @cached_property
     def _scores(self) -> Mapping[str, Score]:

@@ -25,7 +25,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srmodels.edge.graph import example, exported_program, tile_module
 from srmodels.edge.sparing import spare_if_needed
-from srmodels.edge.target import Delegation, EdgeTarget, ExportSettings, Runner
+from srmodels.edge.target import Cost, Delegation, EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
 
@@ -74,12 +74,12 @@ class ExecuTorchInt8(ExecuTorchTarget):
         program = exported_program(network, settings.tile)
         made: Mapping[str, str] = {}
 
-        def loss(spared: Sequence[str]) -> float:
+        def cost(spared: Sequence[str]) -> Cost:
             nonlocal made
             made = _lower(_quantised(program, calibration.images, spared), path)
-            return calibration.loss(ExecuTorchRunner(path))
+            return calibration.cost(ExecuTorchRunner(path))
 
-        spared = spare_if_needed(tile_module(network, settings.tile), loss, calibration)
+        spared = spare_if_needed(tile_module(network, settings.tile), cost, calibration)
         return {
             **made,
             "torchao": version("torchao"),

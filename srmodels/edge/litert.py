@@ -61,9 +61,9 @@ class LiteRtInt8(LiteRtTarget):
             np.save(images, torch.cat(list(calibration.images)).contiguous().numpy())
             for recipe, arguments in ((_STATIC, [images]), (_DYNAMIC, [])):
                 _run_tools("quantise", plain, path, recipe, *arguments)
-                loss = calibration.loss(LiteRtRunner(path))
-                calibration.on_trial(f"{recipe}: {loss:+.3f} dB lost")
-                if loss <= calibration.max_loss:
+                cost = calibration.cost(LiteRtRunner(path))
+                calibration.on_trial(f"{recipe}: {cost}")
+                if cost.is_small:
                     break
         return {**made, "recipe": recipe, "calibration": f"{len(calibration.images)} images"}
 

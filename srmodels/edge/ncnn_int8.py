@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from srmodels.edge.graph import tile_module
 from srmodels.edge.ncnn import NAMES, NcnnRunner, NcnnTarget, as_mat, convert, program_for_pnnx
 from srmodels.edge.sparing import spare_if_needed
-from srmodels.edge.target import Calibration, ExportSettings
+from srmodels.edge.target import Calibration, Cost, ExportSettings
 from srmodels.network import SRNetwork
 
 #: What stands before the weights of a product in `.bin`: their type.
@@ -58,12 +58,12 @@ class NcnnInt8(NcnnTarget):
             name: _Trial(graph, path, calibration, {blob: of(found[blob]) for blob in found})
             for name, of in _METHODS.items()
         }
-        losses = {name: trial.loss([]) for name, trial in trials.items()}
-        for name, lost in losses.items():
-            calibration.on_trial(f"{name}: {lost:+.3f} dB lost")
-        method = min(losses, key=lambda name: losses[name])
+        costs = {name: trial.cost([]) for name, trial in trials.items()}
+        for name, cost in costs.items():
+            calibration.on_trial(f"{name}: {cost}")
+        method = min(costs, key=lambda name: costs[name])
         module = tile_module(network, settings.tile)
-        spared = set(spare_if_needed(module, trials[method].loss, calibration))
+        spared = set(spare_if_needed(module, trials[method].cost, calibration))
         if all(product.name in spared for product in graph.products):
             raise ValueError("int8 costs too much in each of its layers, so none would be in int8")
         return {
@@ -183,10 +183,10 @@ class _Trial:
     calibration: Calibration
     ends: Mapping[str, float]
 
-    def loss(self, spared: Sequence[str]) -> float:
+    def cost(self, spared: Sequence[str]) -> Cost:
         """Writes the graph, whose products of these names stay in fp16; returns what it costs."""
         self.graph.write(self.path, self.ends, spared)
-        return self.calibration.loss(NcnnRunner(self.path))
+        return self.calibration.cost(NcnnRunner(self.path))
 
 
 def _typed(kind: int, values: NDArray[np.generic]) -> bytes:

@@ -26,7 +26,7 @@ from srmodels.edge.onnx import OnnxRunner, OnnxTarget, export_graph
 from srmodels.edge.onnx_sharing import unshare
 from srmodels.edge.onnx_trained import export_trained
 from srmodels.edge.sparing import spare_fewest
-from srmodels.edge.target import Calibration, ExportSettings
+from srmodels.edge.target import Calibration, Cost, ExportSettings
 from srmodels.network import SRNetwork
 
 #: What is quantised: the products, which hold all weights of convolutions and linear layers.
@@ -72,10 +72,8 @@ class OnnxInt8(OnnxTarget):
             with _quiet():
                 quant_pre_process(str(plain), str(prepared))
             trials = _Trials(prepared, Path(folder), path, calibration, self.activations)
-            method, loss = trials.best_method(self.methods)
-            spared: list[str] = []
-            if loss > calibration.max_loss:
-                spared = trials.spare(method)
+            method, cost = trials.best_method(self.methods)
+            spared = [] if cost.is_small else trials.spare(method)
             trials.write(method, spared)
         return {
             **made,
@@ -112,26 +110,26 @@ class _Trials:
     calibration: Calibration
     activations: QuantType
 
-    def best_method(self, methods: Iterable[str]) -> tuple[str, float]:
-        """Returns the method whose ranges cost the least quality, and its loss in dB."""
-        losses = {}
+    def best_method(self, methods: Iterable[str]) -> tuple[str, Cost]:
+        """Returns the method whose ranges cost the least quality, and what it costs."""
+        costs = {}
         for method in methods:
             self._keep_ranges(method)
-            losses[method] = self._loss(method, [])
-            self.calibration.on_trial(f"{method}: {losses[method]:+.3f} dB lost")
-        best = min(losses, key=lambda method: losses[method])
-        return best, losses[best]
+            costs[method] = self._cost(method, [])
+            self.calibration.on_trial(f"{method}: {costs[method]}")
+        best = min(costs, key=lambda method: costs[method])
+        return best, costs[best]
 
     def spare(self, method: str) -> list[str]:
-        """Returns the layers to leave in fp32 so that the loss is small enough: as few as do, of
+        """Returns the layers to leave in fp32 so that the cost is small enough: as few as do, of
         those whose sparing alone gives back the most. All but one, if that is never enough."""
         graph = onnx.load(self.prepared).graph
         layers = [node.name for node in graph.node if node.op_type in _PRODUCTS]
         self.calibration.on_trial(f"{method} costs too much: sparing each of {len(layers)} layers")
-        alone = {layer: self._loss(method, [layer]) for layer in layers}
+        alone = {layer: self._cost(method, [layer]) for layer in layers}
         order = sorted(layers, key=lambda layer: alone[layer])
 
-        return spare_fewest(order, lambda spared: self._loss(method, spared), self.calibration)
+        return spare_fewest(order, lambda spared: self._cost(method, spared), self.calibration)
 
     def write(self, method: str, spared: Sequence[str]) -> None:
         """Writes the graph with the ranges of `method`; the layers of `spared` stay in fp32."""
@@ -150,9 +148,9 @@ class _Trials:
             )
         unshare(self.path)
 
-    def _loss(self, method: str, spared: Sequence[str]) -> float:
+    def _cost(self, method: str, spared: Sequence[str]) -> Cost:
         self.write(method, spared)
-        return self.calibration.loss(OnnxRunner(self.path))
+        return self.calibration.cost(OnnxRunner(self.path))
 
     def _ranges(self, method: str) -> Path:
         return self.folder / f"{method}.json"

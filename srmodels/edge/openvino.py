@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from srmodels.edge.graph import exported_program, tile_module
 from srmodels.edge.sparing import spare_if_needed
-from srmodels.edge.target import Calibration, EdgeTarget, ExportSettings, Runner
+from srmodels.edge.target import Calibration, Cost, EdgeTarget, ExportSettings, Runner
 from srmodels.network import SRNetwork
 
 #: The types of operations that are quantised: those that hold all weights of layers.
@@ -75,15 +75,15 @@ class OpenVinoInt8(OpenVinoTarget):
         module = tile_module(network, settings.tile)
         made: Mapping[str, str] = {}
 
-        def loss(spared: Sequence[str]) -> float:
+        def cost(spared: Sequence[str]) -> Cost:
             nonlocal made
             # nncf changes the model that it is given.
             made = _save(
                 _quantised(_convert(network, settings.tile), module, spared, calibration), path
             )
-            return calibration.loss(OpenVinoRunner(str(path)))
+            return calibration.cost(OpenVinoRunner(str(path)))
 
-        spared = spare_if_needed(module, loss, calibration)
+        spared = spare_if_needed(module, cost, calibration)
         written = ov.Core().read_model(str(path))
         if not any(operation.get_type_name() == "FakeQuantize" for operation in written.get_ops()):
             raise ValueError("int8 costs too much in each of its layers, so none would be in int8")

@@ -8,34 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from srmodels.compression.fake_quantisation import round_weight, watched_inputs
-from srmodels.edge.target import Calibration
+from srmodels.edge.target import Calibration, Cost
 
 #: A good number of images for `rank_layers`: each layer takes a pass over them.
 _NUM_RANKED = 4
 
 
 def spare_if_needed(
-    module: nn.Module, loss: Callable[[Sequence[str]], float], calibration: Calibration
+    module: nn.Module, cost: Callable[[Sequence[str]], Cost], calibration: Calibration
 ) -> list[str]:
     """Makes an artifact in int8, and returns the layers that it spares: none, where that is good
     enough, else those that `rank_layers` puts first, as few as are enough.
 
     Args:
         module: the module that is exported, see `rank_layers`.
-        loss: as for `spare_fewest`; its last call makes the artifact that stays.
+        cost: as for `spare_fewest`; its last call makes the artifact that stays.
     """
-    lost = loss([])
-    calibration.on_trial(f"all products in int8: {lost:+.3f} dB lost")
-    if lost <= calibration.max_loss:
+    lost = cost([])
+    calibration.on_trial(f"all products in int8: {lost}")
+    if lost.is_small:
         return []
     order = rank_layers(module, calibration.images[:_NUM_RANKED])
-    spared = spare_fewest(order, loss, calibration)
-    loss(spared)
+    spared = spare_fewest(order, cost, calibration)
+    cost(spared)
     return spared
 
 
 def spare_fewest(
-    order: Sequence[str], loss: Callable[[Sequence[str]], float], calibration: Calibration
+    order: Sequence[str], cost: Callable[[Sequence[str]], Cost], calibration: Calibration
 ) -> list[str]:
     """Returns the layers to leave in fp32: the first of `order`, as few as are enough.
 
@@ -43,13 +43,13 @@ def spare_fewest(
 
     Args:
         order: all layers, the one that int8 harms most first.
-        loss: makes an artifact that spares these layers, and returns what it costs, dB.
+        cost: makes an artifact that spares these layers, and returns what it costs.
     """
 
     def enough(count: int) -> bool:
-        lost = loss(order[:count])
-        calibration.on_trial(f"with {count} layers spared: {lost:+.3f} dB lost")
-        return lost <= calibration.max_loss
+        lost = cost(order[:count])
+        calibration.on_trial(f"with {count} layers spared: {lost}")
+        return lost.is_small
 
     return list(order[: bisect_left(range(len(order) - 1), True, lo=1, key=enough)])
 

@@ -6,7 +6,7 @@ A new target is one module with a class like the one in `onnx.py`, and a line in
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -124,20 +124,39 @@ class Runner(ABC):
         [0, 1]."""
 
 
+@dataclass(frozen=True, order=True)
+class Cost:
+    """What an artifact loses beside PyTorch. Costs are ordered by their share.
+
+    Attributes:
+        share: a loss as a share of the largest one that is good enough; of several metrics, the
+            largest share. 0 or less where nothing is lost.
+        told: the losses in words.
+    """
+
+    share: float
+    told: str = field(compare=False)
+
+    @property
+    def is_small(self) -> bool:
+        return self.share <= 1
+
+    def __str__(self) -> str:
+        return f"{self.told} lost"
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The images that a quantised artifact is fitted to, and the judge between two artifacts.
 
     Attributes:
         images: real LR tiles `[1, 3, tile, tile]` in [0, 1], on which ranges are measured.
-        loss: returns the quality that a runner loses beside PyTorch, dB; below 0 where it gains.
-        max_loss: the largest loss that is good enough.
+        cost: returns the quality that a runner loses beside PyTorch.
         on_trial: called with each trial in a few words.
     """
 
     images: Sequence[Tensor]
-    loss: Callable[[Runner], float]
-    max_loss: float
+    cost: Callable[[Runner], Cost]
     on_trial: Callable[[str], None] = lambda text: None
 
 

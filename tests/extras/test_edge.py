@@ -28,6 +28,7 @@ from srmodels.edge.target import (
     make_target,
 )
 from srmodels.network import SRNetwork
+from tests.srmodels.edge.test_onnx import cost_of
 
 TILE = 64
 PACKAGES = {
@@ -82,7 +83,7 @@ def test_an_artifact_computes_what_pytorch_does(name: str, model: str, tmp_path:
     target, ours = make_target(name), network(model)
     weights = {key: weight.clone() for key, weight in ours.state_dict().items()}
     path, images, told = tmp_path / target.file, tiles(6), []
-    calibration = Calibration(images[:4], lambda runner: 0.0, 1.0, told.append)
+    calibration = Calibration(images[:4], lambda runner: cost_of(0.0, 1.0), told.append)
     made = target.export(ours, path, ExportSettings(TILE, calibration=calibration))
     written = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
     assert written == set(target.files)
@@ -131,7 +132,7 @@ def test_a_quantised_model_that_costs_too_much_gets_its_precision_back(
         return 60 - check_parity(ours, runner, images[4:]).sqnr_db  # type: ignore[arg-type]
 
     def export_with(max_loss: float) -> float:
-        calibration = Calibration(images[:4], loss, max_loss)
+        calibration = Calibration(images[:4], lambda runner: cost_of(loss(runner), max_loss))
         target.export(ours, tmp_path / target.file, ExportSettings(TILE, calibration=calibration))
         return loss(target.load(tmp_path / target.file, 1))
 
@@ -146,7 +147,7 @@ def test_an_int8_artifact_of_which_nothing_is_int8_is_refused(tmp_path: Path) ->
     def loss(runner: Runner) -> float:
         return 0.0 if check_parity(ours, runner, images[4:]).sqnr_db > 70 else 9.0
 
-    calibration = Calibration(images[:4], loss, 0.1)
+    calibration = Calibration(images[:4], lambda runner: cost_of(loss(runner), 0.1))
     with pytest.raises(ValueError, match="none would be in int8"):
         target.export(ours, tmp_path / target.file, ExportSettings(TILE, calibration=calibration))
 
@@ -253,7 +254,7 @@ def test_the_npu_takes_a_network_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_int8_of_ncnn_is_written_as_int8(tmp_path: Path) -> None:
     skip_without_packages("ncnn_int8")
     ours, images, sizes = network("light_mobile"), tiles(5), {}
-    calibration = Calibration(images[:4], lambda runner: 0.0, 1.0)
+    calibration = Calibration(images[:4], lambda runner: cost_of(0.0, 1.0))
     for name in ("ncnn_fp16", "ncnn_int8"):
         target = make_target(name)
         made = target.export(

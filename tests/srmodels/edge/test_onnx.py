@@ -16,6 +16,7 @@ from srmodels.edge.onnx_sharing import unshare
 from srmodels.edge.target import (
     TARGETS,
     Calibration,
+    Cost,
     ExportSettings,
     Parity,
     Runner,
@@ -128,6 +129,11 @@ class Plain(SRNetwork):
         return F.pixel_shuffle(x, self.scale)
 
 
+def cost_of(loss: float, max_loss: float) -> Cost:
+    """Returns what a loss in dB costs."""
+    return Cost(loss / max_loss, f"{loss:+.3f} dB")
+
+
 def quantised(
     path: Path,
     max_loss: float,
@@ -141,10 +147,10 @@ def quantised(
     images = [torch.rand(1, 3, 16, 16) for _ in range(4)]
     told: list[str] = []
 
-    def loss(runner: Runner) -> float:
-        return 60 - check_parity(network, runner, images[2:]).sqnr_db
+    def cost(runner: Runner) -> Cost:
+        return cost_of(60 - check_parity(network, runner, images[2:]).sqnr_db, max_loss)
 
-    calibration = Calibration(images[:2], loss, max_loss, told.append)
+    calibration = Calibration(images[:2], cost, told.append)
     settings = ExportSettings(tile=16, calibration=calibration)
     made = (target or OnnxInt8()).export(network, path, settings)
     return check_parity(network, OnnxInt8().load(path, 1), images[2:]), made, told

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from srmodels.edge.sparing import rank_layers, spare_fewest
-from srmodels.edge.target import Calibration
+from srmodels.edge.target import Calibration, Cost
+
+
+def dear(share: float) -> Cost:
+    return Cost(share, "something")
 
 
 @pytest.mark.parametrize("harmed", [0, 1, 2])
@@ -37,15 +41,15 @@ def test_the_layer_that_int8_harms_most_is_the_first(harmed: int) -> None:
 def test_as_few_are_spared_as_are_enough(needed: int) -> None:
     order, told = [str(number) for number in range(8)], []
 
-    def loss(spared: Sequence[str]) -> float:
+    def cost(spared: Sequence[str]) -> Cost:
         assert list(spared) == order[: len(spared)]
-        return 0.1 if len(spared) >= needed else 0.2
+        return dear(0.1 / 0.15 if len(spared) >= needed else 0.2 / 0.15)
 
-    calibration = Calibration([], lambda runner: 0.0, max_loss=0.15, on_trial=told.append)
-    assert spare_fewest(order, loss, calibration) == order[:needed]
+    calibration = Calibration([], lambda runner: dear(0.0), on_trial=told.append)
+    assert spare_fewest(order, cost, calibration) == order[:needed]
     assert told
 
 
 def test_one_layer_is_quantised_even_if_that_costs_too_much() -> None:
-    calibration = Calibration([], lambda runner: 0.0, max_loss=0.1)
-    assert spare_fewest(["a", "b", "c"], lambda spared: 9.0, calibration) == ["a", "b"]
+    calibration = Calibration([], lambda runner: dear(0.0))
+    assert spare_fewest(["a", "b", "c"], lambda spared: dear(90.0), calibration) == ["a", "b"]
