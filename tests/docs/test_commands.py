@@ -31,7 +31,7 @@ from tests.docs.commands import (
     unquoted,
     words,
 )
-from tests.extras.test_edge_cpp import NEEDED
+from tests.extras.test_edge_cpp import NEEDED, ONNX
 from tests.support.jobs import keys_of, takes
 from tests.test_your_own_network import write_files
 
@@ -65,7 +65,8 @@ OTHERS = {
     ".", "cp", "curl", "docker", "journalctl", "kubectl", "openssl", "prometheus", "systemctl",
 }  # fmt: skip
 #: What builds the programs of infra/edge, and one of these programs.
-NATIVE = {"apt-get", "cmake", "gradle", "pip", "work/edge-cpp/upscale"}
+UPSCALE = ("work/edge-cpp/upscale", "work/edge-cpp-onnx/upscale")
+NATIVE = {"apt-get", "cmake", "gradle", "pip", *UPSCALE}
 
 
 def _check(program: str, arguments: list[str]) -> None:
@@ -157,7 +158,10 @@ def _check_native(program: str, arguments: list[str]) -> None:
             assert extra.removeprefix(".[").removesuffix("]") in extras["optional-dependencies"]
         case "cmake", ["-S", source, "-B", "work/edge-cpp"]:
             assert (ROOT / source / "CMakeLists.txt").is_file()
-        case "cmake", ["--build", "work/edge-cpp", "--parallel", _]:
+        case "cmake", ["-S", source, "-B", "work/edge-cpp-onnx", runtime]:
+            assert runtime == f"-DRUNTIME={ONNX.runtime}"
+            assert (ROOT / source / "CMakeLists.txt").is_file()
+        case "cmake", ["--build", "work/edge-cpp" | "work/edge-cpp-onnx", "--parallel", _]:
             pass
         case "gradle", ["-p", folder, "assembleDebug", bundles]:
             script = (ROOT / folder / "app" / "build.gradle.kts").read_text()
@@ -165,6 +169,8 @@ def _check_native(program: str, arguments: list[str]) -> None:
             assert 'gradleProperty("bundles")' in script
         case "work/edge-cpp/upscale", [bundle, "photo.jpg", "large.png"]:
             assert bundle.startswith("work/")
+        case "work/edge-cpp-onnx/upscale", ["work/app", "photo.jpg", "large.png", "--target", name]:
+            assert name in ONNX.targets
         case _:
             raise AssertionError(f"{program} with {arguments} is no command that this test knows")
 

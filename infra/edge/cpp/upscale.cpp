@@ -1,14 +1,14 @@
-// Upscales a photo with a bundle's ncnn artifact:
+// Upscales a photo with a bundle's artifact, by ncnn or ONNX Runtime:
 //
 //     upscale BUNDLE PHOTO RESULT [--target ncnn_fp16] [--public-key public.pem]
 //
-// Copy this file into your own program: it shows all that an app has to do. Verify the bundle, turn
-// the photo upright, cut tiles that share a quarter, run each, blend where they overlap.
+// Copy these files into your own program: they show all that an app has to do. Verify the bundle,
+// turn the photo upright, cut tiles that share a quarter, run each, blend where they overlap.
 
 #include <libexif/exif-data.h>
-#include <net.h>
-#include <simpleocv.h>
 #include <sodium.h>
+#include <stb_image.h>
+#include <stb_image_write.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,25 +21,18 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#if !NCNN_SIMPLEOCV
-#error "this ncnn reads no pictures: build one with -DNCNN_SIMPLEOCV=ON"
-#endif
+#include "network.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr char DAMAGED[] = "bundle.json is damaged: fetch the bundle again.";
-
-// A mistake of the user, in one sentence.
-struct Refused : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 std::string content_of(const fs::path& path) {
     std::ifstream file(path, std::ios::binary);
@@ -87,15 +80,9 @@ void check_signature(const std::string& message, const fs::path& signature, cons
     }
 }
 
-struct Model {
-    ncnn::Net net;
-    std::string input, output;
-    int tile = 0, scale = 0;
-};
-
-// Loads an artifact of a bundle, after a check of every file.
-void load(Model& model, const fs::path& bundle, const std::string& target,
-          const std::optional<fs::path>& key) {
+// Returns an artifact of a bundle, after a check of every file.
+Artifact verified(const fs::path& bundle, const std::string& target,
+                  const std::optional<fs::path>& key) {
     const std::string text = content_of(bundle / "bundle.json");
     if (key) {
         check_signature(text, bundle / "bundle.json.sig", *key);
@@ -119,35 +106,48 @@ void load(Model& model, const fs::path& bundle, const std::string& target,
         throw Refused("the bundle has no " + target + "; it has " +
                       (others.empty() ? "none" : others) + ".");
     }
-    const json& artifact = facts.at("edge").at(target);
-    const fs::path graph = artifact.at("file").get<std::string>();
-    const fs::path weights = fs::path(graph).replace_extension(".bin");
-    for (const fs::path& file : {graph, weights}) {
+    const json& listed = facts.at("edge").at(target);
+    const fs::path graph = listed.at("file").get<std::string>();
+    for (const fs::path& file : files_of(graph)) {
         if (!facts.at("files").contains(file.string())) {
-            throw Refused(target + " is no artifact of ncnn, or bundle.json does not list " +
-                          file.string() + ".");
+            throw Refused(target + " is no artifact of " + RUNTIME +
+                          ", or bundle.json does not list " + file.string() + ".");
         }
     }
-    model.net.opt.openmp_blocktime = 0;  // threads that wait leave the processor to others
-    if (model.net.load_param((root / graph).c_str()) != 0 ||
-        model.net.load_model((root / weights).c_str()) != 0) {
-        throw Refused(graph.string() + " is no network that this ncnn can run.");
+    if (listed.value("others", json::array()).size() >= files_of(graph).size()) {
+        throw Refused(target + " is not one network of " + RUNTIME +
+                      ": name another artifact.");
     }
-    model.input = artifact.at("input").at("name");
-    model.output = artifact.at("output").at("name");
-    model.tile = artifact.at("input").at("shape").at(2);
-    model.scale = facts.at("scale");
-    if (std::min(model.tile, model.scale) < 1 || model.tile > 4096 || model.scale > 16) {
+    const json& side = listed.at("input").at("shape").back();  // null: any size
+    Artifact artifact;
+    artifact.graph = root / graph;
+    artifact.input = listed.at("input").at("name");
+    artifact.output = listed.at("output").at("name");
+    artifact.tile = side.is_null() ? facts.at("tile") : side;
+    artifact.scale = facts.at("scale");
+    if (std::min(artifact.tile, artifact.scale) < 1 || artifact.tile > 4096 ||
+        artifact.scale > 16) {
         throw Refused(DAMAGED);
     }
+    return artifact;
 }
 
-// A photo as BGR bytes, upright.
-cv::Mat read(const fs::path& path) {
-    const cv::Mat stored = cv::imread(path.string(), cv::IMREAD_COLOR);
-    if (stored.empty()) {
-        throw Refused(path.string() + " is no photo that can be read.");
+// A picture, three bytes per pixel: R, G, B.
+struct Picture {
+    int width = 0, height = 0;
+    std::vector<unsigned char> rgb;
+
+    Picture(int width, int height)
+        : width(width), height(height), rgb(3 * static_cast<size_t>(width) * height) {}
+
+    unsigned char* at(int y, int x) { return &rgb[3 * (static_cast<size_t>(y) * width + x)]; }
+    const unsigned char* at(int y, int x) const {
+        return &rgb[3 * (static_cast<size_t>(y) * width + x)];
     }
+};
+
+// Which side of a photo is up, as EXIF counts: 1 to 8.
+int orientation_of(const fs::path& path) {
     int orientation = 1;
     if (ExifData* data = exif_data_new_from_file(path.c_str())) {
         // The other directories tell of a thumbnail, if there is one.
@@ -158,14 +158,31 @@ cv::Mat read(const fs::path& path) {
         }
         exif_data_unref(data);
     }
-    if (orientation < 2 || orientation > 8) {
-        return stored;
+    return orientation < 1 || orientation > 8 ? 1 : orientation;
+}
+
+// A photo, upright.
+Picture read(const fs::path& path) {
+    int width = 0, height = 0, channels = 0;
+    const std::unique_ptr<unsigned char, decltype(&stbi_image_free)> stored(
+        stbi_load(path.c_str(), &width, &height, &channels, 3), stbi_image_free);
+    if (!stored) {
+        throw Refused(path.string() + " is no photo that can be read.");
     }
-    const bool turned = orientation >= 5;
-    const int height = turned ? stored.cols : stored.rows;
-    cv::Mat upright(height, turned ? stored.rows : stored.cols, CV_8UC3);
-    ncnn::kanna_rotate_c3(stored.data, stored.cols, stored.rows, upright.data, upright.cols,
-                          upright.rows, orientation);
+    const int orientation = orientation_of(path);
+    const bool turned = orientation >= 5;  // rows become columns
+    const bool right_to_left = orientation == 2 || orientation == 3 || orientation >= 7;
+    const bool bottom_up = orientation == 3 || orientation == 4 || orientation == 6 ||
+                           orientation == 7;
+    Picture upright(turned ? height : width, turned ? width : height);
+    for (int y = 0; y < upright.height; ++y) {
+        for (int x = 0; x < upright.width; ++x) {
+            const int along = turned ? y : x, down = turned ? x : y;
+            const size_t column = right_to_left ? width - 1 - along : along;
+            const size_t row = bottom_up ? height - 1 - down : down;
+            std::copy_n(stored.get() + 3 * (row * width + column), 3, upright.at(y, x));
+        }
+    }
     return upright;
 }
 
@@ -204,25 +221,19 @@ int mirrored(int i, int length) {
     return i < length ? i : period - i;
 }
 
-ncnn::Mat run(const Model& model, const cv::Mat& photo, int top, int left) {
-    ncnn::Mat x_l(model.tile, model.tile, 3), x_h;
-    for (int y = 0; y < model.tile; ++y) {
-        const unsigned char* row = photo.ptr<unsigned char>(mirrored(top + y, photo.rows));
-        for (int x = 0; x < model.tile; ++x) {
-            const unsigned char* bgr = row + 3 * mirrored(left + x, photo.cols);
+// The LR tile [3, tile, tile] of a photo, in [0, 1].
+void cut(const Picture& photo, int top, int left, int tile, std::vector<float>& x_l) {
+    const size_t plane = static_cast<size_t>(tile) * tile;
+    x_l.resize(3 * plane);
+    for (int y = 0; y < tile; ++y) {
+        const int row = mirrored(top + y, photo.height);
+        for (int x = 0; x < tile; ++x) {
+            const unsigned char* rgb = photo.at(row, mirrored(left + x, photo.width));
             for (int c = 0; c < 3; ++c) {
-                x_l.channel(c).row(y)[x] = bgr[2 - c] / 255.f;
+                x_l[c * plane + y * tile + x] = rgb[c] / 255.f;
             }
         }
     }
-    ncnn::Extractor extractor = model.net.create_extractor();
-    const int side = model.tile * model.scale;
-    if (extractor.input(model.input.c_str(), x_l) != 0 ||
-        extractor.extract(model.output.c_str(), x_h) != 0 || x_h.w != side || x_h.h != side ||
-        x_h.c != 3) {
-        throw Refused("the artifact does not make what bundle.json says: fetch the bundle again.");
-    }
-    return x_h;
 }
 
 // Whether a picture ends in .jpg or .jpeg, and not in .png.
@@ -235,10 +246,10 @@ bool is_jpeg(const fs::path& path) {
     return kind != ".png";
 }
 
-// Refuses a photo whose result is too large for ncnn's pictures, or for a JPEG.
-void check_size(const cv::Mat& photo, int scale, bool jpeg) {
-    const long long width = static_cast<long long>(photo.cols) * scale;
-    const long long height = static_cast<long long>(photo.rows) * scale;
+// Refuses a photo whose result is too large for stb's pictures, or for a JPEG.
+void check_size(const Picture& photo, int scale, bool jpeg) {
+    const long long width = static_cast<long long>(photo.width) * scale;
+    const long long height = static_cast<long long>(photo.height) * scale;
     if ((3 * width + 1) * height > INT_MAX || (jpeg && std::max(width, height) > 65535)) {
         throw Refused("the result would have " + std::to_string(width) + " x " +
                       std::to_string(height) + " pixels, which is too large: cut the photo.");
@@ -246,19 +257,24 @@ void check_size(const cv::Mat& photo, int scale, bool jpeg) {
 }
 
 // The photo, upscaled. Beside it lies one row of tiles in memory, as floats.
-cv::Mat upscale(const Model& model, const cv::Mat& photo) {
-    const int scale = model.scale, side = model.tile * scale;
-    const Axis rows(photo.rows, model.tile, scale), columns(photo.cols, model.tile, scale);
-    cv::Mat result(photo.rows * scale, photo.cols * scale, CV_8UC3);
+Picture upscale(Network& network, const Artifact& artifact, const Picture& photo) {
+    const int scale = artifact.scale, side = artifact.tile * scale;
+    const Axis rows(photo.height, artifact.tile, scale);
+    const Axis columns(photo.width, artifact.tile, scale);
+    Picture result(photo.width * scale, photo.height * scale);
     const size_t width = 3 * static_cast<size_t>(columns.starts.back() * scale + side);
-    std::vector<float> band(side * width);
+    std::vector<float> band(side * width), x_l, x_h;
     for (size_t r = 0; r < rows.starts.size(); ++r) {
         for (size_t k = 0; k < columns.starts.size(); ++k) {
-            const ncnn::Mat x_h = run(model, photo, rows.starts[r], columns.starts[k]);
+            cut(photo, rows.starts[r], columns.starts[k], artifact.tile, x_l);
+            if (!network.run(x_l, x_h)) {
+                throw Refused(
+                    "the artifact does not make what bundle.json says: fetch the bundle again.");
+            }
             for (int c = 0; c < 3; ++c) {
                 for (int y = 0; y < side; ++y) {
-                    const float* from = x_h.channel(c).row(y);
-                    float* to = &band[y * width + 3 * columns.starts[k] * scale + 2 - c];
+                    const float* from = &x_h[(static_cast<size_t>(c) * side + y) * side];
+                    float* to = &band[y * width + 3 * columns.starts[k] * scale + c];
                     for (int x = 0; x < side; ++x) {
                         to[3 * x] += from[x] * rows.weights[r][y] * columns.weights[k][x];
                     }
@@ -269,9 +285,9 @@ cv::Mat upscale(const Model& model, const cv::Mat& photo) {
         const int top = rows.starts[r] * scale;
         const bool last = r + 1 == rows.starts.size();
         const int done = last ? side : rows.starts[r + 1] * scale - top;
-        for (int y = 0; y < std::min(done, result.rows - top); ++y) {
-            unsigned char* to = result.ptr<unsigned char>(top + y);
-            for (int x = 0; x < 3 * result.cols; ++x) {
+        for (int y = 0; y < std::min(done, result.height - top); ++y) {
+            unsigned char* to = result.at(top + y, 0);
+            for (int x = 0; x < 3 * result.width; ++x) {
                 to[x] = std::lrint(std::clamp(band[y * width + x], 0.f, 1.f) * 255);
             }
         }
@@ -285,49 +301,57 @@ cv::Mat upscale(const Model& model, const cv::Mat& photo) {
     return result;
 }
 
+// Appends a piece of an encoded picture to the file that `stream` is.
+void append(void* stream, void* data, int size) {
+    static_cast<std::ofstream*>(stream)->write(static_cast<const char*>(data), size);
+}
+
 // Writes a picture whole, or not at all.
-void write(const cv::Mat& picture, const fs::path& path) {
+void write(const Picture& picture, const fs::path& path) {
     fs::path part = path;
     part.replace_filename(path.stem().string() + ".part" + path.extension().string());
-    // imwrite sees no full disk: a whole picture ends with its format's last mark.
-    const std::string mark =
-        is_jpeg(path) ? "\xff\xd9" : std::string("IEND\xae\x42\x60\x82", 8);
     std::error_code failed;
-    bool whole = !fs::is_directory(path) &&
-                 cv::imwrite(part.string(), picture, {cv::IMWRITE_JPEG_QUALITY, 95});
-    if (whole) {
-        const std::string written = content_of(part);
-        whole = written.size() > mark.size() &&
-                written.compare(written.size() - mark.size(), mark.size(), mark) == 0;
+    std::ofstream file;
+    if (!fs::is_directory(path)) {
+        file.open(part, std::ios::binary);
     }
-    if (whole) {
+    const int width = picture.width, height = picture.height;
+    const bool encoded =
+        file.is_open() &&
+        (is_jpeg(path)
+             ? stbi_write_jpg_to_func(append, &file, width, height, 3, picture.rgb.data(), 95)
+             : stbi_write_png_to_func(append, &file, width, height, 3, picture.rgb.data(), 0));
+    file.close();  // a full disk is seen here, at the latest
+    if (encoded && file) {
         fs::rename(part, path, failed);
     }
-    if (!whole || failed) {
+    if (!encoded || !file || failed) {
         fs::remove(part, failed);
         throw Refused(path.string() + " cannot be written.");
     }
 }
 
 constexpr char USAGE[] =
-    "usage: upscale BUNDLE PHOTO RESULT [--target ncnn_fp16] [--public-key public.pem]\n"
+    "usage: upscale BUNDLE PHOTO RESULT [--target TARGET] [--public-key public.pem]\n"
     "\n"
-    "Upscales a photo with a bundle's ncnn artifact.\n"
+    "Upscales a photo with a bundle's artifact.\n"
     "\n"
     "BUNDLE        directory that srmill fetch wrote\n"
     "PHOTO         a photo: JPEG or PNG\n"
     "RESULT        the picture to write: .png or .jpg\n"
-    "--target      artifact (default: ncnn_fp16)\n"
+    "--target      artifact (default: %s)\n"
     "--public-key  key that the bundle must be signed by\n";
 
+void usage(std::FILE* stream) { std::fprintf(stream, USAGE, DEFAULT_TARGET); }
+
 int main(int count, char** given) {
-    std::string target = "ncnn_fp16";
+    std::string target = DEFAULT_TARGET;
     std::optional<fs::path> key;
     std::vector<std::string> paths;
     for (int i = 1; i < count; ++i) {
         const std::string argument = given[i];
         if (argument == "--help" || argument == "-h") {
-            std::fputs(USAGE, stdout);
+            usage(stdout);
             return EXIT_SUCCESS;
         }
         if (argument == "--target" && i + 1 < count) {
@@ -335,7 +359,8 @@ int main(int count, char** given) {
         } else if (argument == "--public-key" && i + 1 < count && *given[i + 1] != '\0') {
             key = given[++i];
         } else if (argument.rfind("--", 0) == 0) {
-            std::fprintf(stderr, "%s\nerror: %s is unknown, or lacks its value.\n", USAGE,
+            usage(stderr);
+            std::fprintf(stderr, "\nerror: %s is unknown, or lacks its value.\n",
                          argument.c_str());
             return 2;
         } else {
@@ -343,7 +368,8 @@ int main(int count, char** given) {
         }
     }
     if (paths.size() != 3) {
-        std::fprintf(stderr, "%s\nerror: three paths are needed.\n", USAGE);
+        usage(stderr);
+        std::fputs("\nerror: three paths are needed.\n", stderr);
         return 2;
     }
     try {
@@ -351,11 +377,11 @@ int main(int count, char** given) {
         if (sodium_init() < 0) {
             throw Refused("libsodium does not start.");
         }
-        Model model;
-        load(model, paths[0], target, key);
-        const cv::Mat photo = read(paths[1]);
-        check_size(photo, model.scale, jpeg);
-        write(upscale(model, photo), paths[2]);
+        const Artifact artifact = verified(paths[0], target, key);
+        const std::unique_ptr<Network> network = load_network(artifact);
+        const Picture photo = read(paths[1]);
+        check_size(photo, artifact.scale, jpeg);
+        write(upscale(*network, artifact, photo), paths[2]);
     } catch (const json::exception&) {
         std::fprintf(stderr, "error: %s\n", DAMAGED);
         return EXIT_FAILURE;
