@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.errors import printable
+
 BAR = (
     "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}"
 )
@@ -34,7 +36,7 @@ def progress(label: str, *, total: int, unit: str, initial: int = 0) -> Iterator
     """Yields a tqdm bar for `total` units, of which `initial` are done; it ends with the block."""
     terminal = sys.stdout.isatty()
     bar = tqdm(
-        desc=label,
+        desc=printable(label),
         total=total,
         initial=initial,
         unit=unit,

@@ -148,6 +148,20 @@ def own_packages() -> list[Path]:
 _own_packages: dict[str, Path] = {}
 
 
+def leads_into(name: str, folder: Path) -> bool:
+    """Returns True if Python might find a part of the module called `name` in a folder. Nothing is
+    imported."""
+    first, folder = name.partition(".")[0], folder.resolve()
+    for root in (*sys.path, str(Path.cwd())):
+        start = Path(root, first)
+        if (start.exists() or start.with_suffix(".py").exists()) and any(
+            Path(root, *name.split(".")[:count]).resolve().is_relative_to(folder)
+            for count in range(1, name.count(".") + 2)
+        ):
+            return True
+    return False
+
+
 def _import_own(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(

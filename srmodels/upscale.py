@@ -15,6 +15,8 @@ from srmodels.color import ColorFix
 from srmodels.tiling import Cut, Tiling, run_bands
 
 _ORIENTATION = 0x0112
+#: Modes whose colours are multiplied by their transparency, with those that Pillow makes of them.
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
@@ -61,7 +63,9 @@ def upscale_bands(
         ValueError: the pixels have no defined range, or the tiling's overlap is too large.
     """
     image = eight_bit(upright(image))
-    gray, transparent = image.mode in ("1", "L", "LA", "La"), image.has_transparency_data
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
+    gray, transparent = image.mode in ("1", "L", "LA"), image.has_transparency_data
     alpha = _alpha(image) if transparent else None
 
     def cut(top: int, left: int, bottom: int, right: int) -> Tensor:
@@ -113,7 +117,8 @@ def kept_profile(image: Image.Image) -> bytes | None:
     """Returns the colour profile that still fits the upscaled image: CMYK, for one, is
     converted."""
     kept = image.mode in ("RGB", "RGBA", "P", "L", "LA")
-    return image.info.get("icc_profile") if kept else None
+    profile = image.info.get("icc_profile")
+    return profile if kept and isinstance(profile, bytes) else None  # TIFF's may be anything
 
 
 def num_tiles(image: Image.Image, tiling: Tiling) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import Kind, ModelReference
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, listing, told
 from pipelines.models.bundle import FILE_NAME, SIGNATURE, Bundle, load_bundle, owned
 from pipelines.models.load import fetch, find_bundle
 from pipelines.models.signature import PRIVATE_KEY, PUBLIC_KEY, check_signature, read_key, sign
@@ -114,7 +114,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, new / name)
         load_bundle(new)
-    print(f"{bundle.facts.name}: {directory}")
+    print(f"{told(bundle.facts.name)}: {directory}")
     for target, artifact in bundle.facts.edge.items():
         print(f"  {target}: {directory / artifact.file}")
     return 0
@@ -134,8 +134,8 @@ def _verify(parsed: argparse.Namespace) -> int:
     signed = check_options(bundle, parsed)
     files, edge = bundle.facts.files, bundle.facts.edge
     print(
-        f"{bundle.facts.name}: all {len(files)} files are as {FILE_NAME} lists them; "
+        f"{told(bundle.facts.name)}: all {len(files)} files are as {FILE_NAME} lists them; "
         f"{'the signature is right' if signed else 'no signature was asked for'}."
     )
-    print(f"Edge artifacts: {listing(edge) or 'none'}")
+    print(f"Edge artifacts: {told(listing(edge)) or 'none'}")
     return 0

@@ -24,7 +24,7 @@ from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.config.wording import shown
 from pipelines.data.image_files import FORMATS
-from pipelines.errors import Terminated, UserError
+from pipelines.errors import Terminated, UserError, printable
 from pipelines.models.artifacts import load_artifact
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
@@ -38,6 +38,10 @@ from srmodels.tiling import Tiling
 MAX_BATCH = 4096
 
 
+#: What asks a process to end: a person or a system, or a terminal that was closed.
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command, and ends the process.
 
@@ -46,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     with standard_output():
         parsed = _parser().parse_args(arguments)
-        before = signal.signal(signal.SIGTERM, _terminate)
+        before = {number: signal.signal(number, _terminate) for number in _ENDS}
         try:
             interrupts.raise_again()
             code = parsed.run(parsed)
@@ -59,7 +63,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
             )
             print(f"{how}: finished files are whole, others were not written.", file=sys.stderr)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         raise SystemExit(code)
 
 
@@ -170,8 +175,10 @@ def _upscale(parsed: argparse.Namespace) -> int:
         print(f"Nothing to do: every photo of {parsed.input} is in {parsed.output} already.")
         return 0
     config = load_config([])
-    model = load_model(ModelReference.parse(parsed.model or default_model(config)), config)
-    check_options(model.bundle, parsed)
+    reference = ModelReference.parse(parsed.model or default_model(config))
+    model = load_model(reference, config, check=lambda bundle: check_options(bundle, parsed))
+    if model.bundle is None:
+        check_options(None, parsed)
     tiling, run = _engine(model, parsed.runtime, parsed.precision)
     if parsed.overlap is not None:
         tiling = replace(tiling, overlap=parsed.overlap)
@@ -190,7 +197,7 @@ def _upscale(parsed: argparse.Namespace) -> int:
     for task in tasks:
         try:
             width, height = upscale_file(run, model.network.scale, task, tiling, **options)
-            print(f"{task.target}: {width}x{height} px")
+            print(f"{printable(str(task.target))}: {width}x{height} px")
         except UserError as error:
             if len(tasks) == 1:
                 raise
@@ -232,7 +239,7 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
         raise UserError(f"cannot write '{target.name}': its name must end in {', '.join(FORMATS)}.")
     if target.exists() and target.samefile(source):
         raise UserError("IN and OUT are the same photo: choose another name to write to.")
-    if target.exists() and not overwrite:
+    if (target.exists() or target.is_symlink()) and not overwrite:
         raise UserError(f"{target} exists: choose another name, or add --overwrite.")
     if not target.parent.exists():
         raise UserError(f"the folder {target.parent} does not exist: make it first.")

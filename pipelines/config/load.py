@@ -11,6 +11,7 @@ recipe's `stages.<name>.train`, `train.*` on the command line, `stages.<name>.tr
 import copy
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,7 +142,13 @@ def _without_passwords(value: Any) -> Any:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Returns the configuration that `to_dict` turned into these values."""
+    """Returns the configuration that `to_dict` turned into these values.
+
+    Raises:
+        ValueError: a text holds an interpolation. A few of them can stand for any number of values.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise ValueError("it holds an interpolation, ${…}")
     preset = values["degradation"]["preset"]
     schema, _ = _schema(values, Path(values["recipe"]), preset)
     # In older configurations a stage has no networks of its own.

@@ -24,7 +24,7 @@ from pipelines.storage.paths import resolve
 from pipelines.storage.probe import Witness
 from pipelines.storage.retries import RetryPolicy
 from srmodels.edge.onnx import OnnxRunner
-from srmodels.edge.target import EdgeTarget, Runner, make_target
+from srmodels.edge.target import EdgeTarget, Runner, make_target, run_checked
 from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import Tiling, run_tiled
 from srmodels.upscale import to_pixels, to_tensor
@@ -212,7 +212,7 @@ class OnnxFile(NetworkMethod):
         return {name: value for name, value in vars(self).items() if name != "_runner"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return self._runner.run(x_l)
+        return _run(self, self._runner, x_l)
 
 
 class ArtifactFile(NetworkMethod):
@@ -249,7 +249,14 @@ class ArtifactFile(NetworkMethod):
         return {name: value for name, value in vars(self).items() if name != "_runner"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return torch.cat([self._runner.run(tile) for tile in x_l.split(1)])
+        return _run(self, self._runner, x_l)
+
+
+def _run(method: OnnxFile | ArtifactFile, runner: Runner, x_l: Tensor) -> Tensor:
+    try:
+        return run_checked(runner, x_l, method.scale)
+    except ValueError as error:
+        raise UserError(f"{method.path} {error}: export it again.") from None
 
 
 class SpandrelFile(NetworkMethod):

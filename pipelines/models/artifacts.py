@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pipelines.errors import UserError, listing
 from pipelines.models.load import Model
-from srmodels.edge.target import PRECISIONS, RUNTIMES, TARGETS, make_target
+from srmodels.edge.target import PRECISIONS, RUNTIMES, TARGETS, make_target, run_checked
 from srmodels.tiling import Tiling
 
 
@@ -51,14 +50,17 @@ def load_artifact(
             f"{model.reference} has no artifact {names[0]} ({there}): make it with jobs/export.py "
             f"model={model.reference} 'export.artifacts=[{names[0]}]'."
         )
-    found = edge[name]
+    found, scale = edge[name], model.bundle.facts.scale
+    path = model.bundle.path / found.file
     try:
-        runner = make_target(name).load(model.bundle.path / found.file, threads)
+        runner = make_target(name).load(path, threads)
     except ValueError as error:
         raise UserError(str(error)) from None
 
     def run(x_l: Tensor) -> Tensor:
-        # The graph takes one tile at a time.
-        return torch.cat([runner.run(tile) for tile in x_l.split(1)])
+        try:
+            return run_checked(runner, x_l, scale)
+        except ValueError as error:
+            raise UserError(f"{path} {error}: export it again.") from None
 
     return Artifact(found.tiling, run)

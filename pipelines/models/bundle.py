@@ -35,6 +35,7 @@ from pipelines.storage.retries import RetryPolicy
 from pipelines.storage.store import LocalStore, open_store
 from pipelines.storage.typed import check_depth, read_typed, to_dict, to_json
 from srmodels.network import SRNetwork
+from srmodels.system import leads_into
 
 FILE_NAME = "bundle.json"
 
@@ -54,6 +55,9 @@ IMAGES = "images.csv"
 CARD = "MODEL_CARD.md"
 #: A note of its name and version, which MLflow adds to a model that it downloads.
 _DOWNLOADED = "registered_model_meta"
+
+#: The largest `bundle.json`, bytes; ours have some ten thousand.
+_MOST_FACTS = 2**25
 
 # The errors of YAML, OmegaConf and our schema for a text that is no configuration of ours.
 _NO_CONFIG = (
@@ -86,7 +90,10 @@ class Bundle:
         """
         path = self.path / CONFIG
         try:
-            config = from_dict(check_depth(yaml.safe_load(_read(path))))
+            values = check_depth(yaml.safe_load(_read(path)))
+            if leads_into(str(values["system"]), self.path):
+                raise ValueError("its system would be code that lies in the bundle")
+            config = from_dict(values)
         except UserError:
             raise
         except _NO_CONFIG as error:
@@ -175,6 +182,8 @@ def load_bundle(directory: Path) -> Bundle:
     path = directory / FILE_NAME
     if not path.is_file():
         raise _no_bundle(directory)
+    if path.stat().st_size > _MOST_FACTS:
+        raise _damaged(path, ValueError(f"it has more than {_MOST_FACTS} bytes"))
     facts = read_typed(BundleFacts, _read(path), str(path))
     needed = {WEIGHTS, CONFIG, IMAGES}
     for artifact in facts.edge.values():
@@ -200,8 +209,9 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _is_intact(path: Path, listed: FileFacts) -> bool:
     with local_files(path):
-        # A pipe would wait for a writer for ever.
-        return path.is_file() and file_sha256(path) == listed.sha256
+        # A pipe would wait for a writer for ever, and a file with holes may have any size.
+        known = path.is_file() and path.stat().st_size == listed.bytes
+        return known and file_sha256(path) == listed.sha256
 
 
 def _read(path: Path) -> bytes:

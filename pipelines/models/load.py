@@ -1,6 +1,7 @@
 """Loads the network behind a model reference."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -75,13 +76,20 @@ def champion(settings: MlflowConfig) -> ModelReference:
     return ModelReference(Kind.REGISTRY, settings.model, alias=CHAMPION)
 
 
-def load_model(reference: ModelReference, config: Config, *, to_train: bool = False) -> Model:
+def load_model(
+    reference: ModelReference,
+    config: Config,
+    *,
+    to_train: bool = False,
+    check: Callable[[Bundle], object] = lambda bundle: None,
+) -> Model:
     """Loads the model that a reference names; for a run, its newest checkpoint.
 
     Args:
         config: says where runs are stored and which MLflow server to ask.
         to_train: True if a stage will start from the weights. Then any run will do, even one that
             leaves some networks of inference untrained.
+        check: is called with a bundle before more of it is read than `bundle.json`, and may raise.
 
     Raises:
         UserError: there is no such model; the reference names something that is no model; or the
@@ -89,10 +97,10 @@ def load_model(reference: ModelReference, config: Config, *, to_train: bool = Fa
     """
     if reference.kind is Kind.REGISTRY:
         version = registered_version(reference, config.mlflow)
-        return replace(_from_bundle(reference, _download(version)), version=version)
+        return replace(_from_bundle(reference, _download(version), check), version=version)
     if reference.kind is Kind.RUN:
         return _from_run(reference, config, to_train=to_train)
-    return _from_bundle(reference, find_bundle(reference, config.stream.policy))
+    return _from_bundle(reference, find_bundle(reference, config.stream.policy), check)
 
 
 def find_bundle(reference: ModelReference, policy: RetryPolicy = RetryPolicy()) -> Path:
@@ -182,8 +190,9 @@ def at_precision(model: Model, precision: str) -> Model:
     )
 
 
-def _from_bundle(reference: ModelReference, path: Path) -> Model:
+def _from_bundle(reference: ModelReference, path: Path, check: Callable[[Bundle], object]) -> Model:
     bundle = load_bundle(path)
+    check(bundle)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
     provenance = bundle.facts.provenance

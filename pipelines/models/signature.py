@@ -18,6 +18,8 @@ from pipelines.storage.files import local_files, write_bytes
 PRIVATE_KEY = "SRMILL_SIGNING_KEY"
 PUBLIC_KEY = "SRMILL_PUBLIC_KEY"
 _MAX_KEY_BYTES = 1 << 14
+#: Of a signature, bytes.
+_LENGTH = 64
 
 
 def sign(directory: Path, key: bytes) -> Path:
@@ -70,7 +72,8 @@ def check_signature(directory: Path, key: bytes) -> None:
             raise UserError(
                 f"bundle {directory} is not signed: its maker signs it with srmill sign."
             )
-        signature = (directory / SIGNATURE).read_bytes()
+        with (directory / SIGNATURE).open("rb") as file:
+            signature = file.read(_LENGTH + 1)
         content = (directory / FILE_NAME).read_bytes()
     try:
         found.verify(signature, content)

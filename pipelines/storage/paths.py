@@ -21,6 +21,8 @@ def home() -> Path:
             an uploaded copy of the repository, which the cluster deletes.
     """
     if value := os.environ.get("SRMILL_HOME"):
+        if "://" in value:
+            raise UserError(f"SRMILL_HOME is '{told(value)}', and no path: set it to a folder.")
         try:
             return check_path(value).resolve()
         except RuntimeError:

@@ -2,6 +2,8 @@
 
 import hmac
 import json
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +76,7 @@ def serve(hook: Hook, host: str, port: int, ready: Callable[[int], None]) -> Non
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "0")
-            if self.path != PATH or not length.isdecimal():
+            if self.path != PATH or not re.fullmatch(r"[0-9]{1,18}", length):
                 return self._send(404 if self.path != PATH else 400, {}, {"error": "no such hook"})
             self.rfile.read(min(int(length), _BODY))
             return self._send(*hook.answer(self.headers.get("Authorization", "")))
@@ -97,8 +99,13 @@ def serve(hook: Hook, host: str, port: int, ready: Callable[[int], None]) -> Non
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
             print(f"{utc(time.time())} {self.client_address[0]}: {int(code)}", flush=True)
 
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exception(), ConnectionError):  # the other side has hung up
+                super().handle_error(request, client_address)
+
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = Server((host, port), Handler)
     except (OSError, OverflowError) as error:
         raise UserError(
             f"cannot listen at {host} port {port} ({error}): give another --host or --port."

@@ -124,6 +124,29 @@ class Runner(ABC):
         [0, 1]."""
 
 
+def run_checked(runner: Runner, x_l: Tensor, scale: int) -> Tensor:
+    """Runs an artifact on LR tiles `[B, 3, h, w]`, one at a time, since most take no more.
+
+    Raises:
+        ValueError: it fails, or makes something else than HR tiles, as another model's would.
+    """
+    results = []
+    height, width = x_l.shape[2:]
+    for tile in x_l:
+        try:
+            x_h = runner.run(tile[None])
+        except Exception as error:  # Each runtime has classes of its own.
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"fails on a tile of {height}x{width} px ({reason})") from None
+        expected = [1, 3, scale * height, scale * width]
+        if list(x_h.shape) != expected:
+            raise ValueError(f"makes {list(x_h.shape)} of a tile, not {expected}")
+        if not x_h.isfinite().all():
+            raise ValueError("makes values that are no numbers")
+        results.append(x_h)
+    return torch.cat(results)
+
+
 @dataclass(frozen=True, order=True)
 class Cost:
     """What an artifact loses beside PyTorch. Costs are ordered by their share.

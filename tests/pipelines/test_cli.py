@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from pipelines import cli
 from pipelines.cli import command, photos
@@ -247,6 +247,56 @@ def test_an_artifact_gives_the_picture_of_pytorch(
     options = ("--model", bundle, "--precision", "int8")
     assert srmill("upscale", source, refused, *options) == 2
     assert "--precision is an artifact's: add --runtime onnxruntime." in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, link = photo(tmp_path / "a.png"), tmp_path / "b.png"
+    link.symlink_to(tmp_path / "not mounted" / "b.png")
+    assert srmill("upscale", source, link, "--model", bundle) == 2
+    assert f"{link} exists: choose another name" in capsys.readouterr().err
+    assert link.is_symlink()
+
+
+def test_a_name_drives_no_terminal(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo(folder / "a\x1b]0;b\x07\nskipped: fake.png")
+    assert srmill("upscale", folder, tmp_path / "large", "--model", bundle) == 0
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    assert not any(line.startswith("skipped") for line in (told.out + told.err).splitlines())
+    assert "a\\x1b]0;b\\x07\\nskipped: fake.png: 148x84 px" in told.out
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_a_colour_profile_that_is_none_is_left_out(kind: int, tmp_path: Path, bundle: Path) -> None:
+    """TIFF says of what type its tags are: 2 is text, and 3 whole numbers."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[34675] = kind
+    tags[34675] = "hello" if kind == 2 else (1, 2, 3)
+    source = tmp_path / "a.tif"
+    with Image.open(photo(tmp_path / "a.png")) as image:
+        image.save(source, tiffinfo=tags)
+    for suffix in ("png", "jpg", "webp"):
+        result = tmp_path / f"b.{suffix}"
+        assert srmill("upscale", source, result, "--model", bundle) == 0
+        with Image.open(result) as image:
+            assert image.size == (148, 84)
+            assert "icc_profile" not in image.info
+
+
+def test_a_terminal_that_is_closed_leaves_no_half_photo(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, before = photo(tmp_path / "a.png"), signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr(photos, "write_picture", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 def test_a_batch_has_an_end(

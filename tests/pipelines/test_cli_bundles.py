@@ -1,7 +1,9 @@
 """`srmill fetch`, `sign` and `verify`."""
 
+import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipelines.models.bundle import SIGNATURE, load_bundle
+from pipelines.models.bundle import SIGNATURE, Bundle, load_bundle, seal
 from tests.pipelines.test_cli import photo, srmill
 from tests.support.bundles import make_bundle
 
@@ -175,3 +177,35 @@ def test_openssl_agrees(bundle: Path, tmp_path: Path) -> None:
     verify = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", public, "-rawin"]
     signed = ["-in", bundle / "bundle.json", "-sigfile", bundle / SIGNATURE]
     assert subprocess.run([*verify, *signed], capture_output=True, check=False).returncode == 0
+
+
+def test_nothing_of_an_unsigned_bundle_is_used_before_it_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, public = make_keys(tmp_path)
+    used: list[Bundle] = []
+    monkeypatch.setattr(Bundle, "config", used.append)
+    monkeypatch.setattr(Bundle, "network", used.append)
+    asked = ("--require-signature", "--public-key", public)
+    source = photo(tmp_path / "a.png")
+    assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle, *asked) == 2
+    assert not used
+
+
+def test_a_signature_of_any_length_is_not_read(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, public = make_keys(tmp_path)
+    (bundle / SIGNATURE).touch()
+    os.truncate(bundle / SIGNATURE, 2**40)
+    assert srmill("verify", bundle, "--public-key", public) == 2
+    assert "was not signed with this key" in capsys.readouterr().err
+
+
+def test_a_name_forges_no_line(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = load_bundle(bundle)
+    seal(bundle, replace(known.facts, name="a\x1b]0;b\x07\nc: the signature is right."))
+    assert srmill("verify", bundle) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("a\\x1b]0;b\\x07 c: the signature is right.: all ")

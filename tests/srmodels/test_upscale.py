@@ -126,3 +126,14 @@ def test_the_colour_profile_is_kept() -> None:
     image = picture()
     image.info["icc_profile"] = b"a profile"
     assert enlarge(image).info["icc_profile"] == b"a profile"
+
+
+@pytest.mark.parametrize(("mode", "result"), [("La", "LA"), ("RGBa", "RGBA")])
+def test_colours_that_are_multiplied_by_their_transparency_are_divided_first(
+    mode: str, result: str
+) -> None:
+    plain = picture(result)
+    large = enlarge(plain.convert(mode))
+    assert large.mode == result
+    expected = enlarge(plain.convert(mode).convert(result))
+    assert np.array_equal(np.asarray(large), np.asarray(expected))

@@ -32,7 +32,8 @@ class Entry:
         container: the folder, `s3://` prefix or archive that holds the file.
         name: the path in the container.
         size: the number of bytes.
-        offset: the offset of the first byte in a tar.
+        offset: the offset of the first byte in a tar, or of the member's header in a zip, where two
+            members may have one name.
         split: the split of the photo, if its public set gives one.
         policy: limits the waiting for object storage.
         held_out: True for a photo of `shard.val_source`.
@@ -110,9 +111,11 @@ def _store(container: str, policy: RetryPolicy) -> Store:
 
 def _read_zip(entry: Entry, max_bytes: int) -> bytes:
     try:
-        with zipfile.ZipFile(entry.container) as archive, archive.open(entry.name) as member:
-            # Headers may give a wrong size, so the limit holds for the read too.
-            data = member.read(max_bytes + 1)
+        with zipfile.ZipFile(entry.container) as archive:
+            known = {info.header_offset: info for info in archive.infolist()}
+            with archive.open(known[entry.offset]) as member:
+                # Headers may give a wrong size, so the limit holds for the read too.
+                data = member.read(max_bytes + 1)
     except NotImplementedError as error:
         raise UnusableError(f"packed in a way unknown here ({error})", failure=True) from None
     except RuntimeError:  # zipfile raises it for a password

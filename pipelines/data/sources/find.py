@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.config.schema import ShardConfig
 from pipelines.data.sources.entries import EXTENSIONS, Entry, is_photo_name
 from pipelines.data.sources.public import SETS, archives_of, missing_archives
-from pipelines.errors import UserError, listing
+from pipelines.errors import UserError, listing, told
 from pipelines.storage.digests import digest
 from pipelines.storage.files import whole_file
 from pipelines.storage.paths import ROOT, home, in_submitted_job, resolve
@@ -173,7 +173,10 @@ def _in_zip(path: Path, within: str, split: str | None) -> Iterator[Entry]:
             for info in archive.infolist():
                 name = info.filename
                 if within in name and is_photo_name(name) and not info.is_dir():
-                    yield Entry("zip", str(path), name, info.file_size, split=split, mark=mark)
+                    place = name, info.file_size, info.header_offset
+                    yield Entry(
+                        "zip", str(path), *place, split, mark=f"{mark} {info.header_offset}"
+                    )
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path} is a damaged zip ({error}): copy it again.") from None
 
@@ -190,9 +193,16 @@ def _in_tar(path: Path, plain: Path, within: str, split: str | None) -> Iterator
         with tarfile.open(plain, "r:") as archive:
             for info in archive:
                 if within in info.name and is_photo_name(info.name) and info.isreg():
+                    if info.issparse():
+                        raise UserError(
+                            f"{path} holds {told(info.name)} with holes, and photos are read where "
+                            "they lie: pack it again without --sparse."
+                        )
                     place = info.name, info.size, info.offset_data
                     yield Entry("tar", str(plain), *place, split, mark=f"{mark} {info.offset_data}")
             end = archive.offset
+    except UserError:
+        raise
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable zip or tar ({error}): give a folder, a zip or a tar."

@@ -1,7 +1,9 @@
 import gzip
 import io
 import os
+import subprocess
 import tarfile
+import warnings
 import zipfile
 from itertools import starmap
 from pathlib import Path
@@ -321,3 +323,31 @@ def test_a_submitted_job_says_that_photos_of_the_checkout_are_not_there(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UserError, match="are not uploaded: put them into a folder that all nodes"):
         find_entries("photos")
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_a_photo_with_holes_is_not_read_as_another(tmp_path: Path, form: str) -> None:
+    """`tar --sparse` packs a file without its zeros."""
+    with (tmp_path / "a.bmp").open("wb") as file:
+        file.write(b"BM")
+        file.seek(2**20)
+        file.write(b"end")
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    archive = tmp_path / "a.tar"
+    names = ("a.bmp", "0.png", "1.png")
+    packed = ["tar", "--sparse", f"--format={form}", "-cf", archive, "-C", tmp_path, *names]
+    subprocess.run(packed, check=True)
+    with pytest.raises(UserError, match=r"holds a\.bmp with holes.*pack it again without --sparse"):
+        find_entries(str(archive))
+
+
+def test_two_members_of_one_name_are_two_photos(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(2):
+            archive.writestr("a.png", png(number))
+    entries = find_entries(str(path))
+    assert [read(entry, 2**20) for entry in entries] == [png(0), png(1)]
+    assert len({entry.mark for entry in entries}) == 2

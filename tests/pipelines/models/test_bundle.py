@@ -1,15 +1,22 @@
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from pipelines.errors import UserError
-from pipelines.models.bundle import load_bundle, seal
+from pipelines.models import bundle as bundle_module
+from pipelines.models.bundle import Bundle, load_bundle, seal
 from pipelines.models.facts import FileFacts
+from pipelines.storage.files import file_sha256
 from pipelines.storage.typed import to_json
+from srmodels import system
 from tests.support.bundles import make_bundle
 
 
@@ -117,4 +124,95 @@ def test_no_bundle_a_damaged_one_and_a_newer_one(tmp_path: Path) -> None:
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"schema_version": 99, "files": {}}')
     with pytest.raises(UserError, match="has schema version 99, this SRMill reads 4"):
+        load_bundle(tmp_path)
+
+
+def reconfigure(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the configuration of a bundle, as its maker could."""
+    facts, path = load_bundle(directory).facts, directory / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values))
+    seal(directory, facts)
+
+
+@pytest.mark.parametrize("here", ["", "inner", "inner/own"])
+def test_a_bundle_brings_no_code(
+    here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder lies in the current one, or is it, where Python would find a module in it."""
+    directory = tmp_path / "inner" / "own"
+    facts = make_bundle(directory).facts
+    (directory / "edge").mkdir()
+    ran = tmp_path / "ran"
+    (directory / "edge" / "evil.py").write_text(f"open({str(ran)!r}, 'w')")
+    seal(directory, facts)
+    folder = tmp_path / here
+    name = ".".join([*directory.relative_to(folder).parts, "edge", "evil"])
+    reconfigure(directory, lambda values: values.update(system=name))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for use in (Bundle.config, Bundle.network):
+        with pytest.raises(UserError, match="its system would be code that lies in the bundle"):
+            use(load_bundle(directory))
+    assert not ran.exists()
+
+
+def test_a_bundle_of_ones_own_system_names_a_module_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "bundle")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.py").write_text("from srmodels.edge_sd_sr.system import SYSTEM")
+    reconfigure(tmp_path / "bundle", lambda values: values.update(system="mine.model"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(system, "_own_packages", {})
+    try:
+        assert load_bundle(tmp_path / "bundle").config().system == "mine.model"
+    finally:
+        for name in ("mine", "mine.model"):
+            sys.modules.pop(name, None)
+
+
+def test_a_configuration_of_a_bundle_refers_to_nothing(tmp_path: Path) -> None:
+    """Five texts that each name the one before 20 times stand for a thousand million letters."""
+    make_bundle(tmp_path)
+    keys = ("source", "output", "model", "bundle", "preview")
+
+    def change(values: dict[str, Any]) -> None:
+        values["source"] = "x" * 1000
+        for one, other in pairwise(keys):
+            values[other] = f"${{{one}}}" * 20
+
+    reconfigure(tmp_path, change)
+    with pytest.raises(UserError, match=r"config\.yaml.*it holds an interpolation"):
+        load_bundle(tmp_path).config()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "images.csv"])
+def test_a_file_of_another_size_is_not_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path)
+    hashed: list[str] = []
+
+    def watched(path: Path) -> str:
+        hashed.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(bundle_module, "file_sha256", watched)
+    load_bundle(tmp_path)
+    assert name in hashed
+    hashed.clear()
+    os.truncate(tmp_path / name, 2**40)  # a hole: it takes no disk
+    with pytest.raises(UserError, match=f"{name} is missing or damaged"):
+        load_bundle(tmp_path)
+    assert name not in hashed
+
+
+def test_facts_of_any_size_are_not_read(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    os.truncate(tmp_path / "bundle.json", 2**40)
+    with pytest.raises(UserError, match=r"bundle\.json.*it has more than \d+ bytes"):
         load_bundle(tmp_path)

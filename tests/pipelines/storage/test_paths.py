@@ -44,3 +44,9 @@ def test_object_storage_is_no_path() -> None:
     with pytest.raises(UserError, match="a local folder is needed"):
         resolve("s3://bucket/prefix")
     assert absolute_location("s3://bucket/prefix") == "s3://bucket/prefix"
+
+
+def test_a_store_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRMILL_HOME", "s3://bucket/prefix")
+    with pytest.raises(UserError, match="SRMILL_HOME is 's3://bucket/prefix', and no path"):
+        home()

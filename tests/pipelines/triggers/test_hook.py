@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import struct
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli.triggers import TOKEN
+from pipelines.triggers.hook import PATH
 from tests.conftest import SMALL
 from tests.pipelines.test_cli import srmill
 from tests.support.forked import ForkedPython
@@ -109,6 +112,22 @@ def test_other_requests_are_refused(hook: Running, job: ShortJob) -> None:
         line.sendall(b"POST /retrain HTTP/1.0\r\nContent-Length: many\r\n\r\n")
         assert b" 400 " in line.recv(1000).partition(b"\r\n")[0]
     assert job.started == []
+
+
+def test_strange_requests_leave_no_traceback(hook: Running) -> None:
+    address = urllib.parse.urlsplit(hook.url)
+
+    def send(head: str, body: bytes = b"") -> socket.socket:
+        client = socket.create_connection((address.hostname, address.port), timeout=30)
+        client.sendall(f"POST {PATH} HTTP/1.0\r\n{head}\r\n\r\n".encode() + body)
+        return client
+
+    with send(f"Content-Length: {'9' * 5000}") as client:
+        assert client.recv(100).startswith(b"HTTP/1.0 400 ")
+    with send("Content-Length: 9", b"a") as client:  # it hangs up, and not politely
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert hook.post(token=None)[0] == 401
+    assert "Traceback" not in hook.stop()
 
 
 def test_a_source_that_is_away_is_said(hook: Running, folder: Path) -> None:
