@@ -8,6 +8,7 @@ costs one module and one YAML.
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 import traceback
@@ -149,15 +150,21 @@ _own_packages: dict[str, Path] = {}
 
 
 def leads_into(name: str, folder: Path) -> bool:
-    """Returns True if Python might find a part of the module called `name` in a folder. Nothing is
-    imported."""
-    first, folder = name.partition(".")[0], folder.resolve()
+    """Returns True if `load_system` might run code that lies in a folder. Nothing is imported."""
+    if name in system_names():
+        return False
+    first, *others = name.split(".")
+    folder = folder.resolve()
     for root in (*sys.path, str(Path.cwd())):
-        start = Path(root, first)
-        if (start.exists() or start.with_suffix(".py").exists()) and any(
-            Path(root, *name.split(".")[:count]).resolve().is_relative_to(folder)
-            for count in range(1, name.count(".") + 2)
-        ):
+        try:
+            entries = os.listdir(root or ".")
+        except OSError:
+            continue
+        # A folder, or a file with one of the many endings of a module.
+        starts = [entry for entry in entries if entry == first or entry.startswith(f"{first}.")]
+        deeper = [os.path.join(first, *others[:count]) for count in range(1, len(others) + 1)]
+        paths = [*starts, *(deeper if starts else ())]
+        if any(Path(root, path).resolve().is_relative_to(folder) for path in paths):
             return True
     return False
 

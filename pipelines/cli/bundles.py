@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.config.load import load_config
 from pipelines.config.reference import Kind, ModelReference
-from pipelines.errors import UserError, listing, told
+from pipelines.errors import UserError, listing, printable, told
 from pipelines.models.bundle import FILE_NAME, SIGNATURE, Bundle, load_bundle, owned
 from pipelines.models.load import fetch, find_bundle
 from pipelines.models.signature import PRIVATE_KEY, PUBLIC_KEY, check_signature, read_key, sign
@@ -116,7 +116,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
         load_bundle(new)
     print(f"{told(bundle.facts.name)}: {directory}")
     for target, artifact in bundle.facts.edge.items():
-        print(f"  {target}: {directory / artifact.file}")
+        print(printable(f"  {target}: {directory / artifact.file}"))
     return 0
 
 
@@ -137,5 +137,5 @@ def _verify(parsed: argparse.Namespace) -> int:
         f"{told(bundle.facts.name)}: all {len(files)} files are as {FILE_NAME} lists them; "
         f"{'the signature is right' if signed else 'no signature was asked for'}."
     )
-    print(f"Edge artifacts: {told(listing(edge)) or 'none'}")
+    print(f"Edge artifacts: {printable(listing(edge)) or 'none'}")
     return 0

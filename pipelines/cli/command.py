@@ -1,6 +1,7 @@
 """Upscales photos and lists models: the work of the `srmill` command."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from pipelines.config.reference import ModelReference, shipped_models
 from pipelines.config.schema import Config, ShardConfig
 from pipelines.config.wording import shown
 from pipelines.data.image_files import FORMATS
-from pipelines.errors import Terminated, UserError, printable
+from pipelines.errors import Terminated, UserError, printable, told
 from pipelines.models.artifacts import load_artifact
 from pipelines.models.bundle import load_bundle
 from pipelines.models.load import Model, champion, fetch, load_model
@@ -50,7 +51,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     with standard_output():
         parsed = _parser().parse_args(arguments)
-        before = {number: signal.signal(number, _terminate) for number in _ENDS}
+        # What runs under nohup ignores that its terminal is closed.
+        heard = [number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, _terminate) for number in heard}
         try:
             interrupts.raise_again()
             code = parsed.run(parsed)
@@ -61,7 +64,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
             how, code = (
                 ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
             )
-            print(f"{how}: finished files are whole, others were not written.", file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"{how}: finished files are whole, others were not written.", file=sys.stderr)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -161,7 +165,7 @@ def _models(_: argparse.Namespace) -> int:
     try:
         facts = load_bundle(fetch(champion(config.mlflow), config.mlflow)).facts
         scores = ", ".join(f"{name} {score:.4f}" for name, score in facts.metrics.means().items())
-        print(f"  {champion(config.mlflow)}: {facts.recipe}, ×{facts.scale}, {scores}")
+        print(f"  {champion(config.mlflow)}: {told(facts.recipe)}, ×{facts.scale}, {scores}")
     except UserError as error:
         print(f"  none: {error}")
     print(f"Default: {default_model(config)}")
@@ -230,7 +234,9 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
         tasks = [Task(photo, target / photo.name) for photo in photos]
         if target.exists() and target.samefile(source):
             raise UserError("IN and OUT are the same folder: choose another one to write to.")
-        return [task for task in tasks if overwrite or not task.target.is_file()]
+        # A link that leads nowhere may lead to a disk that is away.
+        done = (task.target.is_file() or task.target.is_symlink() for task in tasks)
+        return [task for task, is_done in zip(tasks, done, strict=True) if overwrite or not is_done]
     if not source.exists():
         raise UserError(f"{source} does not exist: correct the path.")
     if target.is_dir():
@@ -239,7 +245,7 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
         raise UserError(f"cannot write '{target.name}': its name must end in {', '.join(FORMATS)}.")
     if target.exists() and target.samefile(source):
         raise UserError("IN and OUT are the same photo: choose another name to write to.")
-    if (target.exists() or target.is_symlink()) and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise UserError(f"{target} exists: choose another name, or add --overwrite.")
     if not target.parent.exists():
         raise UserError(f"the folder {target.parent} does not exist: make it first.")

@@ -15,7 +15,7 @@ from pipelines.config.schema import ShardConfig
 from pipelines.config.wording import shown
 from pipelines.data.images import decode_photo
 from pipelines.data.sources.entries import is_photo_name, printable
-from pipelines.errors import UserError
+from pipelines.errors import UserError, told
 from pipelines.evaluation.methods import Method, NetworkMethod
 from pipelines.evaluation.pictures import Pixels, encode
 from pipelines.evaluation.side_by_side import PAGE, RESULTS, look_at, open_all, owned
@@ -110,7 +110,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         print(f"skipped: {reason}", file=sys.stderr)
     for look in found.looks:
         if look.niqe_fails:
-            print(f"note: {look.photo} has no NIQE: {look.niqe_fails}", file=sys.stderr)
+            print(f"note: {told(look.photo)} has no NIQE: {look.niqe_fails}", file=sys.stderr)
     print(f"Page: {folder / PAGE}")
     return 1 if found.skipped else 0
 

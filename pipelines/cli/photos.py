@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.data.image_files import check_fits, write_picture
 from pipelines.data.images import TooManyPixelsError, UnusableError, open_photo
-from pipelines.errors import UserError
+from pipelines.errors import UserError, printable
 from pipelines.progress import progress
 from pipelines.storage.files import local_files, open_regular, whole_file
 from srmodels.tiling import Tiling
@@ -93,8 +93,8 @@ def made_ahead(items: Iterator[T], count: int, ended: Event) -> Generator[T]:
         ended: is set when no more are asked for; what makes the items may look at it.
     """
     with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, items, None) for _ in range(count))
         try:
+            coming = deque(thread.submit(next, items, None) for _ in range(count))
             while (item := coming.popleft().result()) is not None:
                 coming.append(thread.submit(next, items, None))
                 yield item
@@ -105,7 +105,7 @@ def made_ahead(items: Iterator[T], count: int, ended: Event) -> Generator[T]:
 
 def _open(source: Path, max_megapixels: float) -> Image.Image:
     def note(text: str) -> None:
-        print(f"note: {source}: {text}.", file=sys.stderr)
+        print(printable(f"note: {source}: {text}."), file=sys.stderr)
 
     with opened(source, max_megapixels) as file:
         return open_photo(file, max_megapixels, on_note=note)

@@ -212,7 +212,7 @@ class OnnxFile(NetworkMethod):
         return {name: value for name, value in vars(self).items() if name != "_runner"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return _run(self, self._runner, x_l)
+        return _run(self, x_l)
 
 
 class ArtifactFile(NetworkMethod):
@@ -249,12 +249,14 @@ class ArtifactFile(NetworkMethod):
         return {name: value for name, value in vars(self).items() if name != "_runner"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return _run(self, self._runner, x_l)
+        return _run(self, x_l)
 
 
-def _run(method: OnnxFile | ArtifactFile, runner: Runner, x_l: Tensor) -> Tensor:
+def _run(method: OnnxFile | ArtifactFile, x_l: Tensor) -> Tensor:
     try:
-        return run_checked(runner, x_l, method.scale)
+        return run_checked(method._runner, x_l, method.scale)
+    except UserError:  # which is a ValueError, too
+        raise
     except ValueError as error:
         raise UserError(f"{method.path} {error}: export it again.") from None
 

@@ -55,7 +55,7 @@ def load_artifact(
     try:
         runner = make_target(name).load(path, threads)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{error}: export it again, or install what wrote it.") from None
 
     def run(x_l: Tensor) -> Tensor:
         try:

@@ -4,6 +4,7 @@
 no pickles. Whatever loads a bundle verifies it first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ CARD = "MODEL_CARD.md"
 #: A note of its name and version, which MLflow adds to a model that it downloads.
 _DOWNLOADED = "registered_model_meta"
 
-#: The largest `bundle.json`, bytes; ours have some ten thousand.
-_MOST_FACTS = 2**25
+#: The largest `bundle.json` or configuration, bytes; ours have some ten thousand.
+_LARGEST = 2**25
 
 # The errors of YAML, OmegaConf and our schema for a text that is no configuration of ours.
 _NO_CONFIG = (
@@ -172,8 +173,11 @@ def seal(directory: Path, facts: BundleFacts) -> None:
     write_bytes(directory / FILE_NAME, to_json(replace(facts, files=files)))
 
 
-def load_bundle(directory: Path) -> Bundle:
+def load_bundle(directory: Path, check: Callable[[Bundle], object] = lambda bundle: None) -> Bundle:
     """Loads the bundle in `directory`, and checks every file against its sha256.
+
+    Args:
+        check: is called before the files are read, of which `bundle.json` tells, and may raise.
 
     Raises:
         UserError: there is no bundle; it has another schema version; or a file is damaged, missing
@@ -182,8 +186,6 @@ def load_bundle(directory: Path) -> Bundle:
     path = directory / FILE_NAME
     if not path.is_file():
         raise _no_bundle(directory)
-    if path.stat().st_size > _MOST_FACTS:
-        raise _damaged(path, ValueError(f"it has more than {_MOST_FACTS} bytes"))
     facts = read_typed(BundleFacts, _read(path), str(path))
     needed = {WEIGHTS, CONFIG, IMAGES}
     for artifact in facts.edge.values():
@@ -193,6 +195,7 @@ def load_bundle(directory: Path) -> Bundle:
             f"bundle {directory} is incomplete (its {FILE_NAME} lists no {listing(absent)}): fetch "
             "or export it again."
         )
+    check(Bundle(directory, facts))
     with local_files(directory):
         present = _files(directory)
     if unlisted := sorted(present.keys() - facts.files.keys()):
@@ -215,8 +218,11 @@ def _is_intact(path: Path, listed: FileFacts) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    with local_files(path):
-        return path.read_bytes()
+    with local_files(path), path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise _damaged(path, ValueError(f"it has more than {_LARGEST} bytes"))
+    return content
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ def load_model(
         config: says where runs are stored and which MLflow server to ask.
         to_train: True if a stage will start from the weights. Then any run will do, even one that
             leaves some networks of inference untrained.
-        check: is called with a bundle before more of it is read than `bundle.json`, and may raise.
+        check: see `load_bundle`.
 
     Raises:
         UserError: there is no such model; the reference names something that is no model; or the
@@ -191,8 +191,7 @@ def at_precision(model: Model, precision: str) -> Model:
 
 
 def _from_bundle(reference: ModelReference, path: Path, check: Callable[[Bundle], object]) -> Model:
-    bundle = load_bundle(path)
-    check(bundle)
+    bundle = load_bundle(path, check)
     network, kept = bundle.network(), bundle.finetuning_weights()
     trained = {} if network.fused else network.inference_state_dict() | kept
     provenance = bundle.facts.provenance

@@ -51,7 +51,7 @@ def check_signature(directory: Path, key: bytes) -> None:
     """Checks that a bundle is signed by the owner of a key.
 
     Args:
-        directory: a verified bundle, see `load_bundle`.
+        directory: a bundle.
         key: a public key, PEM (SubjectPublicKeyInfo).
 
     Raises:

@@ -59,7 +59,7 @@ def check_depth(value: Any) -> Any:
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return value
-        parts = [id(inner) for inner in level if isinstance(inner, dict | list)]
+        parts = [id(inner) for inner in level if isinstance(inner, dict | list | tuple)]
         if len(set(parts)) < len(parts) or seen.intersection(parts):
             raise ValueError("a part of it stands in two places")
         seen.update(parts)
@@ -69,7 +69,7 @@ def check_depth(value: Any) -> Any:
 def _inside(value: Any) -> Collection[Any]:
     if isinstance(value, dict):
         return value.values()
-    return value if isinstance(value, list) else ()
+    return value if isinstance(value, list | tuple) else ()  # YAML has !!pairs, which are tuples
 
 
 def read_typed(cls: type[T], data: bytes, where: str) -> T:

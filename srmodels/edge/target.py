@@ -135,8 +135,10 @@ def run_checked(runner: Runner, x_l: Tensor, scale: int) -> Tensor:
     for tile in x_l:
         try:
             x_h = runner.run(tile[None])
+        except MemoryError:
+            raise
         except Exception as error:  # Each runtime has classes of its own.
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ValueError(f"fails on a tile of {height}x{width} px ({reason})") from None
         expected = [1, 3, scale * height, scale * width]
         if list(x_h.shape) != expected:

@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 from pipelines import cli
 from pipelines.cli import command, photos
 from pipelines.config.load import load_config
+from pipelines.data.image_files import write_picture
 from pipelines.errors import UserError
 from pipelines.export import export
 from pipelines.models.bundle import load_bundle, seal
@@ -249,6 +251,23 @@ def test_an_artifact_gives_the_picture_of_pytorch(
     assert "--precision is an artifact's: add --runtime onnxruntime." in capsys.readouterr().err
 
 
+def test_a_terminal_that_is_closed_ends_nothing_under_nohup(tmp_path: Path, bundle: Path) -> None:
+    def close(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        write_picture(*arguments)
+
+    source, target = photo(tmp_path / "a.png"), tmp_path / "b.png"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(photos, "write_picture", close)
+            assert srmill("upscale", source, target, "--model", bundle) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert target.is_file()
+
+
 def test_a_link_that_leads_nowhere_is_not_replaced(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,7 +275,14 @@ def test_a_link_that_leads_nowhere_is_not_replaced(
     link.symlink_to(tmp_path / "not mounted" / "b.png")
     assert srmill("upscale", source, link, "--model", bundle) == 2
     assert f"{link} exists: choose another name" in capsys.readouterr().err
-    assert link.is_symlink()
+    folder, large = tmp_path / "photos", tmp_path / "large"
+    folder.mkdir()
+    large.mkdir()
+    photo(folder / "b.png")
+    other = link.rename(large / "b.png")
+    assert srmill("upscale", folder, large, "--model", bundle) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert other.is_symlink()
 
 
 def test_a_name_drives_no_terminal(

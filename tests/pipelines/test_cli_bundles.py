@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from pipelines.models import bundle as bundle_module
 from pipelines.models.bundle import SIGNATURE, Bundle, load_bundle, seal
 from tests.pipelines.test_cli import photo, srmill
 from tests.support.bundles import make_bundle
@@ -183,9 +184,10 @@ def test_nothing_of_an_unsigned_bundle_is_used_before_it_is_refused(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, public = make_keys(tmp_path)
-    used: list[Bundle] = []
+    used: list[object] = []
     monkeypatch.setattr(Bundle, "config", used.append)
     monkeypatch.setattr(Bundle, "network", used.append)
+    monkeypatch.setattr(bundle_module, "file_sha256", used.append)
     asked = ("--require-signature", "--public-key", public)
     source = photo(tmp_path / "a.png")
     assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle, *asked) == 2

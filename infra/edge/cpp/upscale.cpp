@@ -118,7 +118,8 @@ Artifact verified(const fs::path& bundle, const std::string& target,
         throw Refused(target + " is not one network of " + RUNTIME +
                       ": name another artifact.");
     }
-    const json& side = listed.at("input").at("shape").back();  // null: any size
+    const json& shape = listed.at("input").at("shape");
+    const json& side = shape.at(shape.size() - 1);  // null: any size
     Artifact artifact;
     artifact.graph = root / graph;
     artifact.input = listed.at("input").at("name");
@@ -267,7 +268,8 @@ Picture upscale(Network& network, const Artifact& artifact, const Picture& photo
     for (size_t r = 0; r < rows.starts.size(); ++r) {
         for (size_t k = 0; k < columns.starts.size(); ++k) {
             cut(photo, rows.starts[r], columns.starts[k], artifact.tile, x_l);
-            if (!network.run(x_l, x_h)) {
+            const auto is_number = [](float value) { return std::isfinite(value); };
+            if (!network.run(x_l, x_h) || !std::all_of(x_h.begin(), x_h.end(), is_number)) {
                 throw Refused(
                     "the artifact does not make what bundle.json says: fetch the bundle again.");
             }

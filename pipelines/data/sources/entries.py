@@ -38,7 +38,8 @@ class Entry:
         policy: limits the waiting for object storage.
         held_out: True for a photo of `shard.val_source`.
         mark: changes when the file is replaced: the ETag of an object, or the time of the last
-            change of the file or its archive, ns; empty where a store gives none.
+            change of the file or its archive, ns, with the offset in an archive; empty where a
+            store gives none.
     """
 
     kind: Literal["file", "zip", "tar"]

@@ -158,6 +158,43 @@ def test_a_bundle_brings_no_code(
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("file", ["evil.py", "evil.pyc", "evil.so", "evil.cpython-311-x86_64.so"])
+def test_a_module_of_any_ending_is_seen(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python runs the first part of `evil.x` before it sees that it is no package."""
+    facts = make_bundle(tmp_path).facts
+    (tmp_path / file).touch()
+    seal(tmp_path, facts)
+    reconfigure(tmp_path, lambda values: values.update(system="evil.x"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="its system would be code that lies in the bundle"):
+        load_bundle(tmp_path).config()
+
+
+def test_a_bundle_may_be_called_as_its_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "edge_sd_sr")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load_bundle(tmp_path / "edge_sd_sr").config()
+    assert config.system == "edge_sd_sr"
+
+
+def test_parts_that_stand_in_two_places_are_refused_in_pairs_too(tmp_path: Path) -> None:
+    """YAML's !!pairs are tuples; thirty of them could stand for a thousand million values."""
+    make_bundle(tmp_path)
+    lines = ["a: &a0 [1]"]
+    lines += [f"b{n}: &a{n + 1} !!pairs [x: *a{n}, y: *a{n}]" for n in range(30)]
+    config = tmp_path / "config.yaml"
+    facts = load_bundle(tmp_path).facts
+    config.write_text(config.read_text() + "\n".join(lines) + "\n")
+    seal(tmp_path, facts)
+    with pytest.raises(UserError, match=r"config\.yaml.*a part of it stands in two places"):
+        load_bundle(tmp_path).config()
+
+
 def test_a_bundle_of_ones_own_system_names_a_module_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
