@@ -66,8 +66,8 @@ def add_signature_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_options(bundle: Bundle | None, parsed: argparse.Namespace) -> bool:
-    """Checks a bundle's signature as the command line asks; returns True if there was a check.
+def check_options(bundle: Bundle | None, parsed: argparse.Namespace) -> None:
+    """Checks a bundle's signature as the command line asks.
 
     Args:
         bundle: None for a model that is none.
@@ -76,24 +76,29 @@ def check_options(bundle: Bundle | None, parsed: argparse.Namespace) -> bool:
         UserError: a signature is required, and there is none, no key, or it is wrong.
     """
     key = read_key(parsed.public_key, PUBLIC_KEY)
-    if not parsed.require_signature and parsed.public_key is None:
-        return False
+    if not _asks(parsed):
+        return
     if key is None:
         raise UserError(f"--require-signature needs a key: give --public-key or set ${PUBLIC_KEY}.")
     if bundle is None:
         raise UserError("a run has no signature: export it and sign the bundle.")
     check_signature(bundle.path, key)
-    return True
 
 
-def _open(text: str) -> Bundle:
-    """Returns the verified bundle that a reference names."""
-    config, reference = load_config([]), ModelReference.parse(text)
+def _asks(parsed: argparse.Namespace) -> bool:
+    return parsed.require_signature or parsed.public_key is not None
+
+
+def _open(parsed: argparse.Namespace) -> Bundle:
+    """Returns the verified bundle that a reference names, after the check of its signature."""
+    config, reference = load_config([]), ModelReference.parse(parsed.model)
     if not reference.is_model or reference.kind is Kind.RUN:
         raise UserError(f"'{reference}' is no bundle: give {_REF}.")
     if reference.kind is Kind.REGISTRY:
-        return load_bundle(fetch(reference, config.mlflow))
-    return load_bundle(find_bundle(reference, config.stream.policy))
+        directory = fetch(reference, config.mlflow)
+    else:
+        directory = find_bundle(reference, config.stream.policy)
+    return load_bundle(directory, lambda bundle: check_options(bundle, parsed))
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
@@ -104,8 +109,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
         check_replaceable(store, FILE_NAME, owned)
 
     check()
-    bundle = _open(parsed.model)
-    check_options(bundle, parsed)
+    bundle = _open(parsed)
     names = [*bundle.facts.files, FILE_NAME]
     if (bundle.path / SIGNATURE).is_file():
         names.append(SIGNATURE)
@@ -130,12 +134,11 @@ def _sign(parsed: argparse.Namespace) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    bundle = _open(parsed.model)
-    signed = check_options(bundle, parsed)
+    bundle = _open(parsed)
     files, edge = bundle.facts.files, bundle.facts.edge
     print(
         f"{told(bundle.facts.name)}: all {len(files)} files are as {FILE_NAME} lists them; "
-        f"{'the signature is right' if signed else 'no signature was asked for'}."
+        f"{'the signature is right' if _asks(parsed) else 'no signature was asked for'}."
     )
     print(f"Edge artifacts: {printable(listing(edge)) or 'none'}")
     return 0

@@ -235,8 +235,11 @@ def find_tasks(source: Path, target: Path, overwrite: bool) -> list[Task]:
         if target.exists() and target.samefile(source):
             raise UserError("IN and OUT are the same folder: choose another one to write to.")
         # A link that leads nowhere may lead to a disk that is away.
-        done = (task.target.is_file() or task.target.is_symlink() for task in tasks)
-        return [task for task, is_done in zip(tasks, done, strict=True) if overwrite or not is_done]
+        return [
+            task
+            for task in tasks
+            if overwrite or not (task.target.is_file() or task.target.is_symlink())
+        ]
     if not source.exists():
         raise UserError(f"{source} does not exist: correct the path.")
     if target.is_dir():

@@ -2,7 +2,7 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipelines.config.reference import Kind, ModelReference
 from pipelines.config.schema import Config
 from pipelines.errors import UserError, listing
 from pipelines.evaluation.pictures import Pixels, enlarge
+from pipelines.models.artifacts import find_target, open_artifact
 from pipelines.models.bundle import FILE_NAME, check_bundle, load_bundle
 from pipelines.models.load import Model, find_bundle, is_in_s3, load_model
 from pipelines.storage.digests import digest
@@ -23,8 +24,6 @@ from pipelines.storage.files import file_sha256
 from pipelines.storage.paths import resolve
 from pipelines.storage.probe import Witness
 from pipelines.storage.retries import RetryPolicy
-from srmodels.edge.onnx import OnnxRunner
-from srmodels.edge.target import EdgeTarget, Runner, make_target, run_checked
 from srmodels.spandrel.architectures import read_checkpoint
 from srmodels.tiling import Tiling, run_tiled
 from srmodels.upscale import to_pixels, to_tensor
@@ -204,15 +203,15 @@ class OnnxFile(NetworkMethod):
         self.identity, self.file_bytes = digest(["onnx", file_sha256(path)]), path.stat().st_size
 
     @cached_property
-    def _runner(self) -> OnnxRunner:
+    def _opened(self) -> Callable[[Tensor], Tensor]:
         self.witness.check()
-        return OnnxRunner(self.path, self.threads)
+        return open_artifact("onnx_fp32", self.path, self.scale, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_runner"}
+        return {name: value for name, value in vars(self).items() if name != "_opened"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return _run(self, x_l)
+        return self._opened(x_l)
 
 
 class ArtifactFile(NetworkMethod):
@@ -227,7 +226,7 @@ class ArtifactFile(NetworkMethod):
                 f"{path} is no artifact of its bundle: name one of {listing(map(str, found))}."
             )
         self.target, self.path = found[path], path
-        target, artifact = _make_target(self.target), bundle.facts.edge[self.target]
+        target, artifact = find_target(self.target), bundle.facts.edge[self.target]
         self.reference, self.title = reference, f"{bundle.facts.name} ({self.target})"
         self.scale = bundle.facts.scale
         self.tiling = artifact.tiling
@@ -240,25 +239,16 @@ class ArtifactFile(NetworkMethod):
         ]
 
     @cached_property
-    def _runner(self) -> Runner:
+    def _opened(self) -> Callable[[Tensor], Tensor]:
         for witness in self.witnesses:
             witness.check()
-        return _make_target(self.target).load(self.path, self.threads)
+        return open_artifact(self.target, self.path, self.scale, self.threads)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_runner"}
+        return {name: value for name, value in vars(self).items() if name != "_opened"}
 
     def run(self, x_l: Tensor) -> Tensor:
-        return _run(self, x_l)
-
-
-def _run(method: OnnxFile | ArtifactFile, x_l: Tensor) -> Tensor:
-    try:
-        return run_checked(method._runner, x_l, method.scale)
-    except UserError:  # which is a ValueError, too
-        raise
-    except ValueError as error:
-        raise UserError(f"{method.path} {error}: export it again.") from None
+        return self._opened(x_l)
 
 
 class SpandrelFile(NetworkMethod):
@@ -330,13 +320,6 @@ class NcnnPeer(NetworkMethod):
                 _, output = extractor.extract("output")
                 results.append(torch.from_numpy(np.array(output)).clamp(0.0, 1.0))
         return torch.stack(results)
-
-
-def _make_target(name: str) -> EdgeTarget:
-    try:
-        return make_target(name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _find_peer(reference: str) -> Path:

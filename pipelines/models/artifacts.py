@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from pipelines.errors import UserError, listing
 from pipelines.models.load import Model
-from srmodels.edge.target import PRECISIONS, RUNTIMES, TARGETS, make_target, run_checked
+from srmodels.edge.target import (
+    PRECISIONS,
+    RUNTIMES,
+    TARGETS,
+    EdgeTarget,
+    make_target,
+    run_checked,
+)
 from srmodels.tiling import Tiling
 
 
@@ -51,11 +59,25 @@ def load_artifact(
             f"model={model.reference} 'export.artifacts=[{names[0]}]'."
         )
     found, scale = edge[name], model.bundle.facts.scale
-    path = model.bundle.path / found.file
+    return Artifact(
+        found.tiling, open_artifact(name, model.bundle.path / found.file, scale, threads)
+    )
+
+
+def open_artifact(
+    target: str, path: Path, scale: int, threads: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """Loads an artifact, and returns what maps LR tiles `[B, 3, h, w]` to HR tiles, both in [0, 1].
+
+    Raises:
+        UserError: the runtime is not installed, or the file is no artifact of the target. What is
+            returned raises it where the artifact fails or makes something else.
+    """
+    known = find_target(target)
     try:
-        runner = make_target(name).load(path, threads)
+        runner = known.load(path, threads)
     except ValueError as error:
-        raise UserError(f"{error}: export it again, or install what wrote it.") from None
+        raise UserError(f"{error}: export it again.") from None
 
     def run(x_l: Tensor) -> Tensor:
         try:
@@ -63,4 +85,16 @@ def load_artifact(
         except ValueError as error:
             raise UserError(f"{path} {error}: export it again.") from None
 
-    return Artifact(found.tiling, run)
+    return run
+
+
+def find_target(name: str) -> EdgeTarget:
+    """Returns the edge target called `name`.
+
+    Raises:
+        UserError: there is none, or its packages are not installed.
+    """
+    try:
+        return make_target(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -151,7 +151,7 @@ def run_checked(runner: Runner, x_l: Tensor, scale: int) -> Tensor:
 
 @dataclass(frozen=True, order=True)
 class Cost:
-    """What an artifact loses beside PyTorch. Costs are ordered by their share.
+    """The quality that an artifact loses beside PyTorch. Costs are ordered by their share.
 
     Attributes:
         share: a loss as a share of the largest one that is good enough; of several metrics, the

@@ -1,4 +1,4 @@
-"""What `srmill` says of an artifact that is a graph, but not this model's."""
+"""Tests of the sentences that `srmill` prints where another graph lies in an artifact's place."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from pipelines.models.bundle import load_bundle, seal
 from tests.pipelines.test_cli import photo, srmill
 
 
-def passing(shape: list[int], kind: str = "Identity", name: str = "x_l") -> onnx.ModelProto:
+def passing(shape: list[int], name: str = "x_l") -> onnx.ModelProto:
     """Returns a graph of one node that keeps the size."""
-    return graph_of([onnx.helper.make_node(kind, [name], ["x_h"])], name, shape, shape)
+    return graph_of([onnx.helper.make_node("Identity", [name], ["x_h"])], name, shape, shape)
 
 
-def enlarging(kind: str) -> onnx.ModelProto:
-    """Returns a graph that enlarges by 4 and takes values below zero through a node."""
+def without_numbers() -> onnx.ModelProto:
+    """Returns a graph that enlarges by 4 and makes the logarithms of values below zero."""
     scales = onnx.numpy_helper.from_array(np.float32([1, 1, 4, 4]), "scales")
-    one = onnx.numpy_helper.from_array(np.float32([2]), "two")
+    two = onnx.numpy_helper.from_array(np.float32([2]), "two")
     nodes = [
         onnx.helper.make_node("Resize", ["x_l", "", "scales"], ["large"], mode="nearest"),
         onnx.helper.make_node("Sub", ["large", "two"], ["below"]),
-        onnx.helper.make_node(kind, ["below"], ["x_h"]),
+        onnx.helper.make_node("Log", ["below"], ["x_h"]),
     ]
-    return graph_of(nodes, "x_l", [1, 3, 128, 128], [1, 3, 512, 512], [scales, one])
+    return graph_of(nodes, "x_l", [1, 3, 128, 128], [1, 3, 512, 512], [scales, two])
 
 
 def graph_of(
@@ -56,7 +56,7 @@ def test_an_artifact_that_is_another_graph_is_told(
         (passing(shape), f"makes {shape} of a tile, not {wrong}"),
         (passing(shape, name="y"), "fails on a tile of 128x128 px (Required inputs (['y'])"),
         (passing([1, 3, 64, 64]), "fails on a tile of 128x128 px ("),
-        (enlarging("Log"), "makes values that are no numbers"),
+        (without_numbers(), "makes values that are no numbers"),
     ):
         onnx.save(made, graph)
         seal(bundle, facts)
@@ -66,9 +66,23 @@ def test_an_artifact_that_is_another_graph_is_told(
         assert not target.exists()
 
 
+def test_a_graph_that_cannot_be_loaded_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, graph = passing([1, 3, 128, 128]), tmp_path / "model.onnx"
+    made.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(made, graph)
+    names = (f"onnx:{graph}", "bicubic", photo(tmp_path / "a.png"))
+    assert srmill("compare", *names, "--output", tmp_path / "page") == 2
+    told = capsys.readouterr().err
+    assert told.count(str(graph)) == 1
+    assert "Traceback" not in told
+    assert "can run: export it again." in told
+
+
 def test_a_comparison_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph, page = tmp_path / "model.onnx", tmp_path / "page"
-    onnx.save(enlarging("Log"), graph)
+    onnx.save(without_numbers(), graph)
     names = (f"onnx:{graph}", "bicubic", photo(tmp_path / "a.png"))
     assert srmill("compare", *names, "--output", page) != 0
     assert f"{graph} makes values that are no numbers" in capsys.readouterr().err

@@ -190,8 +190,13 @@ def test_nothing_of_an_unsigned_bundle_is_used_before_it_is_refused(
     monkeypatch.setattr(bundle_module, "file_sha256", used.append)
     asked = ("--require-signature", "--public-key", public)
     source = photo(tmp_path / "a.png")
-    assert srmill("upscale", source, tmp_path / "b.png", "--model", bundle, *asked) == 2
-    assert not used
+    for command in (
+        ("upscale", source, tmp_path / "b.png", "--model", bundle),
+        ("fetch", bundle, tmp_path / "phone"),
+        ("verify", bundle),
+    ):
+        assert srmill(*command, *asked) == 2
+        assert not used
 
 
 def test_a_signature_of_any_length_is_not_read(

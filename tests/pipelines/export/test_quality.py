@@ -1,4 +1,4 @@
-"""What an artifact costs, as a search for its layers sees it."""
+"""Tests of the cost of an artifact, by which a search chooses the layers to spare."""
 
 import pytest
 import torch
